@@ -1,0 +1,61 @@
+# The commands of the project. `make lab` and `make test` set up .venv by themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+# in a container one is root, where Jupyter asks to be told that this is meant
+LAB_OPTIONS = $(if $(filter 0,$(shell id -u)),--allow-root)
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable
+NBVAL = --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg --nbval-cell-timeout=300
+# The fast tests, run once more with every shape in every signature checked
+SHAPES = tests/test_frames.py tests/test_masking.py tests/test_model.py tests/test_group_norm.py tests/test_quantizer.py tests/test_sites.py \
+	tests/test_capture.py tests/test_audio.py tests/test_corpus.py tests/test_plots.py tests/test_plots_heads.py \
+	tests/test_heads.py tests/test_feature_extraction.py tests/test_tokenization.py tests/test_processing.py
+
+.PHONY: lab tour test check format notebooks speech benchmarks clean
+
+lab: .venv/.notebook  ## open JupyterLab on the tour
+	$(BIN)/jupyter lab $(LAB_OPTIONS) --LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb
+
+tour: .venv/.notebook  ## run the tour without a browser and write build/tour.html
+	$(BIN)/jupyter nbconvert --execute --to html --output-dir build --output tour notebooks/00_tour.ipynb \
+		--HTMLExporter.mathjax_url= --HTMLExporter.require_js_url= --ExecutePreprocessor.timeout=600
+
+test: .venv/.test  ## run every test, then every notebook
+	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(NBVAL) notebooks
+
+check: .venv/.test  ## format, lint, types, shapes
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q --jaxtyping-packages=unisat,beartype.beartype -m "not wrong_types" $(SHAPES)
+
+format: .venv/.test  ## put the code into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+notebooks: .venv/.test  ## run every notebook and store its outputs
+	$(BIN)/python notebooks/store.py
+
+speech: .venv/.notebook  ## make the built-in speech anew (needs espeak-ng)
+	$(BIN)/python data/make_speech.py
+
+benchmarks: .venv/.test  ## time unisat against transformers and write benchmarks/results
+	$(BIN)/python benchmarks/forward.py
+
+clean:
+	rm -rf .venv build
+
+# Choose a build of torch with TORCH_INDEX, the index URL that pytorch.org's selector shows for your machine.
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "unisat needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V); say which: make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX) --constraint constraints.txt torch)
+
+.venv/.notebook: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) '.[hub,notebook]'
+	touch $@
+
+.venv/.test: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) '.[test]'
+	touch $@ .venv/.notebook
