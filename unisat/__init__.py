@@ -1,0 +1,107 @@
+"""UniSpeech-SAT, a speech model you can take apart in a notebook.
+
+>>> import unisat as us
+>>> model = us.UniSpeechSatModel.from_pretrained("path/or/hub-name")
+>>> batch = us.Batch.from_files(paths)
+>>> output, trace = us.run(model, batch, "hidden.*", "block.3.attn.pattern")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# name -> module that holds it; loaded when first used, so that `import unisat` costs no more than it must
+_HOME = {
+    "AutoFeatureExtractor": "unisat.processing",
+    "AutoProcessor": "unisat.processing",
+    "AutoTokenizer": "unisat.processing",
+    "Batch": "unisat.corpus",
+    "GumbelVectorQuantizer": "unisat.quantizer",
+    "Trace": "unisat.interpret.capture",
+    "UniSpeechSatConfig": "unisat.config",
+    "UniSpeechSatForCTC": "unisat.heads",
+    "UniSpeechSatForSequenceClassification": "unisat.heads",
+    "UniSpeechSatForAudioFrameClassification": "unisat.heads",
+    "UniSpeechSatForXVector": "unisat.xvector",
+    "UniSpeechSatForPreTraining": "unisat.pretraining",
+    "UniSpeechSatModel": "unisat.model",
+    "UniSpeechSatPreTrainedModel": "unisat.pretrained",
+    "Wav2Vec2CTCTokenizer": "unisat.tokenization",
+    "Wav2Vec2FeatureExtractor": "unisat.feature_extraction",
+    "Wav2Vec2Processor": "unisat.processing",
+    "audio": "unisat.audio",
+    "capture": "unisat.interpret.capture",
+    "corpus": "unisat.corpus",
+    "frames": "unisat.frames",
+    "masking": "unisat.masking",
+    "outputs": "unisat.outputs",
+    "plots": "unisat.plots",
+    "run": "unisat.interpret.capture",
+    "sites": "unisat.interpret.sites",
+    "widgets": "unisat.widgets",
+}
+__all__ = [
+    "AutoFeatureExtractor",
+    "AutoProcessor",
+    "AutoTokenizer",
+    "Batch",
+    "GumbelVectorQuantizer",
+    "Trace",
+    "UniSpeechSatConfig",
+    "UniSpeechSatForAudioFrameClassification",
+    "UniSpeechSatForCTC",
+    "UniSpeechSatForPreTraining",
+    "UniSpeechSatForSequenceClassification",
+    "UniSpeechSatForXVector",
+    "UniSpeechSatModel",
+    "UniSpeechSatPreTrainedModel",
+    "Wav2Vec2CTCTokenizer",
+    "Wav2Vec2FeatureExtractor",
+    "Wav2Vec2Processor",
+    "audio",
+    "capture",
+    "corpus",
+    "frames",
+    "masking",
+    "outputs",
+    "plots",
+    "run",
+    "sites",
+    "widgets",
+]
+
+if TYPE_CHECKING:
+    from unisat import audio, corpus, frames, masking, outputs, plots, widgets
+    from unisat.config import UniSpeechSatConfig
+    from unisat.corpus import Batch
+    from unisat.feature_extraction import Wav2Vec2FeatureExtractor
+    from unisat.heads import (
+        UniSpeechSatForAudioFrameClassification,
+        UniSpeechSatForCTC,
+        UniSpeechSatForSequenceClassification,
+    )
+    from unisat.interpret.capture import Trace, capture, run
+    from unisat.interpret.sites import sites
+    from unisat.model import UniSpeechSatModel
+    from unisat.pretrained import UniSpeechSatPreTrainedModel
+    from unisat.pretraining import UniSpeechSatForPreTraining
+    from unisat.processing import AutoFeatureExtractor, AutoProcessor, AutoTokenizer, Wav2Vec2Processor
+    from unisat.quantizer import GumbelVectorQuantizer
+    from unisat.tokenization import Wav2Vec2CTCTokenizer
+    from unisat.xvector import UniSpeechSatForXVector
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'unisat' has no attribute {name!r}; it has {', '.join(__all__)}.")
+    module = importlib.import_module(_HOME[name])
+    is_module = _HOME[name] == f"unisat.{name}"
+    globals()[name] = module if is_module else getattr(module, name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

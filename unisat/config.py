@@ -1,0 +1,451 @@
+"""`UniSpeechSatConfig`: the size and behaviour of a model, as the reference's ``config.json`` says it."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import inspect
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from unisat import frames
+
+CONFIG_NAME = "config.json"
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_new": lambda: nn.GELU("tanh"),
+    "gelu_pytorch_tanh": lambda: nn.GELU("tanh"),
+    "leaky_relu": nn.LeakyReLU,
+    "linear": nn.Identity,
+    "mish": nn.Mish,
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "sigmoid": nn.Sigmoid,
+    "silu": nn.SiLU,
+    "swish": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+"""Activations by the reference's names."""
+
+_POSITIVE = (
+    "hidden_size num_attention_heads intermediate_size num_conv_pos_embeddings num_conv_pos_embedding_groups "
+    "mask_time_length mask_feature_length num_codevectors_per_group num_codevector_groups codevector_dim "
+    "proj_codevector_dim classifier_proj_size xvector_output_dim num_clusters layer_norm_eps "
+    "contrastive_logits_temperature"
+).split()
+_NOT_NEGATIVE = (
+    "num_hidden_layers mask_time_min_masks mask_feature_min_masks num_negatives diversity_loss_weight initializer_range"
+).split()
+_PROBABILITIES = (
+    "hidden_dropout activation_dropout attention_dropout feat_proj_dropout feat_quantizer_dropout final_dropout "
+    "layerdrop mask_time_prob mask_feature_prob"
+).split()
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "hidden_act": tuple(ACTIVATIONS),
+    "feat_extract_activation": tuple(ACTIVATIONS),
+    "feat_extract_norm": ("group", "layer"),
+    "ctc_loss_reduction": ("mean", "sum", "none"),
+    "padding": ("exact", "reference"),
+    "problem_type": (None, "regression", "single_label_classification", "multi_label_classification"),
+}
+_SAME_LENGTH = (("conv_dim", "conv_kernel", "conv_stride"), ("tdnn_dim", "tdnn_kernel", "tdnn_dilation"))
+_DIVIDES = (  # (divisor, dividend)
+    ("num_attention_heads", "hidden_size"),
+    ("num_conv_pos_embedding_groups", "hidden_size"),
+    ("num_codevector_groups", "codevector_dim"),
+)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """``" (did you mean …?)"`` with the closest known names, or nothing."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def _check_type(name: str, value: Any, default: Any) -> None:
+    """Refuse a value of another type than the field's default; where that is None or a list, `_check` looks."""
+    expected = (int, float) if isinstance(default, float) else type(default)
+    if default is MISSING or default is None or (isinstance(value, expected) and type(value) is not bool):
+        return
+    if value is None and name == "vocab_size":
+        return
+    if not (isinstance(default, bool) and isinstance(value, bool)):
+        raise ValueError(f"{name}={value!r} is a {type(value).__name__}; a {type(default).__name__} was expected.")
+
+
+@dataclass(init=False)
+class UniSpeechSatConfig:
+    """Sizes, norms, dropouts and masks of a UniSpeech-SAT model, checked when made and when changed.
+
+    Every field carries the name and default of ``transformers`` 4.37.2, where they are documented; the fields
+    that need a word here:
+
+    Parameters
+    ----------
+    do_stable_layer_norm : bool
+        False: layer norms behind each residual sum (post-LN, Base). True: in front of attention and
+        feed-forward, and once more at the end (pre-LN, Large).
+    feat_extract_norm : {"group", "layer"}
+        Norm of the convolutional front end: group norm over time in its first layer, or layer norm over
+        channels in every layer.
+    mask_time_prob, mask_time_length, mask_time_min_masks
+        SpecAugment over time: share of frames, length of a span in frames, least number of spans.
+    adapter_attn_dim : int, optional
+        Width of the adapter behind each layer's feed-forward (pre-LN models only); None for no adapters.
+    utterance_contrastive_layer : int, optional
+        Layer, counted from 1, whose output the contrastive loss and the quantizer read; None for the middle one, as in
+        both released sizes. The reference does not have this field.
+    padding : {"exact", "reference"}
+        With an ``attention_mask``: "exact" gives an utterance in a padded batch the numbers that it gives
+        alone; "reference" gives the reference's numbers, whose first group norm averages over the padding too.
+    num_labels : int, optional
+        Builds ``id2label`` and ``label2id`` as ``LABEL_0`` …; ``id2label`` wins where both are given.
+
+    Keys that are not fields are kept in ``extra``, read as attributes and written back to ``config.json``:
+    silently when they come from a file, with a warning when they are typed.
+
+    Raises
+    ------
+    ValueError
+        Naming the field, its value and the rule, for anything that no model could be built from. A changed
+        attribute is checked at once; change fields that depend on each other together, with `replace`.
+    """
+
+    vocab_size: int | None = 32
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout: float = 0.1
+    activation_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    feat_proj_dropout: float = 0.0
+    feat_quantizer_dropout: float = 0.0
+    final_dropout: float = 0.1
+    layerdrop: float = 0.1
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-5
+    feat_extract_norm: str = "group"
+    feat_extract_activation: str = "gelu"
+    conv_dim: list[int] = field(default_factory=lambda: [512] * 7)
+    conv_stride: list[int] = field(default_factory=lambda: [5, 2, 2, 2, 2, 2, 2])
+    conv_kernel: list[int] = field(default_factory=lambda: [10, 3, 3, 3, 3, 2, 2])
+    conv_bias: bool = False
+    num_conv_pos_embeddings: int = 128
+    num_conv_pos_embedding_groups: int = 16
+    do_stable_layer_norm: bool = False
+    apply_spec_augment: bool = True
+    mask_time_prob: float = 0.05
+    mask_time_length: int = 10
+    mask_time_min_masks: int = 2
+    mask_feature_prob: float = 0.0
+    mask_feature_length: int = 10
+    mask_feature_min_masks: int = 0
+    num_codevectors_per_group: int = 320
+    num_codevector_groups: int = 2
+    contrastive_logits_temperature: float = 0.1
+    num_negatives: int = 100
+    codevector_dim: int = 256
+    proj_codevector_dim: int = 256
+    diversity_loss_weight: float = 0.1
+    ctc_loss_reduction: str = "mean"
+    ctc_zero_infinity: bool = False
+    use_weighted_layer_sum: bool = False
+    classifier_proj_size: int = 256
+    tdnn_dim: list[int] = field(default_factory=lambda: [512, 512, 512, 512, 1500])
+    tdnn_kernel: list[int] = field(default_factory=lambda: [5, 3, 3, 1, 1])
+    tdnn_dilation: list[int] = field(default_factory=lambda: [1, 2, 3, 1, 1])
+    xvector_output_dim: int = 512
+    pad_token_id: int = 0
+    bos_token_id: int = 1
+    eos_token_id: int = 2
+    num_clusters: int = 504
+    adapter_attn_dim: int | None = None
+    utterance_contrastive_layer: int | None = None
+    padding: str = "exact"
+    id2label: dict[int, str] = field(default_factory=lambda: {0: "LABEL_0", 1: "LABEL_1"})
+    label2id: dict[str, int] = field(default_factory=dict)
+    problem_type: str | None = None
+    output_attentions: bool = False
+    output_hidden_states: bool = False
+    return_dict: bool = True
+    architectures: list[str] | None = None
+    tokenizer_class: str | None = None
+    torch_dtype: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    model_type = "unispeech-sat"
+
+    def __init__(self, *, num_labels: int | None = None, **values: Any):
+        vars(self)["_checked"] = False
+        names = {item.name: item for item in fields(self)}
+        extra = {**values.pop("extra", {}), **{key: values.pop(key) for key in set(values) - set(names)}}
+        for key in extra:
+            if key not in _DERIVED:
+                warnings.warn(
+                    f"{key!r} is not a field of UniSpeechSatConfig{nearest(key, list(names))}; "
+                    "it is kept in config.extra and changes nothing.",
+                    stacklevel=2,
+                )
+        self._fill(num_labels, values, extra)
+
+    def _fill(self, num_labels: int | None, values: dict[str, Any], extra: dict[str, Any]) -> None:
+        for item in fields(self):
+            default = item.default if item.default_factory is MISSING else item.default_factory()
+            value = values.get(item.name, default)
+            # lists, as in config.json; a copy, so that no two configs share one
+            value = list(value) if isinstance(value, tuple) else copy.copy(value)
+            setattr(self, item.name, value)
+        self.extra = {key: value for key, value in extra.items() if key not in _DERIVED}
+        if num_labels is not None and "id2label" not in values:
+            self.id2label = {index: f"LABEL_{index}" for index in range(num_labels)}
+        self.id2label = {int(index): str(label) for index, label in self.id2label.items()}
+        if not values.get("label2id"):
+            self.label2id = {label: index for index, label in self.id2label.items()}
+        if "id2label" in values and num_labels not in (None, len(self.id2label)):
+            raise ValueError(
+                f"num_labels={num_labels} and id2label with {len(self.id2label)} entries disagree; give one."
+            )
+        self._check()
+        vars(self)["_checked"] = True
+
+    def _check(self) -> None:
+        for item in fields(self):
+            _check_type(item.name, getattr(self, item.name), item.default)
+        for name in _POSITIVE:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+        for name in _NOT_NEGATIVE:
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
+        for name in _PROBABILITIES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be a probability in [0, 1].")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                allowed = ", ".join(map(repr, choices))
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {allowed}.")
+        for names in _SAME_LENGTH:
+            lengths = [len(getattr(self, name)) for name in names]
+            if len(set(lengths)) > 1 or not lengths[0]:
+                counts = ", ".join(f"{name} has {length}" for name, length in zip(names, lengths, strict=True))
+                raise ValueError(f"{', '.join(names)} must have one entry per layer each: {counts}.")
+            for name in names:
+                if any(not isinstance(size, int) or size < 1 for size in getattr(self, name)):
+                    raise ValueError(f"{name}={getattr(self, name)} must hold positive integers.")
+        for divisor, dividend in _DIVIDES:
+            if getattr(self, dividend) % getattr(self, divisor):
+                raise ValueError(
+                    f"{dividend}={getattr(self, dividend)} must be a multiple of {divisor}={getattr(self, divisor)}."
+                )
+        if self.vocab_size is not None and self.vocab_size < 1:
+            raise ValueError(f"vocab_size={self.vocab_size} must be positive, or None for no vocabulary.")
+        layer = self.utterance_contrastive_layer
+        if layer is not None and not 1 <= layer <= self.num_hidden_layers:
+            raise ValueError(
+                f"utterance_contrastive_layer={layer} must be one of the num_hidden_layers={self.num_hidden_layers} "
+                "layers, counted from 1, or None for the middle one."
+            )
+        if self.adapter_attn_dim is not None and self.adapter_attn_dim < 1:
+            raise ValueError(f"adapter_attn_dim={self.adapter_attn_dim} must be positive, or None for no adapters.")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not self.__dict__.get("_checked"):
+            object.__setattr__(self, name, value)
+            return
+        if name == "num_labels":
+            if value == self.num_labels:
+                return
+            labels = {index: f"LABEL_{index}" for index in range(value)}
+            object.__setattr__(self, "id2label", labels)
+            object.__setattr__(self, "label2id", {label: index for index, label in labels.items()})
+            return
+        if name not in {item.name for item in fields(self)}:
+            self.extra[name] = value
+            return
+        before = getattr(self, name)
+        object.__setattr__(self, name, value)
+        try:
+            self._check()
+        except ValueError:
+            object.__setattr__(self, name, before)
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        # only reached for names that are neither fields nor methods
+        extra = self.__dict__.get("extra", {})
+        if name in extra:
+            return extra[name]
+        raise AttributeError(
+            f"UniSpeechSatConfig has no field {name!r}{nearest(name, [f.name for f in fields(self)])}."
+        )
+
+    # what follows from the fields
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes, ``len(id2label)``."""
+        return len(self.id2label)
+
+    @property
+    def num_feat_extract_layers(self) -> int:
+        """Number of convolutional layers in front of the transformer."""
+        return len(self.conv_dim)
+
+    @property
+    def inputs_to_logits_ratio(self) -> int:
+        """Samples from the start of one frame to the start of the next (320 by default, 20 ms)."""
+        return frames.hop(self.conv_stride)
+
+    @property
+    def contrastive_layer(self) -> int:
+        """Index of the hidden state that the contrastive loss and the quantizer read."""
+        if self.utterance_contrastive_layer is not None:
+            return self.utterance_contrastive_layer
+        return (self.num_hidden_layers + 1) // 2
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples that one frame of the front end sees (400 by default, 25 ms): the shortest usable clip."""
+        return frames.receptive_field(self.conv_kernel, self.conv_stride)
+
+    # presets
+
+    @classmethod
+    def base(cls, **changes: Any) -> UniSpeechSatConfig:
+        """UniSpeech-SAT Base and Base+: 12 post-LN layers of width 768, 94 million parameters."""
+        return cls(**changes)
+
+    @classmethod
+    def large(cls, **changes: Any) -> UniSpeechSatConfig:
+        """UniSpeech-SAT Large: 24 pre-LN layers of width 1024, 315 million parameters."""
+        sizes = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
+        norms = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
+        codebook = {"codevector_dim": 768, "proj_codevector_dim": 768}
+        large = {**sizes, "intermediate_size": 4096, **norms, **codebook, "mask_time_prob": 0.075}
+        return cls(**{**large, **changes})
+
+    @classmethod
+    def tiny(cls, **changes: Any) -> UniSpeechSatConfig:
+        """Six pre-LN layers of width 192 on a narrow front end: seconds of speech in milliseconds on a laptop."""
+        sizes = {
+            "hidden_size": 192,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 6,
+            "intermediate_size": 768,
+        }
+        front = {"conv_dim": [128] * 7, "num_conv_pos_embeddings": 64, "num_conv_pos_embedding_groups": 16}
+        norms = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
+        codebook = {"num_codevectors_per_group": 32, "codevector_dim": 64, "proj_codevector_dim": 64}
+        heads = {"num_clusters": 104, "tdnn_dim": [192] * 4 + [384], "xvector_output_dim": 128}
+        return cls(**{**sizes, **front, **norms, **codebook, **heads, **changes})
+
+    def replace(self, **changes: Any) -> UniSpeechSatConfig:
+        """Give a copy with some fields changed together, checked once at the end."""
+        values = {item.name: copy.copy(getattr(self, item.name)) for item in fields(self)}
+        if unknown := [name for name in changes if name not in values and name != "num_labels"]:
+            raise TypeError(f"{unknown[0]!r} is not a field of UniSpeechSatConfig{nearest(unknown[0], [*values])}.")
+        if "num_labels" in changes:
+            del values["id2label"]
+        if {"num_labels", "id2label"} & set(changes):
+            del values["label2id"]
+        return self.from_dict({**values, **changes})
+
+    # reading and writing
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> UniSpeechSatConfig:
+        """Make a config from the reference's keys; unknown ones are kept in ``extra`` without a word.
+
+        Raises
+        ------
+        ValueError
+            If ``model_type`` is another family's, or a value breaks a rule.
+        """
+        values = dict(values)
+        family = values.pop("model_type", cls.model_type)
+        if family != cls.model_type:
+            raise ValueError(
+                f"config.json says model_type={family!r}: a checkpoint of another family; "
+                f"unisat reads model_type={cls.model_type!r}."
+            )
+        names = {item.name for item in fields(cls)}
+        num_labels = values.pop("num_labels", None)
+        extra = {**values.pop("extra", {}), **{key: values.pop(key) for key in set(values) - names}}
+        config = cls.__new__(cls)
+        vars(config)["_checked"] = False
+        config._fill(num_labels, values, extra)
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields and extra keys under the reference's names, as they go into ``config.json``."""
+        values = {item.name: copy.copy(getattr(self, item.name)) for item in fields(self)}
+        values |= values.pop("extra")
+        values["id2label"] = {str(index): label for index, label in self.id2label.items()}
+        values["model_type"] = self.model_type
+        values["num_feat_extract_layers"] = self.num_feat_extract_layers
+        # None is the reference's own default for these; it does not write them either
+        optional = "problem_type architectures tokenizer_class torch_dtype adapter_attn_dim utterance_contrastive_layer"
+        return {key: values[key] for key in sorted(values) if key not in optional.split() or values[key] is not None}
+
+    @classmethod
+    def from_json_file(cls, path: str | Path) -> UniSpeechSatConfig:
+        """Read a ``config.json``.
+
+        Raises
+        ------
+        ValueError
+            If the file is not a JSON object, or as in `from_dict`.
+        FileNotFoundError
+            If it is not there.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"there is no {path}; a checkpoint's folder holds a {CONFIG_NAME}.")
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not JSON ({error}); was it downloaded whole?") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} holds a {type(values).__name__}; a config.json holds an object {{…}}.")
+        return cls.from_dict(values)
+
+    def to_json_string(self) -> str:
+        """The text of ``config.json``."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **changes: Any) -> UniSpeechSatConfig:
+        """Read ``config.json`` from a local folder (or the file itself), with some fields changed."""
+        path = Path(folder)
+        config = cls.from_json_file(path / CONFIG_NAME if path.is_dir() else path)
+        return config.replace(**changes) if changes else config
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` into a folder, which is made where it is missing."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / CONFIG_NAME).write_text(self.to_json_string(), encoding="utf-8")
+
+
+# written for the reference's sake, computed here; not extra keys
+_DERIVED = {"num_feat_extract_layers", "inputs_to_logits_ratio", "num_labels"}
+
+# what Shift-Tab shows in a notebook: the fields and their defaults instead of **values
+UniSpeechSatConfig.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [
+        inspect.Parameter(
+            item.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=item.default if item.default_factory is MISSING else item.default_factory(),
+            annotation=item.type,
+        )
+        for item in fields(UniSpeechSatConfig)
+        if item.name != "extra"
+    ]
+)

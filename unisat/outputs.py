@@ -1,0 +1,193 @@
+"""What the models return: named results that also unpack as the reference's tuples do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ModelOutput:
+    """Fields by name, ``out["name"]`` or ``out[0]``; as a tuple the reference's fields that are not None.
+
+    Fields marked ``ours`` are not the reference's: they are read by name and stay out of the tuple, so that
+    positions mean what they mean there.
+    """
+
+    def keys(self) -> list[str]:
+        """Names of the fields that are not None."""
+        return [item.name for item in fields(self) if getattr(self, item.name) is not None]
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The reference's fields in its order, without those that are None."""
+        names = [item.name for item in fields(self) if not item.metadata.get("ours")]
+        return tuple(getattr(self, name) for name in names if getattr(self, name) is not None)
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        if not isinstance(key, str):
+            return self.to_tuple()[key]
+        if key not in self.keys():
+            raise KeyError(f"{key!r} is not in this output; it holds {', '.join(self.keys())}.")
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.to_tuple())
+
+    def __len__(self) -> int:
+        return len(self.to_tuple())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys()
+
+    def __repr__(self) -> str:
+        lines = "".join(f"\n  {name}: {_describe(getattr(self, name))}" for name in self.keys())
+        return f"{type(self).__name__}({lines}\n)"
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, tuple) and value:
+        return f"{len(value)} × {_describe(value[0])}"
+    return repr(value)
+
+
+def ours() -> Any:
+    """Mark a field that the reference does not return."""
+    return field(default=None, metadata={"ours": True})
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Wav2Vec2BaseModelOutput(ModelOutput):
+    """What `UniSpeechSatModel` returns.
+
+    Attributes
+    ----------
+    last_hidden_state : (batch, frames, hidden)
+        Output of the last layer (pre-LN models: behind the final layer norm).
+    extract_features : (batch, frames, conv_dim[-1])
+        Output of the convolutions behind the layer norm of the feature projection.
+    hidden_states : tuple of num_hidden_layers + 1 tensors (batch, frames, hidden), optional
+        What enters the first layer, then the output of each layer; the last is `last_hidden_state`.
+    attentions : tuple of num_hidden_layers tensors (batch, heads, query frames, key frames), optional
+        Attention weights before dropout, None for a layer that LayerDrop skipped.
+    valid : (batch, frames)
+        True on frames of the utterance, False on padding. Not in the reference.
+    lengths : (batch,)
+        Valid frames of each utterance. Not in the reference.
+    """
+
+    last_hidden_state: Float[Tensor, "batch frames hidden"]
+    extract_features: Float[Tensor, "batch frames channels"]
+    hidden_states: tuple[Float[Tensor, "batch frames hidden"], ...] | None = None
+    attentions: tuple[Float[Tensor, "batch heads queries keys"] | None, ...] | None = None
+    valid: Bool[Tensor, "batch frames"] = ours()
+    lengths: Int[Tensor, " batch"] = ours()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CausalLMOutput(ModelOutput):
+    """What `UniSpeechSatForCTC` returns.
+
+    Attributes
+    ----------
+    loss : (), or (batch,) with ``ctc_loss_reduction="none"``, optional
+        CTC loss, where labels were given.
+    logits : (batch, frames, vocabulary)
+        A score for each token in each frame, before the softmax.
+    hidden_states, attentions
+        As in `Wav2Vec2BaseModelOutput`.
+    lengths : (batch,)
+        Valid frames of each utterance. Not in the reference.
+    """
+
+    loss: Tensor | None = None
+    logits: Float[Tensor, "batch frames vocabulary"] | None = None
+    hidden_states: tuple[Float[Tensor, "batch frames hidden"], ...] | None = None
+    attentions: tuple[Float[Tensor, "batch heads queries keys"] | None, ...] | None = None
+    lengths: Int[Tensor, " batch"] = ours()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SequenceClassifierOutput(ModelOutput):
+    """What `UniSpeechSatForSequenceClassification` returns: ``logits`` are (batch, labels)."""
+
+    loss: Float[Tensor, ""] | None = None
+    logits: Float[Tensor, "batch labels"] | None = None
+    hidden_states: tuple[Float[Tensor, "batch frames hidden"], ...] | None = None
+    attentions: tuple[Float[Tensor, "batch heads queries keys"] | None, ...] | None = None
+    lengths: Int[Tensor, " batch"] = ours()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TokenClassifierOutput(ModelOutput):
+    """What `UniSpeechSatForAudioFrameClassification` returns: ``logits`` are (batch, frames, labels)."""
+
+    loss: Float[Tensor, ""] | None = None
+    logits: Float[Tensor, "batch frames labels"] | None = None
+    hidden_states: tuple[Float[Tensor, "batch frames hidden"], ...] | None = None
+    attentions: tuple[Float[Tensor, "batch heads queries keys"] | None, ...] | None = None
+    valid: Bool[Tensor, "batch frames"] = ours()
+    lengths: Int[Tensor, " batch"] = ours()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class XVectorOutput(ModelOutput):
+    """What `UniSpeechSatForXVector` returns.
+
+    Attributes
+    ----------
+    loss : (), optional
+        AM-softmax loss, where labels were given.
+    logits : (batch, xvector_output_dim)
+        What the loss compares with the speakers' weights; not for comparing voices.
+    embeddings : (batch, xvector_output_dim)
+        The x-vectors: compare voices by the cosine of these.
+    hidden_states, attentions
+        As in `Wav2Vec2BaseModelOutput`.
+    """
+
+    loss: Float[Tensor, ""] | None = None
+    logits: Float[Tensor, "batch xvector"] | None = None
+    embeddings: Float[Tensor, "batch xvector"] | None = None
+    hidden_states: tuple[Float[Tensor, "batch frames hidden"], ...] | None = None
+    attentions: tuple[Float[Tensor, "batch heads queries keys"] | None, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class UniSpeechSatForPreTrainingOutput(ModelOutput):
+    """What `UniSpeechSatForPreTraining` returns.
+
+    The reference leaves ``loss``, ``projected_quantized_states`` and ``codevector_perplexity`` None, and gives the
+    convolutions' output as ``logits`` and the last hidden state as ``projected_states``.
+
+    Attributes
+    ----------
+    logits : (batch, frames, num_clusters)
+        Cosine of `projected_states` and each label embedding, over the temperature.
+    projected_states : (batch, frames, proj_codevector_dim)
+        `project_hid` of the last hidden state: what predicts the cluster.
+    projected_quantized_states : (batch, frames, proj_codevector_dim)
+        `project_q` of the quantized states of the contrastive layer.
+    codevector_perplexity : (groups,)
+        Entries in use in each group of the codebook, of the hard choices on valid (and masked, where a mask was
+        given) frames; the reference's definition adds the groups up.
+    speaker_states : (batch, frames, codevector_dim)
+        `speaker_proj` of the contrastive layer: the anchors of the contrastive loss. Not in the reference.
+    """
+
+    loss: Float[Tensor, ""] | None = None
+    logits: Float[Tensor, "batch frames clusters"] | None = None
+    projected_states: Float[Tensor, "batch frames projected"] | None = None
+    projected_quantized_states: Float[Tensor, "batch frames projected"] | None = None
+    codevector_perplexity: Float[Tensor, " groups"] | None = None
+    hidden_states: tuple[Float[Tensor, "batch frames hidden"], ...] | None = None
+    attentions: tuple[Float[Tensor, "batch heads queries keys"] | None, ...] | None = None
+    speaker_states: Float[Tensor, "batch frames codevector"] = ours()
+    extract_features: Float[Tensor, "batch frames channels"] = ours()
+    valid: Bool[Tensor, "batch frames"] = ours()
+    lengths: Int[Tensor, " batch"] = ours()
