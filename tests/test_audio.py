@@ -1,0 +1,280 @@
+"""unisat.audio: files and arrays become mono 16 kHz waveforms, or a sentence that says why not."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from unisat import audio
+
+
+def sine(hertz, rate, seconds=1.0, peak=0.5):
+    return peak * np.sin(2 * np.pi * hertz * np.arange(round(rate * seconds)) / rate)
+
+
+def loudest_hertz(waveform, rate=16_000):
+    spectrum = np.abs(np.fft.rfft(np.asarray(waveform) * np.hanning(len(waveform))))
+    return spectrum.argmax() * rate / len(waveform)
+
+
+@pytest.fixture
+def ramp():
+    """400 different 16-bit samples, both ends of the scale among them."""
+    return np.linspace(-(2**15), 2**15 - 1, 400).round().astype(np.int16)
+
+
+# files
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac"])
+def test_lossless_files_give_the_samples_divided_by_full_scale(tmp_path, ramp, ending):
+    path = tmp_path / f"ramp.{ending}"
+    soundfile.write(path, ramp, 16_000, subtype="PCM_16")
+    waveform = audio.load(path)
+    assert waveform.dtype == torch.float32
+    assert waveform.tolist() == [int(sample) / 32768 for sample in ramp]
+
+
+def test_path_bytes_and_open_files_give_the_same(tmp_path, ramp):
+    path = tmp_path / "ramp.wav"
+    soundfile.write(path, ramp, 16_000)
+    content = path.read_bytes()
+    for source in (str(path), content, bytearray(content), memoryview(content), io.BytesIO(content)):
+        assert audio.load(source).tolist() == [int(sample) / 32768 for sample in ramp]
+    with path.open("rb") as file:
+        assert len(audio.load(file)) == len(ramp)
+
+
+def test_nothing_is_clipped_or_made_louder(tmp_path):
+    samples = np.array([0.0, 1.5, -2.0, 0.001], dtype=np.float32)
+    soundfile.write(tmp_path / "loud.wav", samples, 16_000, subtype="FLOAT")
+    assert audio.load(tmp_path / "loud.wav").tolist() == samples.tolist()
+
+
+def test_channels_are_averaged_with_a_warning_that_names_the_file(tmp_path):
+    stereo = np.array([[0.5, 0.25], [-0.5, 0.0], [0.125, -0.125]])
+    soundfile.write(tmp_path / "two.wav", stereo, 16_000, subtype="FLOAT")
+    with pytest.warns(UserWarning, match=r"two\.wav has 2 channels"):
+        waveform = audio.load(tmp_path / "two.wav")
+    assert waveform.tolist() == [0.375, -0.25, 0.0]
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000])
+def test_another_rate_keeps_pitch_loudness_and_length(tmp_path, rate):
+    soundfile.write(tmp_path / "sine.wav", sine(1000, rate), rate, subtype="FLOAT")
+    waveform = audio.load(tmp_path / "sine.wav")
+    assert len(waveform) == 16_000
+    assert loudest_hertz(waveform) == 1000
+    middle = waveform[4000:12_000]
+    torch.testing.assert_close(middle, torch.tensor(sine(1000, 16_000)[4000:12_000]).float(), atol=1e-4, rtol=0)
+
+
+def test_what_16_khz_cannot_hold_is_filtered_away():
+    assert audio.resample(sine(10_000, 48_000), 48_000).abs().max() < 0.5
+    assert audio.resample(sine(10_000, 48_000), 48_000)[2000:-2000].abs().max() < 1e-4
+
+
+def test_broken_files_say_what_to_do(tmp_path, ramp):
+    soundfile.write(tmp_path / "good.wav", ramp, 16_000)
+    soundfile.write(tmp_path / "good.flac", ramp, 16_000)
+    broken = {
+        "noise.wav": (b"this is not sound" * 50, "could not be read as sound .*ffmpeg"),
+        "nothing.wav": (b"", "could not be read as sound"),
+        "cut.wav": ((tmp_path / "good.wav").read_bytes()[:44], "holds no samples"),
+        "cut.flac": ((tmp_path / "good.flac").read_bytes()[:-300], r"could not be read as sound \("),
+        "headerless.raw": (b"12345678", "could not be read as sound"),
+    }
+    for name, (content, message) in broken.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=re.escape(name) + ".*" + message):
+            audio.load(tmp_path / name)
+
+
+def test_a_stream_of_unknown_length_is_refused(tmp_path, ramp):
+    soundfile.write(tmp_path / "stream.flac", ramp, 16_000)
+    content = bytearray((tmp_path / "stream.flac").read_bytes())
+    # STREAMINFO: the 36 bits of the number of samples, 0 for unknown
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    (tmp_path / "stream.flac").write_bytes(content)
+    for read in (audio.load, audio.duration):
+        with pytest.raises(ValueError, match=r"stream\.flac does not say how long it is"):
+            read(tmp_path / "stream.flac")
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"away\.wav does not exist"):
+        audio.load(tmp_path / "away.wav")
+    with pytest.raises(ValueError, match=r"is a folder.*unisat\.corpus\.folder"):
+        audio.load(tmp_path)
+
+
+def test_text_file_and_name_of_an_upload():
+    with pytest.raises(ValueError, match=r"open file is opened as text.*'rb'"):
+        audio.load(io.StringIO("speech"))
+    with pytest.raises(ValueError, match=r"^lecture\.wav could not be read"):
+        audio.load(b"speech", name="lecture.wav")
+    with pytest.raises(ValueError, match=r"^sound of 6 bytes could not be read"):
+        audio.load(b"speech")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_in_a_file_are_counted_and_placed(tmp_path, bad):
+    samples = np.zeros(50, np.float32)
+    samples[[7, 20]] = bad
+    soundfile.write(tmp_path / "bad.wav", samples, 16_000, subtype="FLOAT")
+    with pytest.raises(ValueError, match=r"bad\.wav has 2 of 50 .* first is sample 7;"):
+        audio.load(tmp_path / "bad.wav")
+
+
+def test_a_file_too_short_to_resample_is_refused(tmp_path):
+    soundfile.write(tmp_path / "short.wav", np.ones(1), 48_000)
+    with pytest.raises(ValueError, match=r"short\.wav holds no samples at 16000 Hz"):
+        audio.load(tmp_path / "short.wav")
+
+
+def test_duration_is_what_is_decoded_at_the_rate_of_the_file(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(4410), 44_100)
+    assert audio.duration(tmp_path / "a.wav") == 0.1
+    soundfile.write(tmp_path / "b.wav", np.zeros(0), 16_000)
+    with pytest.raises(ValueError, match=r"b\.wav holds no samples"):
+        audio.duration(tmp_path / "b.wav")
+
+
+# arrays
+
+
+@pytest.mark.parametrize(
+    ("dtype", "given_samples", "expected"),
+    [
+        (np.int16, [-(2**15), 0, 2**14, 2**15 - 1], [-1, 0, 0.5, 32767 / 32768]),
+        (">i2", [-(2**15), 0, 2**14, 2**15 - 1], [-1, 0, 0.5, 32767 / 32768]),
+        (np.int32, [-(2**31), 0, 2**30], [-1, 0, 0.5]),
+        (np.uint8, [0, 128, 192, 255], [-1, 0, 0.5, 127 / 128]),
+        (np.float16, [-1, 0.5], [-1, 0.5]),
+        (np.float32, [-1.5, 0.1], [-1.5, float(np.float32(0.1))]),
+        (np.float64, [-1.5, 0.1], [-1.5, float(np.float32(0.1))]),
+    ],
+)
+def test_every_sample_format_has_its_scale(dtype, given_samples, expected):
+    waveform = audio.as_waveform(np.array(given_samples, dtype=dtype), 16_000)
+    assert waveform.dtype == torch.float32
+    assert waveform.tolist() == expected
+
+
+def test_lists_tensors_and_half_precision():
+    assert audio.as_waveform([0.5, -0.25], 16_000).tolist() == [0.5, -0.25]
+    assert audio.as_waveform(torch.tensor([2**14], dtype=torch.int16), 16_000).tolist() == [0.5]
+    assert audio.as_waveform(torch.tensor([0.5], dtype=torch.bfloat16), 16_000).tolist() == [0.5]
+    assert not audio.as_waveform(torch.ones(3, requires_grad=True), 16_000).requires_grad
+
+
+@pytest.mark.parametrize("make", [np.array, torch.tensor])
+def test_the_waveform_is_a_copy(make):
+    given_samples = make([0.5, 0.25, -0.5])
+    waveform = audio.as_waveform(given_samples, 16_000)
+    waveform[0] = 9
+    assert given_samples[0] == 0.5
+    same_rate = audio.resample(given_samples, 16_000)
+    same_rate[0] = 9
+    assert given_samples[0] == 0.5
+
+
+def test_the_rate_has_to_be_given():
+    with pytest.raises(ValueError, match="a bare array has no sample rate; pass sampling_rate=16000 or use resample"):
+        audio.as_waveform(np.zeros(3), None)
+    with pytest.raises(ValueError, match=r"44100.*unisat\.audio\.resample\(audio, 44100\)"):
+        audio.as_waveform(np.zeros(3), 44_100)
+
+
+@pytest.mark.parametrize("rate", [0, -16_000, math.nan, math.inf])
+def test_impossible_rates_are_refused(rate):
+    with pytest.raises(ValueError, match="positive number of samples a second"):
+        audio.resample(np.zeros(3), rate)
+    with pytest.raises(ValueError, match="positive number of samples a second"):
+        audio.resample(np.zeros(3), 16_000, target=rate)
+
+
+@pytest.mark.parametrize("shape", [(2, 30), (30, 2), (8, 9), (9, 8)])
+def test_channels_of_an_array_are_averaged_whichever_axis_they_are(shape):
+    channels = np.random.default_rng(0).normal(size=shape)
+    with pytest.warns(UserWarning, match=f"audio has {min(shape)} channels"):
+        waveform = audio.as_waveform(channels, 16_000)
+    expected = [sum(row) / min(shape) for row in (channels if shape[0] > shape[1] else channels.T)]
+    torch.testing.assert_close(waveform, torch.tensor(expected).float())
+
+
+@pytest.mark.parametrize("shape", [(1, 30), (30, 1), (1, 1)])
+def test_a_single_channel_is_taken_silently(shape):
+    samples = np.linspace(0.1, 0.5, max(shape))
+    torch.testing.assert_close(audio.as_waveform(samples.reshape(shape), 16_000), torch.tensor(samples).float())
+
+
+@pytest.mark.parametrize("shape", [(), (9, 9), (2, 2), (9, 30), (30, 9), (1, 1, 30)])
+def test_other_shapes_are_refused(shape):
+    with pytest.raises(ValueError, match=r"audio must be \(samples,\).*" + re.escape(str(shape))):
+        audio.as_waveform(np.ones(shape), 16_000)
+
+
+@pytest.mark.parametrize("shape", [(0,), (2, 0), (0, 2)])
+def test_empty_arrays_are_refused(shape):
+    with pytest.raises(ValueError, match="holds no samples"):
+        audio.as_waveform(np.ones(shape), 16_000)
+
+
+@pytest.mark.parametrize("samples", [np.array([1, 2]), np.array([True]), np.array([1j]), [1, 2], "speech.wav"])
+def test_formats_without_a_scale_are_refused(samples):
+    with pytest.raises(ValueError, match=r"no agreed full scale.*int16.*unisat\.audio\.load"):
+        audio.as_waveform(samples, 16_000)
+
+
+def test_ragged_lists_nan_and_overflow_are_refused():
+    with pytest.raises(ValueError, match="unequal lengths"):
+        audio.as_waveform([[0.5, 0.5], [0.5]], 16_000)
+    with pytest.raises(ValueError, match="1 of 3 samples NaN or infinite, the first is sample 1;"):
+        audio.as_waveform([0.0, math.nan, 0.0], 16_000)
+    with pytest.raises(ValueError, match="the first is sample 0;"):
+        audio.as_waveform(np.array([1e300, 0]), 16_000)
+
+
+# normalisation
+
+
+@given(hnp.arrays(np.float32, st.integers(1, 60), elements=st.floats(-1, 1, width=32)))
+def test_normalised_as_in_a_plain_loop(samples):
+    values = [float(sample) for sample in samples]
+    mean = sum(values) / len(values)
+    variance = sum((value - mean) ** 2 for value in values) / len(values)
+    expected = [(value - mean) / math.sqrt(variance + 1e-7) for value in values]
+    waveform = torch.tensor(samples)
+    torch.testing.assert_close(audio.normalize(waveform), torch.tensor(expected), atol=1e-5, rtol=1e-5)
+    assert waveform.tolist() == values
+
+
+@pytest.mark.parametrize("peak", [0.5, 1e-3])
+def test_normalised_as_the_reference_does(peak):
+    transformers = pytest.importorskip("transformers", reason="the reference is not installed")
+    samples = sine(220, 16_000, peak=peak) + peak / 5
+    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True)
+    expected = extractor(samples.astype(np.float32), sampling_rate=16_000, return_tensors="pt").input_values[0]
+    torch.testing.assert_close(audio.normalize(torch.tensor(samples).float()), expected, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.1, -0.7])
+def test_silence_becomes_zeros(level):
+    assert audio.normalize(torch.full((16_001,), level)).tolist() == [0.0] * 16_001
+
+
+@pytest.mark.parametrize("shape", [(2, 30), (0,), ()])
+def test_only_one_utterance_is_normalised_at_a_time(shape):
+    with pytest.raises(ValueError, match="before padding"):
+        audio.normalize(torch.ones(shape))

@@ -1,0 +1,86 @@
+"""Every mistake gets a sentence: what came, what was expected, what to do."""
+
+import pytest
+import torch
+from conftest import small_config
+
+from unisat.inputs import sample_lengths
+
+GOOD = torch.randn(2, 500)
+
+
+def halves(first, second):
+    mask = torch.ones(2, 500)
+    mask[0], mask[1] = first, second
+    return mask
+
+
+LEFT = torch.cat([torch.zeros(100), torch.ones(400)])
+HOLES = torch.ones(500).index_fill(0, torch.tensor([7]), 0)
+SHORT = torch.cat([torch.ones(147), torch.zeros(353)])
+CASES = {
+    "one waveform": (dict(input_values=torch.zeros(500)), r"\(batch, samples\), got \(500,\).*waveform\[None\]"),
+    "channels": (dict(input_values=torch.zeros(1, 2, 500)), r"got \(1, 2, 500\).*mix channels down"),
+    "int16": (dict(input_values=torch.ones(1, 500, dtype=torch.int16)), r"torch.int16; expected floats.*32768"),
+    "NaN": (
+        dict(input_values=torch.cat([GOOD, torch.full((1, 500), torch.nan)])),
+        r"NaN or Inf in utterance\(s\) \[2\]",
+    ),
+    "Inf": (dict(input_values=GOOD / 0), r"NaN or Inf in utterance\(s\) \[0, 1\]"),
+    "empty": (dict(input_values=torch.zeros(1, 0)), r"needs 148 samples.*utterance 0 \(0 samples\)"),
+    "no utterance": (dict(input_values=torch.zeros(0, 500)), "the batch is empty"),
+    "too short": (
+        dict(input_values=torch.zeros(2, 147)),
+        r"148 samples \(9.25 ms at 16 kHz\).*0 \(147 samples\), 1 \(147",
+    ),
+    "too short in a batch": (
+        dict(input_values=GOOD, attention_mask=halves(1, SHORT)),
+        r"utterance 1 \(147 samples\)",
+    ),
+    "all-zero mask": (dict(input_values=GOOD, attention_mask=halves(1, 0)), r"all zeros for utterance\(s\) \[1\]"),
+    "left padding": (
+        dict(input_values=GOOD, attention_mask=halves(LEFT, 1)),
+        r"zeros in front of ones .* \[0\].*right",
+    ),
+    "holes": (
+        dict(input_values=GOOD, attention_mask=halves(HOLES, 1)),
+        r"zeros in front of ones for utterance\(s\) \[0\]",
+    ),
+    "mask of other shape": (
+        dict(input_values=GOOD, attention_mask=torch.ones(2, 400)),
+        r"\(2, 400\) must have the shape",
+    ),
+    "mask of one axis": (dict(input_values=GOOD, attention_mask=torch.ones(500)), r"\(500,\) must have the shape"),
+    "frame mask too long": (
+        dict(input_values=GOOD, mask_time_indices=torch.ones(2, 500).bool()),
+        r"must be \(2, 6\) \(batch, frames\) of bool.*got \(2, 500\)",
+    ),
+    "frame mask of integers": (
+        dict(input_values=GOOD, mask_time_indices=torch.ones(2, 6).long()),
+        r"int64.*mask.bool\(\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_mistake_gets_a_sentence(one_model, case):
+    inputs, message = CASES[case]
+    with pytest.raises(ValueError, match=message):
+        one_model(**inputs)
+
+
+def test_silence_is_no_mistake(model):
+    assert torch.isfinite(model(torch.zeros(1, 500)).last_hidden_state).all()
+
+
+def test_the_shortest_clip_gives_one_frame(model):
+    assert small_config().receptive_field == 148
+    out = model(torch.randn(1, 148))
+    assert out.last_hidden_state.shape[1] == 1
+    assert torch.isfinite(out.last_hidden_state).all()
+
+
+def test_sample_lengths():
+    assert sample_lengths(torch.tensor([[1, 1, 0], [1, 1, 1]])).tolist() == [2, 3]
+    with pytest.raises(ValueError, match=r"must be \(batch, samples\), got \(3,\)"):
+        sample_lengths(torch.ones(3))
