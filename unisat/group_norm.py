@@ -1,0 +1,29 @@
+"""The group norm of the first convolution: over time, without the padding."""
+
+from __future__ import annotations
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from unisat.frames import valid_positions
+
+
+class MaskedGroupNorm(nn.GroupNorm):
+    """Group norm with one channel a group, whose mean and variance leave out the padding.
+
+    A plain `torch.nn.GroupNorm` averages over the padding too, so that an utterance in a padded batch gets other
+    numbers than alone (huggingface/transformers #21534, pytorch/audio #2242).
+    """
+
+    def forward(
+        self, channels: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch channels frames"]:
+        """Normalise each channel of each utterance over its first ``lengths`` frames (None: over all)."""
+        if lengths is None:
+            return super().forward(channels)
+        valid = valid_positions(lengths, channels.shape[-1])[:, None]  # (batch, 1, frames)
+        count = lengths[:, None, None]
+        mean = channels.masked_fill(~valid, 0).sum(-1, keepdim=True) / count
+        centred = (channels - mean).masked_fill(~valid, 0)
+        variance = centred.square().sum(-1, keepdim=True) / count
+        return centred * ((variance + self.eps).rsqrt() * self.weight[:, None]) + self.bias[:, None]

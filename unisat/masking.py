@@ -1,0 +1,232 @@
+"""Which frames and channels are hidden: span masks (SpecAugment, and the mask that pretraining predicts).
+
+`span_mask` draws a whole batch at once from a `torch.Generator`. `reference_span_mask` is the reference's sampler,
+number for number, for parity with results made by it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from unisat.config import UniSpeechSatConfig
+
+
+def num_spans(
+    lengths: Int[Tensor, " batch"],
+    frames: int,
+    mask_prob: float,
+    mask_length: int,
+    min_spans: int,
+    rounding: float,
+) -> Int[Tensor, " batch"]:
+    """Spans for each utterance: ``int(mask_prob * length / mask_length + rounding)``, at least ``min_spans``.
+
+    ``rounding`` in [0, 1) rounds the expected number up or down at random, once for a batch (the reference's
+    epsilon). There are never more spans than fit side by side into the padded batch, nor more than there are
+    places for a start in the utterance, which is none where it is shorter than a span.
+    """
+    # in float64, as Python's numbers, so that a product on the edge of an integer falls on the reference's side
+    expected = mask_prob * lengths.cpu().double() / mask_length + rounding
+    wanted = expected.to(lengths).clamp(min=min_spans)
+    places = (lengths - (mask_length - 1)).clamp(min=0)
+    return wanted.clamp(max=frames // mask_length).minimum(places)
+
+
+def _check_spans(lengths: Tensor, frames: int, mask_prob: float, mask_length: int, min_spans: int) -> None:
+    if not 0 <= mask_prob <= 1:
+        raise ValueError(f"mask_prob={mask_prob} must be a probability in [0, 1].")
+    if mask_length < 1 or min_spans < 0:
+        raise ValueError(
+            f"mask_length={mask_length} must be at least one frame and min_spans={min_spans} not negative."
+        )
+    longest = int(lengths.max()) if lengths.numel() else frames
+    if longest > frames:
+        raise ValueError(f"an utterance of {longest} frames does not fit into {frames} frames.")
+    if longest < mask_length and (mask_prob > 0 or min_spans > 0):
+        warnings.warn(
+            f"mask_length={mask_length} frames is longer than every utterance (up to {longest} frames): "
+            "nothing is hidden; choose a shorter mask or longer clips.",
+            stacklevel=3,
+        )
+
+
+def span_mask(
+    lengths: Int[Tensor, " batch"],
+    frames: int,
+    *,
+    mask_prob: float,
+    mask_length: int,
+    min_spans: int = 0,
+    generator: torch.Generator | None = None,
+) -> Bool[Tensor, "batch frames"]:
+    """Hide spans of ``mask_length`` frames, about ``mask_prob`` of each utterance; True on hidden frames.
+
+    Starts are drawn without replacement from all places where a span fits; spans may overlap, so the share that
+    is hidden is at most about ``mask_prob`` (SpecAugment, arXiv:1904.08779; wav2vec 2.0, arXiv:2006.11477,
+    section 3.1, in the reference's form). Padding is never hidden. An utterance shorter than one span keeps all
+    its frames, where the reference stops with an error or hides a frame of padding; a warning says so where that
+    is true of all of them.
+
+    Parameters
+    ----------
+    lengths : (batch,)
+        Valid frames of each utterance.
+    frames : int
+        Frames of the padded batch.
+    mask_prob : float
+        Share of frames to hide if no two spans overlapped.
+    mask_length : int
+        Frames of one span; channels, where the last axis holds channels.
+    min_spans : int
+        Spans that an utterance gets at least, where they fit.
+    generator : torch.Generator, optional
+        Source of randomness; None is torch's own.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range, or a length is longer than ``frames``.
+    """
+    _check_spans(lengths, frames, mask_prob, mask_length, min_spans)
+    source = generator.device if generator is not None else lengths.device
+    rounding = float(torch.rand((), generator=generator, device=source))
+    spans = num_spans(lengths, frames, mask_prob, mask_length, min_spans, rounding)
+
+    # the places with the highest random scores are a draw without replacement
+    scores = torch.rand(len(lengths), frames, generator=generator, device=source).to(lengths.device)
+    places = torch.arange(frames, device=lengths.device)
+    scores = scores.masked_fill(places > (lengths - mask_length)[:, None], -1.0)
+    most = int(spans.max()) if spans.numel() else 0
+    starts = scores.topk(most, dim=-1).indices  # (batch, most)
+    drawn = torch.arange(most, device=lengths.device) < spans[:, None]
+
+    is_start = torch.zeros(len(lengths), frames, dtype=torch.int32, device=lengths.device)
+    is_start = is_start.scatter_add(1, starts, drawn.int())
+    # a frame is hidden if one of the last mask_length frames is a start: a difference of running counts
+    count = is_start.cumsum(-1)
+    before = torch.nn.functional.pad(count, (mask_length, 0))[:, :frames]
+    return count > before
+
+
+def spans(mask_time_indices: Bool[Tensor, " frames"]) -> Int[Tensor, "spans 2"]:
+    """First frame, and the frame after the last, of each unbroken run of masked frames."""
+    inside = torch.nn.functional.pad(mask_time_indices.int(), (1, 1))
+    change = inside.diff()
+    return torch.stack([(change == 1).nonzero().flatten(), (change == -1).nonzero().flatten()], dim=1)
+
+
+def span_lengths(mask_time_indices: Bool[Tensor, " frames"]) -> Int[Tensor, " spans"]:
+    """Frames in each of the `spans`: more than ``mask_time_length`` where drawn spans overlap or touch."""
+    return spans(mask_time_indices).diff(dim=1).flatten()
+
+
+def audible(
+    waveform: Float[Tensor, " samples"],
+    mask_time_indices: Bool[Tensor, " frames"],
+    *,
+    hop: int,
+    keep: Literal["visible", "masked"] = "visible",
+) -> Float[Tensor, " samples"]:
+    """Silence the hop cells of masked frames, or (``keep="masked"``) everything else.
+
+    Frames overlap in what they see (400 samples every 320 with the default front end), so "the samples of a
+    masked frame" is not a plain cut. Here frame ``t`` owns its *hop cell*, the samples ``[320 t, 320 (t + 1))``:
+    cells tile the waveform as frames tile the mask. The few samples behind the last cell belong to no frame.
+
+    The two add up to the waveform. This is for the ear: the model masks features, not samples, and the
+    visible frame before a span has heard the first 5 ms of it.
+    """
+    if keep not in ("visible", "masked"):
+        raise ValueError(f"keep={keep!r} must be 'visible' or 'masked'.")
+    masked = mask_time_indices.repeat_interleave(hop)[: len(waveform)]
+    masked = torch.nn.functional.pad(masked, (0, len(waveform) - len(masked)))
+    return torch.where(masked == (keep == "masked"), waveform, 0.0)
+
+
+class SpecAugment(nn.Module):
+    """Hides spans of frames behind a learned vector, and spans of channels behind zeros (arXiv:1904.08779)."""
+
+    def __init__(self, config: UniSpeechSatConfig):
+        super().__init__()
+        self.config = config
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "batch frames hidden"],
+        masked_spec_embed: Float[Tensor, " hidden"],
+        lengths: Int[Tensor, " batch"],
+        mask_time_indices: Bool[Tensor, "batch frames"] | None,
+        generator: torch.Generator | None,
+    ) -> tuple[Float[Tensor, "batch frames hidden"], Bool[Tensor, "batch frames"]]:
+        """Give the masked frames and the mask; a given mask holds always, one is drawn only in training."""
+        batch, frames, width = hidden.shape
+        config, augment = self.config, self.training and self.config.apply_spec_augment
+        time = {"mask_length": config.mask_time_length, "min_spans": config.mask_time_min_masks}
+        if mask_time_indices is None and augment and config.mask_time_prob > 0:
+            mask_time_indices = span_mask(lengths, frames, mask_prob=config.mask_time_prob, **time, generator=generator)
+        if mask_time_indices is None:
+            mask_time_indices = torch.zeros(batch, frames, dtype=torch.bool, device=hidden.device)
+        else:
+            hidden = torch.where(mask_time_indices[..., None], masked_spec_embed, hidden)
+        channel = {"mask_length": config.mask_feature_length, "min_spans": config.mask_feature_min_masks}
+        if augment and config.mask_feature_prob > 0:
+            widths = torch.full((batch,), width, device=hidden.device)
+            mask_feature_indices = span_mask(
+                widths, width, mask_prob=config.mask_feature_prob, **channel, generator=generator
+            )
+            hidden = hidden.masked_fill(mask_feature_indices[:, None], 0)
+        return hidden, mask_time_indices
+
+
+def reference_span_mask(
+    shape: tuple[int, int],
+    mask_prob: float,
+    mask_length: int,
+    lengths: list[int] | None = None,
+    min_masks: int = 0,
+    *,
+    rng: np.random.RandomState,
+) -> np.ndarray:
+    """Draw the reference's mask (``_compute_mask_indices`` of ``transformers`` 4.37.2), quirks included.
+
+    With ``rng = numpy.random.RandomState(seed)`` the result is what the reference gives after
+    ``numpy.random.seed(seed)``. An utterance shorter than one span gets the *last* frame of the batch hidden,
+    padding though it is; ``mask_length`` above the number of frames is an error. Use `span_mask` for new work.
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (batch, frames)
+    """
+    batch, frames = shape
+    if mask_length < 1:
+        raise ValueError(f"mask_length={mask_length} must be at least 1.")
+    if mask_length > frames:
+        raise ValueError(
+            f"mask_length={mask_length} is longer than the {frames} frames; shorten it or use a longer clip."
+        )
+    rounding = rng.rand(1).item()
+
+    def spans(length: int) -> int:
+        wanted = max(int(mask_prob * length / mask_length + rounding), min_masks)
+        if wanted * mask_length > frames:
+            wanted = frames // mask_length
+        return max(min(wanted, length - (mask_length - 1)), 0)
+
+    mask = np.zeros(shape, dtype=bool)
+    most = spans(frames)
+    for row, length in zip(mask, lengths or [frames] * batch, strict=True):
+        if most == 0:
+            break
+        starts = rng.choice(np.arange(length - (mask_length - 1)), spans(length), replace=False)
+        # the reference pads the list of starts with its first entry, or with the last frame where there is none
+        if len(starts) == 0:
+            starts = np.array([frames - 1])
+        for start in starts:
+            row[start : start + mask_length] = True
+    return mask

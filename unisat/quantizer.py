@@ -1,0 +1,145 @@
+"""The Gumbel vector quantizer: each frame picks one entry from each of ``G`` groups of a codebook."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from unisat.config import UniSpeechSatConfig
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What `GumbelVectorQuantizer` gives for a batch.
+
+    Attributes
+    ----------
+    codevectors : (batch, frames, codevector_dim)
+        The chosen entries, groups one behind the other.
+    codevector_indices : (batch, frames, groups)
+        Which entry of its group each frame chose, from 0 to ``num_codevectors_per_group - 1``.
+    probabilities : (batch, frames, groups, entries)
+        Softmax of the logits, without noise and temperature; float32.
+    code_perplexity : (groups,)
+        Of the hard choices (`code_perplexity` in fairseq), over the frames that count.
+    prob_perplexity : (groups,)
+        Of the mean probabilities (`prob_perplexity` in fairseq), over the frames that count.
+    """
+
+    codevectors: Float[Tensor, "batch frames codevector_dim"]
+    codevector_indices: Int[Tensor, "batch frames groups"]
+    probabilities: Float[Tensor, "batch frames groups entries"]
+    code_perplexity: Float[Tensor, " groups"]
+    prob_perplexity: Float[Tensor, " groups"]
+
+
+def perplexity(
+    probabilities: Float[Tensor, "*frames groups entries"], mask: Bool[Tensor, "*frames"] | None = None
+) -> Float[Tensor, " groups"]:
+    """Entries in use, for each group: ``exp(H(mean over frames of probabilities))``, from 1 to ``entries``.
+
+    The reference adds the groups up (and ignores ``mask``); fairseq too. Over few frames the value of a large
+    codebook is biased low, because not every entry can be seen.
+
+    Parameters
+    ----------
+    probabilities : (..., groups, entries)
+        Soft ones, or one-hot choices for the hard perplexity.
+    mask : (...), optional
+        True on the frames that count; None for all.
+
+    Raises
+    ------
+    ValueError
+        If no frame counts.
+    """
+    flat = probabilities.flatten(0, -3) if mask is None else probabilities[mask]
+    if not len(flat):
+        raise ValueError("perplexity over no frames: the mask is False everywhere; let at least one frame count.")
+    mean = flat.float().mean(0)  # (groups, entries)
+    return torch.exp(-torch.xlogy(mean, mean).sum(-1))
+
+
+class GumbelVectorQuantizer(nn.Module):
+    """Quantizes hidden states with a product codebook, as in wav2vec 2.0 (arXiv:2006.11477, section 2).
+
+    In training an entry is drawn with Gumbel noise at `temperature` and gradients pass straight through
+    (arXiv:1611.01144); in evaluation the most probable entry is taken and nothing is drawn. The input is a
+    *hidden state* of width ``hidden_size``, not the output of the convolutions as in wav2vec 2.0.
+    """
+
+    def __init__(self, config: UniSpeechSatConfig):
+        super().__init__()
+        self.num_groups = config.num_codevector_groups
+        self.num_vars = config.num_codevectors_per_group
+        group_dim = config.codevector_dim // self.num_groups
+        self.codevectors = nn.Parameter(torch.empty(1, self.num_groups * self.num_vars, group_dim))
+        self.weight_proj = nn.Linear(config.hidden_size, self.num_groups * self.num_vars)
+        self.temperature = 2.0
+        if not self.codevectors.is_meta:
+            self.init_own_weights()
+
+    def init_own_weights(self) -> None:
+        """Codevectors uniform in [0, 1), the projection standard normal with bias 0."""
+        nn.init.uniform_(self.codevectors)
+        nn.init.normal_(self.weight_proj.weight)
+        nn.init.zeros_(self.weight_proj.bias)
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "batch frames hidden"],
+        mask_time_indices: Bool[Tensor, "batch frames"] | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Quantized:
+        """Choose an entry of each group for each frame.
+
+        Parameters
+        ----------
+        hidden_states : (batch, frames, hidden)
+            Hidden states to quantize.
+        mask_time_indices : (batch, frames), optional
+            True on the frames that count for the perplexities; None for all. Every frame is quantized.
+        generator : torch.Generator, optional
+            Source of the Gumbel noise in training; None is torch's own.
+        """
+        batch, frames, _ = hidden_states.shape
+        logits = self.weight_proj(hidden_states).view(batch, frames, self.num_groups, self.num_vars).float()
+        probabilities = logits.softmax(-1)
+        hard_codes = one_hot(logits)
+        codes = gumbel_choice(logits, self.temperature, generator) if self.training else hard_codes
+
+        entries = self.codevectors.view(self.num_groups, self.num_vars, -1)
+        # (batch, frames, groups, entries) x (groups, entries, dim): no (frames, entries, dim) tensor is made
+        codevectors = torch.einsum("btgv,gvd->btgd", codes.to(entries.dtype), entries).flatten(2)
+        return Quantized(
+            codevectors=codevectors,
+            codevector_indices=codes.detach().argmax(-1),
+            probabilities=probabilities,
+            code_perplexity=perplexity(hard_codes, mask_time_indices),
+            prob_perplexity=perplexity(probabilities, mask_time_indices),
+        )
+
+
+def one_hot(logits: Float[Tensor, "*frames entries"]) -> Float[Tensor, "*frames entries"]:
+    """1 at the largest logit (the first, where several are equal), 0 elsewhere."""
+    return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
+
+
+def gumbel_choice(
+    logits: Float[Tensor, "*frames entries"], temperature: float, generator: torch.Generator | None = None
+) -> Float[Tensor, "*frames entries"]:
+    """Draw a one-hot choice with probability softmax(logits); gradients of the softened draw (straight-through).
+
+    ``y = softmax((logits + g) / temperature)`` with Gumbel noise ``g = -log(-log(u))``; the value is the one-hot of
+    ``y``'s largest entry, the gradient is ``y``'s (arXiv:1611.01144, section 2.2).
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature} must be positive.")
+    device = generator.device if generator is not None else logits.device
+    exponential = torch.empty(logits.shape, device=device).exponential_(generator=generator).to(logits.device)
+    soft = ((logits - exponential.log()) / temperature).softmax(-1)
+    return one_hot(soft.detach()) + soft - soft.detach()
