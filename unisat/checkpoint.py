@@ -1,0 +1,273 @@
+"""Weights to and from disk: strict about names and shapes, and never running code from a file.
+
+Reads ``model.safetensors`` and ``pytorch_model.bin``, single or sharded, in the reference's current and older
+spelling of names; writes ``model.safetensors``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+CONFIG_NAME = "config.json"
+SAFETENSORS_NAME = "model.safetensors"
+BIN_NAME = "pytorch_model.bin"
+WEIGHT_FILES = (SAFETENSORS_NAME, SAFETENSORS_NAME + ".index.json", BIN_NAME, BIN_NAME + ".index.json")
+
+# torch.nn.utils.weight_norm's names, and those of torch.nn.utils.parametrizations.weight_norm
+_OLD_NAMES = {
+    "conv.weight_g": "conv.parametrizations.weight.original0",
+    "conv.weight_v": "conv.parametrizations.weight.original1",
+}
+logger = logging.getLogger(__name__)
+
+
+def find_folder(name_or_path: str | Path, revision: str | None = None) -> Path:
+    """Find a checkpoint's folder: a local one, or that of a hub repository, downloaded or from the cache.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder and no such repository can be reached; the message says which files go where.
+    ImportError
+        If it looks like a hub name and ``huggingface_hub`` is not installed.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise ValueError(f"{path} is a file; give the folder that holds it together with {CONFIG_NAME}.")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name_or_path)) or str(name_or_path).startswith("."):
+        raise FileNotFoundError(
+            f"there is no folder {str(name_or_path)!r}, and it is not a hub name (owner/name) either. "
+            f"A checkpoint is a folder with {CONFIG_NAME} and {SAFETENSORS_NAME} or {BIN_NAME}."
+        )
+    return _download(str(name_or_path), revision)
+
+
+def _download(name: str, revision: str | None) -> Path:
+    try:
+        import huggingface_hub
+        from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise ImportError(
+            f"there is no folder {name!r}; to load it from the hub: pip install 'unisat[hub]'."
+        ) from error
+
+    def get(filename: str) -> Path:
+        return Path(huggingface_hub.hf_hub_download(name, filename, revision=revision))
+
+    try:
+        folder = get(CONFIG_NAME).parent
+        for filename in WEIGHT_FILES:
+            try:
+                path = get(filename)
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError:
+                continue
+            if filename.endswith(".index.json"):
+                for shard in _shards(path):
+                    get(shard)
+            return folder
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # offline, no such repository, no access: all are OSErrors or ValueErrors
+        raise FileNotFoundError(
+            f"{name!r} is neither a folder here nor could it be fetched from the hub "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}). "
+            f"Without a network: put its {CONFIG_NAME} and {SAFETENSORS_NAME} (or {BIN_NAME}) into a folder "
+            "and pass that folder's path."
+        ) from error
+    raise FileNotFoundError(f"the hub repository {name!r} holds none of {', '.join(WEIGHT_FILES)}.")
+
+
+def _shards(index: Path) -> list[str]:
+    """Names of the files that an index lists, all beside the index."""
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index} is not an index of shards (an object with 'weight_map'): {error}.") from error
+    if outside := [name for name in names if Path(name).name != name]:
+        raise ValueError(f"{index} names a file outside its folder: {outside[0]!r}; refused.")
+    return names
+
+
+def read_weights(folder: str | Path) -> dict[str, Tensor]:
+    """Read all weights of a checkpoint folder, safetensors where there are both kinds, on the CPU.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder holds no weights, or a shard is missing.
+    ValueError
+        If a file is truncated, is not what its name says, or would run code when read.
+    """
+    folder = Path(folder)
+    for name in WEIGHT_FILES:
+        path = folder / name
+        if path.is_file():
+            paths = [folder / shard for shard in _shards(path)] if name.endswith(".json") else [path]
+            state: dict[str, Tensor] = {}
+            for part in paths:
+                state |= read_file(part)
+            return state
+    raise FileNotFoundError(f"{folder} holds none of {', '.join(WEIGHT_FILES)}: nothing to load.")
+
+
+def read_file(path: Path) -> dict[str, Tensor]:
+    """Read one file of weights; raises what `read_weights` raises."""
+    if not path.is_file():
+        raise FileNotFoundError(f"the index lists {path.name}, which is not in {path.parent}; fetch it again.")
+    if path.suffix == ".safetensors":
+        import safetensors
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path} is not a whole safetensors file ({error}); fetch it again.") from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors and would run code when read: refused. "
+            "If you trust its source, convert it to safetensors elsewhere."
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is truncated or not a torch file ({error}); fetch it again.") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} does not hold a state dict (names → tensors).")
+    return dict(state)
+
+
+def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename ``weight_g`` and ``weight_v`` of older checkpoints to what torch calls them now."""
+    renamed = {}
+    for name, tensor in state.items():
+        for old, new in _OLD_NAMES.items():
+            if name.endswith(old):
+                name = name.removesuffix(old) + new
+        renamed[name] = tensor
+    return renamed
+
+
+def load_weights(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    prefix: str,
+    *,
+    source: str = "the checkpoint",
+    dtype: torch.dtype | None = None,
+    fresh: Callable[[], Mapping[str, Tensor]] | None = None,
+    ignore_mismatched_sizes: bool = False,
+) -> list[str]:
+    """Put weights into a model, every one of them, or say everything that does not fit.
+
+    The backbone lies under ``prefix`` (``unispeech_sat.``) in a model with a head and at the top without one; either
+    kind of checkpoint goes into either kind of model. The weights of another head have no place and are left out. A
+    head, and adapters, that the checkpoint does not have start ``fresh``; the backbone must be complete.
+
+    Parameters
+    ----------
+    fresh : callable, optional
+        Gives freshly drawn weights; called only where some are needed. None: everything must be in the checkpoint.
+    ignore_mismatched_sizes : bool
+        Start weights of the head afresh where the checkpoint's have another shape, such as another number of classes.
+
+    Returns
+    -------
+    list of str
+        Names of the weights that started fresh.
+
+    Raises
+    ------
+    ValueError
+        With all missing, unused and misshapen names in one message; the model is then unchanged.
+    """
+    expected, dotted = model.state_dict(), prefix + "."
+    has_head = any(name.startswith(dotted) for name in expected)
+    state, head = _without_other_heads(current_names(state), expected, dotted, has_head)
+    if head:
+        logger.info("left out the head of %s: %s", source, ", ".join(head))
+
+    def may_start_fresh(name: str) -> bool:
+        in_head = has_head and not name.startswith(dotted)
+        return fresh is not None and (in_head or ".adapter_layer." in name)
+
+    missing = sorted(set(expected) - set(state))
+    misshapen = sorted(k for k in set(expected) & set(state) if state[k].shape != expected[k].shape)
+    new = [name for name in missing if may_start_fresh(name)]
+    if ignore_mismatched_sizes:
+        new += [name for name in misshapen if may_start_fresh(name)]
+    wrong_shapes = [
+        f"{name} is {tuple(state[name].shape)}, the model has {tuple(expected[name].shape)}"
+        for name in misshapen
+        if name not in new
+    ]
+    missing, unused = [name for name in missing if name not in new], sorted(set(state) - set(expected))
+    if missing or unused or wrong_shapes:
+        raise ValueError(misfit(source, model, missing, unused, wrong_shapes))
+    if new and fresh is not None:
+        state = state | {name: value for name, value in fresh().items() if name in new}
+    # weights that start fresh have torch's own precision: bring them to that of the rest
+    dtype = dtype or next((value.dtype for value in state.values() if value.is_floating_point()), None)
+    model.load_state_dict({k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}, assign=True)
+    return new
+
+
+def _without_other_heads(
+    state: dict[str, Tensor], expected: Mapping[str, Tensor], dotted: str, has_head: bool
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Bring the backbone's names to the model's form; give the names of another head apart."""
+    prefixed = any(name.startswith(dotted) for name in state)
+    if has_head and not prefixed:
+        return {dotted + name: value for name, value in state.items()}, []
+    if not prefixed:
+        return state, []
+    other = sorted(name for name in state if not name.startswith(dotted) and name not in expected)
+    kept = {name: value for name, value in state.items() if name not in other}
+    return kept if has_head else {name.removeprefix(dotted): value for name, value in kept.items()}, other
+
+
+def misfit(source: str, model: nn.Module, missing: list[str], unused: list[str], misshapen: list[str]) -> str:
+    """Everything that does not fit, in one message."""
+    return (
+        f"{source} does not fit {type(model).__name__}:"
+        f"\n  missing from the checkpoint: {_list(missing)}"
+        f"\n  not used by the model: {_list(unused)}"
+        f"\n  of another shape: {_list(misshapen)}"
+        "\nDo config.json and the weights belong together?"
+    )
+
+
+def _list(names: Iterable[str]) -> str:
+    return "".join(f"\n    {name}" for name in names) or "none"
+
+
+def write_weights(state: Mapping[str, Tensor], folder: str | Path, name: str = SAFETENSORS_NAME) -> Path:
+    """Write a safetensors file: first beside it, then renamed, so that a crash leaves the old file whole."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    try:
+        save_file(tensors, partial, metadata={"format": "pt"})  # transformers asks for the format
+        with open(partial, "rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
