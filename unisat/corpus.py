@@ -1,0 +1,476 @@
+"""Speech with its labels: a `Batch` of utterances in memory, a `Corpus` of files that are read when needed.
+
+corpus = us.corpus.folder("LibriSpeech/dev-clean")    # or us.corpus.builtin()
+batch = corpus.where(sex="F").sample(4, seed=0).batch()
+model(batch.input_values, attention_mask=batch.attention_mask)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from operator import index
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from unisat import audio
+from unisat.frames import SAMPLE_RATE, valid_positions
+
+Rows = int | slice | Sequence[int] | np.ndarray | Tensor
+"""Which utterances: a number, a slice or several numbers."""
+
+COLUMNS = ["path", "id", "speaker", "session", "sex", "accent", "sentence", "text", "seconds"]
+"""Columns that every `Corpus.table` has; those of the corpus itself follow."""
+
+LAYOUTS = {
+    "metadata": "a table metadata.csv with a column path",
+    "librispeech": "<speaker>/<chapter>/<speaker>-<chapter>-<utterance>.flac",
+    "voxceleb": "id10001/<video>/00001.wav",
+    "vctk": "wav48/p225/p225_001.wav or p225_001_mic1.flac, with txt/p225/p225_001.txt",
+    "folders": "<speaker>/<session>/<utterance>.wav, with or without sessions",
+}
+"""How `folder` expects speech to lie, in the order in which it tries."""
+
+# where each name is a column; folders, which fits every file, sees only what is below the folder it was given
+PATTERNS = {
+    "librispeech": r".*/(?P<speaker>\d+)/(?P<session>\d+)/(?P=speaker)-(?P=session)-\d+\.\w+",
+    "voxceleb": r".*/(?P<speaker>id\d{5})/(?P<session>[^/]+)/\d+\.\w+",
+    "vctk": r".*/(?P<speaker>p\d{3}|s5)/(?P=speaker)_\d{3}(_(?P<microphone>mic\d))?\.\w+",
+    "folders": r"((?P<speaker>[^/]+)/)?((?P<session>.+)/)?[^/]+",
+}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Batch:
+    """Utterances of any lengths with their labels; what is not known is None.
+
+    Attributes
+    ----------
+    waveforms
+        One tensor ``(samples,)`` each, 16,000 samples a second, as recorded: for listening.
+    ids
+        A name for each, all different.
+    speakers, sessions, texts, paths
+        Who speaks, in which recording, what, and in which file.
+    do_normalize
+        Whether `input_values` brings each utterance to zero mean and unit variance; a checkpoint says whether
+        it was trained so.
+    """
+
+    waveforms: tuple[Float[Tensor, " _"], ...]
+    ids: tuple[str, ...]
+    speakers: tuple[str | None, ...]
+    sessions: tuple[str | None, ...]
+    texts: tuple[str | None, ...]
+    paths: tuple[Path | None, ...]
+    do_normalize: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.waveforms:
+            raise ValueError("a batch needs at least one utterance, got none.")
+        for name in LABELS:
+            if len(getattr(self, name)) != len(self):
+                raise ValueError(f"{name} has {len(getattr(self, name))} entries for {len(self)} utterances.")
+        if twice := [name for name, count in Counter(self.ids).items() if count > 1]:
+            raise ValueError(f"ids must differ, {twice} come(s) more than once; pass others with ids=[...].")
+
+    @classmethod
+    def from_files(
+        cls,
+        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        *,
+        speaker: Any = None,
+        session: Any = None,
+        ids: Any = None,
+        text: Any = None,
+        do_normalize: bool = True,
+    ) -> Batch:
+        """Read sound files of any rate with `unisat.audio.load`.
+
+        ``speaker``, ``session`` and ``text`` are one label for all files or a list with one for each; ``ids``
+        are the file names without their endings, if not given.
+        """
+        files = [Path(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
+        names = _short_names([file.as_posix() for file in files]) if ids is None else ids
+        waveforms = [audio.load(file) for file in files]
+        labels = {"ids": names, "speakers": speaker, "sessions": session, "texts": text}
+        return cls._labelled(waveforms, do_normalize, **labels, paths=[file.resolve() for file in files])
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Any,
+        *,
+        sampling_rate: int | None = None,
+        speaker: Any = None,
+        session: Any = None,
+        ids: Any = None,
+        text: Any = None,
+        do_normalize: bool = True,
+    ) -> Batch:
+        """Take one array ``(samples,)`` or a list of them, at 16,000 samples a second.
+
+        See `unisat.audio.as_waveform` for what an array may be and why ``sampling_rate`` has to be given.
+        """
+        if isinstance(arrays, Tensor | np.ndarray) and arrays.ndim > 1:
+            raise ValueError(
+                f"an array of shape {tuple(arrays.shape)} may hold utterances or channels; pass list(array) for "
+                "utterances, or unisat.audio.as_waveform(array, 16000) for the channels of one."
+            )
+        one = isinstance(arrays, Tensor | np.ndarray) or (len(arrays) > 0 and np.isscalar(arrays[0]))
+        waveforms = [audio.as_waveform(array, sampling_rate) for array in ([arrays] if one else arrays)]
+        names = [f"utterance {row}" for row in range(len(waveforms))] if ids is None else ids
+        labels = {"ids": names, "speakers": speaker, "sessions": session, "texts": text}
+        return cls._labelled(waveforms, do_normalize, **labels, paths=None)
+
+    @classmethod
+    def _labelled(cls, waveforms: list[Tensor], do_normalize: bool, **labels: Any) -> Batch:
+        """Give every utterance its labels, and warn of silence."""
+        columns: dict[str, Any] = {name: _spread(given, len(waveforms)) for name, given in labels.items()}
+        batch = cls(tuple(waveforms), do_normalize=do_normalize, **columns)
+        silent = [name for name, wave in zip(batch.ids, waveforms, strict=True) if wave.min() == wave.max()]
+        if silent:
+            warnings.warn(f"nothing but silence in {', '.join(silent)}.", UserWarning, stacklevel=3)
+        return batch
+
+    @property
+    def lengths(self) -> Int[Tensor, " batch"]:
+        """Samples of each utterance."""
+        return torch.tensor([len(waveform) for waveform in self.waveforms])
+
+    @property
+    def seconds(self) -> Float[Tensor, " batch"]:
+        """Length of each utterance in seconds."""
+        return self.lengths.double() / SAMPLE_RATE
+
+    @property
+    def input_values(self) -> Float[Tensor, "batch samples"]:
+        """What the model reads: each utterance normalised by itself, then zeros up to the longest one."""
+        prepared = [audio.normalize(wave) if self.do_normalize else wave for wave in self.waveforms]
+        return pad_sequence(prepared, batch_first=True)
+
+    @property
+    def attention_mask(self) -> Int[Tensor, "batch samples"]:
+        """1 on the samples of each utterance, 0 on the padding behind them."""
+        return valid_positions(self.lengths, int(self.lengths.max())).long()
+
+    def table(self) -> pd.DataFrame:
+        """One row for each utterance: id, speaker, session, seconds, text."""
+        seconds = self.seconds.numpy()
+        rows = zip(self.ids, self.speakers, self.sessions, seconds, self.texts, strict=True)
+        return pd.DataFrame(rows, columns=["id", "speaker", "session", "seconds", "text"])
+
+    def __len__(self) -> int:
+        return len(self.waveforms)
+
+    def __getitem__(self, rows: Rows) -> Batch:
+        chosen = _positions(rows, len(self))
+        columns: dict[str, Any] = {
+            name: tuple(getattr(self, name)[row] for row in chosen) for name in ["waveforms", *LABELS]
+        }
+        return replace(self, **columns)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self[row] for row in range(len(self)))
+
+    def __repr__(self) -> str:
+        shortest, longest, total = self.seconds.min(), self.seconds.max(), self.seconds.sum()
+        return (
+            f"Batch(utterances={len(self)}, speakers={_distinct(self.speakers)}, "
+            f"seconds={shortest:.2f} to {longest:.2f}, {total:.2f} in all)"
+        )
+
+
+LABELS = [field.name for field in fields(Batch) if field.name not in ("waveforms", "do_normalize")]
+
+
+class Corpus:
+    """A table of sound files, which are read only when a batch of them is asked for.
+
+    Parameters
+    ----------
+    table
+        One row for each utterance with at least ``path`` and ``id``; see `COLUMNS`. Others are kept.
+    unreadable
+        Files that were left out, with the reason; a subset shares it with the corpus it was taken from.
+    """
+
+    def __init__(self, table: pd.DataFrame, unreadable: dict[str, str] | None = None) -> None:
+        if missing := [name for name in ("path", "id") if name not in table]:
+            raise ValueError(f"a corpus table needs the column(s) {missing}; it has {list(table)}.")
+        if table.empty:
+            raise ValueError("a corpus needs at least one utterance, got an empty table.")
+        if twice := table["id"][table["id"].duplicated()].tolist():
+            raise ValueError(f"ids must differ, {twice} come(s) more than once; change the column id.")
+        others = [name for name in table if name not in COLUMNS]
+        self.table = table.reindex(columns=COLUMNS + others).reset_index(drop=True)
+        self._unreadable = {} if unreadable is None else unreadable
+
+    @property
+    def report(self) -> pd.DataFrame:
+        """Files that could not be read, path and reason; those of the whole folder, also in a subset of it."""
+        return pd.DataFrame(sorted(self._unreadable.items()), columns=["path", "reason"])
+
+    def where(self, **columns: Any) -> Corpus:
+        """Keep the utterances whose columns have these values, or one of a list of values.
+
+        ``corpus.where(sex="F", speaker=["v01", "v02"])``. What does not exist is a ValueError, not an empty
+        corpus.
+        """
+        keep = pd.Series(True, index=self.table.index)
+        for name, wanted in columns.items():
+            if name not in self.table:
+                raise ValueError(f"there is no column {name!r}; there are {', '.join(self.table)}.")
+            keep &= self.table[name].isin([wanted] if wanted is None or np.isscalar(wanted) else list(wanted))
+            if not keep.any():
+                there = sorted(map(str, self.table[name].dropna().unique()))
+                raise ValueError(
+                    f"no utterance fits {columns}; {name} is one of: "
+                    f"{', '.join(there[:20])}{', ...' if len(there) > 20 else ''}."
+                )
+        return Corpus(self.table[keep], self._unreadable)
+
+    def sample(self, utterances: int, seed: int) -> Corpus:
+        """Draw this many utterances at random, in the order of the table; the same ones for the same seed."""
+        if not 1 <= utterances <= len(self):
+            raise ValueError(f"cannot draw {utterances} of {len(self)} utterances; ask for 1 to {len(self)}.")
+        drawn = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:utterances]
+        return Corpus(self.table.iloc[sorted(drawn.tolist())], self._unreadable)
+
+    def batch(self, rows: Rows = slice(None), *, do_normalize: bool = True) -> Batch:
+        """Read the utterances in these rows of the table, all by default.
+
+        A file that cannot be read is left out with a warning and listed in `report`; if that is all of them,
+        it is a ValueError.
+        """
+        chosen = _positions(rows, len(self))
+        batch = self._read(chosen, do_normalize)
+        if batch is None:
+            first = self._unreadable[str(self.table["path"].iloc[chosen[0]])]
+            raise ValueError(f"none of the {len(chosen)} utterance(s) could be read. {first}")
+        return batch
+
+    def batches(self, batch_size: int, *, do_normalize: bool = True) -> Iterator[Batch]:
+        """Read all utterances in the order of the table, ``batch_size`` rows at a time, as `batch` does."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        rows = range(len(self))
+        read = (self._read(rows[start : start + batch_size], do_normalize) for start in rows[::batch_size])
+        return (batch for batch in read if batch is not None)
+
+    def _read(self, rows: Sequence[int], do_normalize: bool) -> Batch | None:
+        """Read what can be read of these rows; None if nothing can."""
+        waveforms, read = [], []
+        for row in rows:
+            path = self.table["path"].iloc[row]
+            try:
+                waveforms.append(audio.load(path))
+                read.append(row)
+            except (ValueError, OSError) as error:
+                self._unreadable[str(path)] = str(error)
+                warnings.warn(f"left out: {error}", UserWarning, stacklevel=3)
+        if not read:
+            return None
+        table = self.table.iloc[read]
+        return Batch._labelled(
+            waveforms,
+            do_normalize,
+            ids=table["id"],
+            speakers=table["speaker"],
+            sessions=table["session"],
+            texts=table["text"],
+            paths=map(Path, table["path"]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __repr__(self) -> str:
+        minutes = self.table["seconds"].sum() / 60
+        return (
+            f"Corpus(utterances={len(self)}, speakers={_distinct(self.table['speaker'])}, "
+            f"minutes={minutes:.1f}, unreadable={len(self._unreadable)})"
+        )
+
+
+def folder(path: str | os.PathLike[str], layout: str = "auto") -> Corpus:
+    """Find the speech under a folder, with what file names and companion files say about it.
+
+    Parameters
+    ----------
+    path
+        The folder; of a corpus also one part of it, as long as its files keep their places.
+    layout
+        How it is laid out; ``"auto"`` takes the first of these that fits:
+
+        - ``"metadata"``: a ``metadata.csv`` with a column ``path``, relative to the folder, and any others;
+        - ``"librispeech"``: ``84/121123/84-121123-0000.flac``, session = chapter, texts from
+          ``84-121123.trans.txt``, sexes from ``SPEAKERS.TXT``;
+        - ``"voxceleb"``: ``id10001/1zcIwhmdeo4/00001.wav``, session = video;
+        - ``"vctk"``: ``wav48/p225/p225_001.wav`` or ``p225_001_mic1.flac`` (with a column ``microphone``), texts
+          from ``txt/p225/p225_001.txt``, sexes and accents from ``speaker-info.txt``;
+        - ``"folders"``: ``<speaker>/<session>/<utterance>.wav``, with or without sessions.
+
+    Returns
+    -------
+    Corpus
+        In the order of ``metadata.csv``, else of the paths. Only headers are read. Files that cannot be read or
+        do not fit the layout are left out with a warning and listed in ``report``.
+    """
+    root = Path(path).resolve()
+    if layout not in ("auto", *LAYOUTS):
+        raise ValueError(f"layout must be 'auto' or one of {', '.join(LAYOUTS)}; got {layout!r}.")
+    if not root.exists():
+        raise FileNotFoundError(f"{path} does not exist; check the path.")
+    if not root.is_dir():
+        raise ValueError(f"{path} is a file, expected a folder; see Batch.from_files for files.")
+    unreadable: dict[str, str] = {}
+    if layout == "metadata" or (layout == "auto" and (root / "metadata.csv").exists()):
+        rows = _metadata(root)
+    else:
+        rows = _tree(root, layout, unreadable)
+    for row, name in zip(rows, _short_names([row["relative"] for row in rows]), strict=True):
+        row["path"] = str((root / row.pop("relative")).resolve())
+        row["id"] = _label(row.get("id")) or name
+        try:
+            row["seconds"] = audio.duration(row["path"])
+        except (ValueError, OSError) as error:
+            unreadable[row["path"]] = str(error)
+    readable = [row for row in rows if row["path"] not in unreadable]
+    if not readable:
+        raise ValueError(f"no sound file in {path} could be read. {next(iter(unreadable.values()))}")
+    if unreadable:
+        warnings.warn(f"{len(unreadable)} file(s) in {path} left out; see report.", UserWarning, stacklevel=2)
+    return Corpus(pd.DataFrame(readable), unreadable)
+
+
+def builtin() -> Corpus:
+    """Give the speech that comes with unisat: 24 synthetic voices, each saying the same 12 sentences."""
+    # beside this file in an installed wheel, under data in a clone of the repository
+    here = Path(__file__).resolve()
+    for place in (here.parent / "speech", here.parents[1] / "data" / "speech"):
+        if (place / "metadata.csv").exists():
+            return folder(place, layout="metadata")
+    raise FileNotFoundError("the built-in speech is missing; install unisat again or run data/make_speech.py.")
+
+
+def _metadata(root: Path) -> list[dict[str, Any]]:
+    """Read the rows of ``metadata.csv``; labels stay strings even where they look like numbers."""
+    file = root / "metadata.csv"
+    if not file.exists():
+        raise FileNotFoundError(f"there is no {file}; layout='metadata' is {LAYOUTS['metadata']}.")
+    strings = {name: str for name in COLUMNS if name != "seconds"}
+    try:
+        table = pd.read_csv(file, dtype=strings, keep_default_na=False, na_values=[""], encoding="utf-8")
+    except ValueError as error:
+        raise ValueError(f"{file} is not a comma-separated table in UTF-8 ({error}); save it as one.") from error
+    if "path" not in table or table.empty:
+        raise ValueError(f"{file} needs a column path and at least a row; its columns are {list(table)}.")
+    if (wrong := table["path"].isna() | table["path"].duplicated()).any():
+        lines = (table.index[wrong] + 2).tolist()
+        raise ValueError(f"{file} needs a path in each row, each another one; see line(s) {lines}.")
+    return table.rename(columns={"path": "relative"}).to_dict("records")
+
+
+def _tree(root: Path, layout: str, unreadable: dict[str, str]) -> list[dict[str, Any]]:
+    """Find the sound files under ``root``, sorted; those that do not fit go to ``unreadable``."""
+    files = sorted(file.relative_to(root) for file in root.rglob("*") if file.suffix.lower() in audio.SUFFIXES)
+    files = [file for file in files if not any(part.startswith(".") for part in file.parts)]
+    if not files:
+        raise ValueError(f"there is no sound file ({', '.join(audio.SUFFIXES)}) under {root}; check the path.")
+    for name in PATTERNS if layout == "auto" else [layout]:
+        places = files if name == "folders" else [root / file for file in files]
+        matches = [re.fullmatch(PATTERNS[name], place.as_posix()) for place in places]
+        if any(matches):
+            break
+    else:
+        raise ValueError(f"no file under {root} fits the layout {layout!r}: {LAYOUTS[layout]}.")
+    rows, people = [], _people(root / files[0], name)
+    for file, match in zip(files, matches, strict=True):
+        if match is None:
+            unreadable[str(root / file)] = f"{file} does not fit the layout {name!r}: {LAYOUTS[name]}."
+        else:
+            labels = match.groupdict()
+            about = people.get(labels["speaker"], {})
+            rows.append({"relative": file.as_posix(), **labels, **about, "text": _text(root / file, name, labels)})
+    return rows
+
+
+def _people(file: Path, layout: str) -> dict[str, dict[str, str]]:
+    """Read sex and accent of each speaker from the corpus's list, in a folder above ``file``."""
+    name = {"librispeech": "SPEAKERS.TXT", "vctk": "speaker-info.txt"}.get(layout)
+    lists = [above / name for above in file.parents[:5] if (above / name).exists()] if name else []
+    people = {}
+    for line in lists[0].read_text("utf-8", "replace").splitlines() if lists else []:
+        # 14 | F | train-clean-360 | 25.03 | Name, and ; before a comment
+        if layout == "librispeech" and len(cells := line.split("|")) > 1:
+            people[cells[0].strip()] = {"sex": cells[1].strip()}
+        # p225  23  F  English  Southern England, in version 0.80 without the p
+        if layout == "vctk" and len(cells := line.split()) > 3:
+            speaker = f"p{cells[0]}" if cells[0].isdigit() else cells[0]
+            people[speaker] = {"sex": cells[2], "accent": cells[3]}
+    return people
+
+
+def _text(file: Path, layout: str, labels: dict[str, str | None]) -> str | None:
+    """Read what is said in ``file`` from the transcript that the layout puts near it."""
+    if layout == "librispeech":
+        transcript = file.with_name(f"{labels['speaker']}-{labels['session']}.trans.txt")
+        start = f"{file.stem} "
+    elif layout == "vctk":
+        utterance = file.stem.removesuffix(f"_{labels['microphone']}")
+        transcript = file.parents[2] / "txt" / str(labels["speaker"]) / f"{utterance}.txt"
+        start = ""
+    else:
+        return None
+    lines = transcript.read_text("utf-8", "replace").splitlines() if transcript.exists() else []
+    return next((line[len(start) :].strip() for line in lines if line.startswith(start)), None)
+
+
+def _short_names(paths: list[str]) -> list[str]:
+    """Name files as briefly as keeps them apart: without folder and ending, without ending, or in full."""
+    stems = [Path(path).stem for path in paths]
+    without_ending = [Path(path).with_suffix("").as_posix() for path in paths]
+    return next((names for names in (stems, without_ending) if len(set(names)) == len(paths)), paths)
+
+
+def _label(value: Any) -> Any:
+    """Make of a label a string, of a missing one None; a path stays a path."""
+    return value if isinstance(value, Path) else None if pd.isna(value) else str(value)
+
+
+def _spread(labels: Any, utterances: int) -> tuple[Any, ...]:
+    """One label for each utterance, from one for all, one for each, or none."""
+    return tuple(map(_label, [labels] * utterances if labels is None or np.isscalar(labels) else labels))
+
+
+def _positions(rows: Any, utterances: int) -> list[int]:
+    """Places in a list of ``utterances``, from a number, a slice or several numbers."""
+    everything = range(utterances)
+    rows = everything[rows] if isinstance(rows, slice) else rows
+    rows = rows.tolist() if hasattr(rows, "tolist") else rows
+    rows = list(rows) if isinstance(rows, Iterable) else [rows]
+    if any(isinstance(row, bool) for row in rows):
+        raise ValueError("utterances are chosen by their numbers, got True and False; see numpy.flatnonzero.")
+    if not rows:
+        raise ValueError(f"no utterance is chosen; choose at least one of {utterances}.")
+    try:
+        return [everything[index(row)] for row in rows]
+    except IndexError:
+        raise IndexError(f"there are {utterances} utterances, 0 to {utterances - 1}; got {rows}.") from None
+
+
+def _distinct(labels: Iterable[Any]) -> int:
+    """How many different labels there are, missing ones apart."""
+    return len(set(pd.Series(labels, dtype=object).dropna()))
