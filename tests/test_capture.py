@@ -1,0 +1,269 @@
+import gc
+import threading
+
+import pytest
+import torch
+from conftest import shuffled, small_config
+
+import unisat as us
+from unisat.interpret.capture import parse_bytes
+
+
+def num_hooks(model):
+    return sum(
+        len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks)
+        for module in model.modules()
+    )
+
+
+@pytest.fixture
+def wave():
+    return torch.randn(1, 1000, generator=torch.Generator().manual_seed(3))
+
+
+def test_capture_changes_nothing_and_leaves_nothing(model, ragged):
+    waveforms, mask, _ = ragged
+    with torch.no_grad():
+        before = model(waveforms, mask).last_hidden_state
+        with us.capture(model, "hidden.*", "block.*.mlp.pre"):
+            inside = model(waveforms, mask).last_hidden_state
+            assert num_hooks(model) > 0
+        after = model(waveforms, mask).last_hidden_state
+    assert torch.equal(before, inside)
+    assert torch.equal(before, after)
+    assert num_hooks(model) == 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_nothing_is_left_after_an_error_in_the_scope(one_model, wave, error):
+    with pytest.raises(error), us.capture(one_model, "*"):
+        one_model(wave)
+        raise error
+    assert num_hooks(one_model) == 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_nothing_is_left_after_an_error_in_the_forward_pass(one_model, wave, error):
+    def fail(*_):
+        raise error
+
+    handle = one_model.encoder.layers[1].register_forward_hook(fail)
+    with pytest.raises(error), us.capture(one_model, "hidden.*") as trace:
+        one_model(wave)
+    handle.remove()
+    assert num_hooks(one_model) == 0
+    assert trace.calls == []
+    with pytest.raises(ValueError, match="saw 0 forward passes; call the model inside"):
+        trace["hidden.0"]
+
+
+def test_the_user_s_own_hooks_stay(one_model, wave):
+    seen = []
+    handle = one_model.encoder.layers[0].register_forward_hook(lambda *_: seen.append(1))
+    us.run(one_model, wave, "*")
+    one_model(wave)
+    assert len(seen) == 2
+    handle.remove()
+
+
+def test_nested_scopes_each_record(one_model, wave):
+    with us.capture(one_model, "hidden.1") as outer:
+        with us.capture(one_model, "hidden.1", "block.0.attn.pattern", dtype=torch.float16) as inner:
+            one_model(wave)
+        assert outer["hidden.1"].dtype == torch.float32
+        assert inner["hidden.1"].dtype == torch.float16
+        torch.testing.assert_close(inner["hidden.1"].float(), outer["hidden.1"], rtol=1e-3, atol=1e-3)
+        one_model(wave)
+    assert (len(outer.calls), len(inner.calls)) == (2, 1)
+    with pytest.raises(ValueError, match=r"saw 2 forward passes; use trace.calls\[i\]"):
+        outer["hidden.1"]
+    torch.testing.assert_close(outer.calls[0]["hidden.1"], outer.calls[1]["hidden.1"])
+    assert num_hooks(one_model) == 0
+
+
+def test_two_threads_can_each_run(one_model, wave):
+    results = {}
+
+    def work(name):
+        model = shuffled(us.UniSpeechSatModel(small_config()))
+        results[name] = us.run(model, wave, "hidden.3")[1]["hidden.3"]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(results[0], results[1])
+
+
+def test_selective_typed_detached(one_model, wave):
+    with us.capture(one_model, "hidden.2", dtype=torch.float16) as trace:
+        one_model(wave)
+    assert trace.sites == ["hidden.2"]
+    assert trace["hidden.2"].dtype == torch.float16
+    assert not trace["hidden.2"].requires_grad
+    with us.capture(one_model, "mask.indices", dtype=torch.float16) as trace:
+        one_model(wave)
+    assert trace["mask.indices"].dtype == torch.bool
+
+
+def test_gradients_on_request(one_model, wave):
+    out, trace = us.run(one_model, wave, "hidden.1", grad=True)
+    (gradient,) = torch.autograd.grad(out.last_hidden_state.sum(), trace["hidden.1"])
+    assert gradient.abs().sum() > 0
+
+
+def test_budget_is_refused_before_the_forward_pass(one_model, wave):
+    ran = []
+    one_model.feature_extractor.register_forward_hook(lambda *_: ran.append(1))
+    with pytest.raises(ValueError, match=r"would record 0.0 MB, over the budget of 0.0 MB; the largest site is 'wave'"):
+        us.run(one_model, wave, "hidden.0", "wave", budget=1000)
+    assert ran == []
+    long = torch.randn(4, 16000)
+    frames = us.frames.stack_length(16000, [8] * 3, [4] * 3)
+    needed = 3 * (4 * 2 * frames * frames * 4)
+    with pytest.raises(ValueError, match=rf"would record {needed / 1e6:.1f} MB.*'block.0.attn.pattern'.*float16"):
+        us.run(one_model, long, "block.*.attn.pattern", budget=needed - 1)
+    _, trace = us.run(one_model, long, "block.*.attn.pattern", budget=needed)
+    assert trace.nbytes == needed
+    _, trace = us.run(one_model, long, "block.*.attn.pattern", budget=needed // 2, dtype=torch.float16)
+    assert trace.nbytes == needed // 2
+    assert num_hooks(one_model) == 1
+
+
+def test_parse_bytes():
+    assert [parse_bytes(x) for x in (10, "10", "1kB", "500MB", "1.5 GB")] == [10, 10, 1000, 500 * 10**6, 15 * 10**8]
+    with pytest.raises(ValueError, match="'much' is not a size"):
+        parse_bytes("much")
+
+
+def test_training_mode_is_refused_unless_allowed(one_model, wave):
+    one_model.train()
+    with pytest.raises(ValueError, match=r"training mode.*model.eval\(\) first, or pass allow_train=True"):
+        us.run(one_model, wave)
+    one_model.config.layerdrop = 1.0
+    _, trace = us.run(one_model, wave, "hidden.0", "block.1.attn.q", allow_train=True)
+    assert trace["hidden.0"].shape[0] == 1
+    with pytest.raises(KeyError, match=r"not computed in this forward pass \(did LayerDrop"):
+        trace["block.1.attn.q"]
+
+
+def test_gradient_checkpointing_records_once(ragged):
+    model = us.UniSpeechSatModel(small_config(layerdrop=0.0, apply_spec_augment=False)).train()
+    model.gradient_checkpointing_enable()
+    with us.capture(model, "block.1.attn.q", allow_train=True, grad=True) as trace:
+        out = model(ragged[0])
+        first = trace["block.1.attn.q"]
+        out.last_hidden_state.sum().backward()
+        assert trace["block.1.attn.q"] is first
+    assert len(trace.calls) == 1
+
+
+@pytest.mark.wrong_types  # the checks of types cannot be compiled
+@pytest.mark.parametrize("way", ["wrapper", "in place"])
+def test_compiled_models_record(one_model, wave, way):
+    if way == "wrapper":
+        compiled = torch.compile(one_model, backend="eager")
+    else:
+        compiled = one_model
+        compiled.compile(backend="eager")
+    plain = shuffled(us.UniSpeechSatModel(small_config()))
+    expected = plain(wave, output_hidden_states=True, output_attentions=True)
+    for _ in range(2):
+        compiled(wave)  # compiled without hooks: from here on PyTorch would not call them
+    with us.capture(compiled, "hidden.2", "block.0.attn.pattern") as trace:
+        compiled(wave)
+    torch.testing.assert_close(trace["hidden.2"], expected.hidden_states[2])
+    torch.testing.assert_close(trace["block.0.attn.pattern"], expected.attentions[0])
+    assert num_hooks(one_model) == 0
+    _, trace = us.run(compiled, wave, "hidden.1")
+    assert len(trace.calls) == 1
+
+
+def test_a_trace_knows_lengths_times_and_ids(model, ragged):
+    waveforms, mask, lengths = ragged
+    arrays = [wave[:length] for wave, length in zip(waveforms, lengths, strict=True)]
+    batch = us.Batch.from_arrays(arrays, sampling_rate=16000, ids=["a", "b", "c"])
+    out, trace = us.run(model, batch, "wave", "conv.{0:2}", "hidden.3", "block.0.attn.pattern")
+    assert trace.ids == ("a", "b", "c")
+    assert len(trace) == 3
+    assert trace.lengths("wave").tolist() == lengths
+    assert trace.lengths("conv.0").tolist() == [(n - 8) // 4 + 1 for n in lengths]
+    assert torch.equal(trace.lengths("hidden.3"), out.lengths)
+    assert torch.equal(trace.valid("hidden.3"), out.valid)
+    assert torch.equal(trace.valid("wave"), mask.bool())
+    # frame t of the whole front end starts at 64 t and sees 148 samples
+    assert trace.seconds("hidden.3")[2].item() == pytest.approx((128 + 74) / 16000)
+    assert trace.seconds("conv.0")[2].item() == pytest.approx((8 + 4) / 16000)
+    assert trace.seconds("wave")[2].item() == pytest.approx(2 / 16000)
+    assert [tuple(part.shape) for part in trace.ragged("block.0.attn.pattern")] == [(2, n, n) for n in (45, 9, 1)]
+    assert [len(part) for part in trace.ragged("wave")] == lengths
+    assert torch.equal(trace.ragged("hidden.3")[1], trace["hidden.3"][1, :9])
+
+
+def test_the_table_measures_valid_values_only(one_model, ragged):
+    _, trace = us.run(one_model, ragged[0], "hidden.1", "wave", attention_mask=ragged[1])
+    table = trace.table()
+    samples = torch.cat([wave[:n] for wave, n in zip(ragged[0], ragged[2], strict=True)])
+    assert table.loc["wave", "rms"] == pytest.approx(samples.square().mean().sqrt().item(), rel=1e-5)
+    assert table.loc["hidden.1", "shape"] == "batch=3 frames=45 hidden=16"
+    assert table.loc["hidden.1", "MB"] == pytest.approx(3 * 45 * 16 * 4 / 1e6)
+    assert (table.not_finite == 0).all()
+    assert "hidden.1" in trace
+    with pytest.raises(KeyError, match=r"'hidden.0' was not captured \(did you mean hidden.1\?\)"):
+        trace["hidden.0"]
+    assert "2 sites, 1 forward pass" in repr(trace)
+
+
+def test_shared_memory_counts_once(one_model, wave):
+    _, trace = us.run(one_model, wave, "hidden.0", "embed", "block.0.resid_pre")
+    assert trace.nbytes == trace["embed"].nbytes
+
+
+def test_a_trace_does_not_keep_the_model(wave):
+    import weakref
+
+    model = us.UniSpeechSatModel(small_config()).eval()
+    _, trace = us.run(model, wave)
+    alive = weakref.ref(model)
+    del model
+    gc.collect()
+    assert alive() is None
+    assert trace["hidden.0"].shape[0] == 1
+
+
+def test_what_run_takes(one_model, wave, tmp_path):
+    import soundfile
+
+    expected = us.run(one_model, us.Batch.from_arrays([wave[0]], sampling_rate=16000), "hidden.1")[1]["hidden.1"]
+    for audio in (wave[0], wave[0].numpy(), [wave[0]]):
+        assert torch.equal(us.run(one_model, audio, "hidden.1", sampling_rate=16000)[1]["hidden.1"], expected)
+    path = tmp_path / "a.wav"
+    soundfile.write(path, wave[0].numpy(), 16000, subtype="FLOAT")
+    for audio in (path, str(path), [path]):
+        torch.testing.assert_close(us.run(one_model, audio, "hidden.1")[1]["hidden.1"], expected)
+    with pytest.raises(ValueError, match="sampl"):
+        us.run(one_model, wave[0], "hidden.1")
+    with pytest.raises(ValueError, match="attention_mask belongs to a tensor"):
+        us.run(one_model, wave[0], sampling_rate=16000, attention_mask=torch.ones(1, 1000))
+    mask = torch.zeros(1, us.frames.stack_length(1000, [8] * 3, [4] * 3), dtype=torch.bool)
+    mask[0, 2:5] = True
+    assert torch.equal(us.run(one_model, wave, "mask.indices", mask_time_indices=mask)[1]["mask.indices"], mask)
+    with (
+        pytest.raises(ValueError, match="2 ids were given for a batch of 1"),
+        us.capture(one_model, ids=["a", "b"]),
+    ):
+        one_model(wave)
+
+
+def test_hundreds_of_scopes_leak_nothing(wave):
+    model = us.UniSpeechSatModel(small_config(num_hidden_layers=1)).eval()
+    for _ in range(20):
+        us.run(model, wave[:, :200])
+    gc.collect()
+    before = len(gc.get_objects())
+    for _ in range(300):
+        us.run(model, wave[:, :200])
+    gc.collect()
+    assert len(gc.get_objects()) - before < 100
+    assert num_hooks(model) == 0

@@ -1,0 +1,323 @@
+"""Sites: the one table of everything that can be watched, by name.
+
+A site is the input or the output of a submodule, so whatever `unisat` records an ordinary PyTorch hook on that
+submodule sees too. Names say *what was computed*, and are right for both norm placements: ``resid_mid`` is always
+``resid_pre + attn.out``, which in a post-LN model enters ``layer_norm`` and in a pre-LN model enters
+``final_layer_norm``. ``hidden.k`` is ``hidden_states[k]`` of the reference (4.37.2).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import pandas as pd
+from torch import Tensor, nn
+
+from unisat.config import UniSpeechSatConfig, nearest
+from unisat.frames import SAMPLE_RATE, stack_length
+from unisat.model import UniSpeechSatModel
+from unisat.quantizer import GumbelVectorQuantizer
+
+Selector = str | re.Pattern[str]
+TIME_AXES = ("samples", "frames", "queries", "keys")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place in a model.
+
+    Attributes
+    ----------
+    name : str
+        Such as ``block.3.attn.pattern``.
+    module : str
+        Dotted name of the submodule, as in ``model.get_submodule``.
+    side : {"input", "output"}
+        Which side of the submodule.
+    shape : tuple of str
+        Names of the axes.
+    sizes : tuple of int
+        Length of each axis; 0 where it depends on the input (batch and time).
+    meaning : str
+        One line for the table.
+    conv_layers : int
+        Convolutions in front of it, which tell how its time axis follows from samples (0: samples).
+    in_backbone : bool
+        Whether it is computed inside `UniSpeechSatModel`.
+    read : callable
+        From what a hook sees on that side to the tensor in the shape above.
+    """
+
+    name: str
+    module: str
+    side: Literal["input", "output"]
+    shape: tuple[str, ...]
+    sizes: tuple[int, ...]
+    meaning: str
+    conv_layers: int
+    in_backbone: bool
+    read: Callable[[Any], Tensor]
+
+    def positions(self, samples: Any, config: UniSpeechSatConfig) -> Any:
+        """Length of the time axis for ``samples`` (int or tensor of ints) of waveform."""
+        return stack_length(samples, config.conv_kernel[: self.conv_layers], config.conv_stride[: self.conv_layers])
+
+    def numel(self, batch: int, samples: int, config: UniSpeechSatConfig) -> int:
+        """Number of values for a batch of waveforms of so many samples."""
+        count = 1
+        for axis, size in zip(self.shape, self.sizes, strict=True):
+            count *= batch if axis == "batch" else self.positions(samples, config) if axis in TIME_AXES else size
+        return count
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Give the module inside `torch.compile` and `DistributedDataParallel`."""
+    inner = getattr(model, "_orig_mod", None)
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        inner = model.module
+    return model if inner is None else unwrap(inner)
+
+
+def find(model: nn.Module, kind: type[nn.Module]) -> str | None:
+    """Dotted name of the first submodule of a kind ("" for the model itself), None if there is none."""
+    return next((name for name, module in model.named_modules() if isinstance(module, kind)), None)
+
+
+def find_backbone(model: nn.Module) -> tuple[str, UniSpeechSatModel]:
+    """Dotted name of the backbone inside ``model``, and the backbone.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    name = find(model, UniSpeechSatModel)
+    backbone = None if name is None else model.get_submodule(name)
+    if not isinstance(backbone, UniSpeechSatModel) or name is None:
+        raise ValueError(
+            f"{type(model).__name__} holds no UniSpeechSatModel: sites are named for unisat's own models; "
+            "load the checkpoint with unisat.UniSpeechSatModel.from_pretrained."
+        )
+    return name, backbone
+
+
+def site_list(model: nn.Module) -> list[Site]:
+    """All sites of a model, in the order in which they are computed."""
+    model = unwrap(model)
+    name, backbone = find_backbone(model)
+    sites = list(_backbone_sites(backbone.config, f"{name}." if name else ""))
+    quantizer = find(model, GumbelVectorQuantizer)
+    if quantizer is not None:
+        sites += _quantizer_sites(backbone.config, quantizer)
+    return sites
+
+
+def _first(value: Any) -> Tensor:
+    """The tensor, or the first of several."""
+    return value[0] if isinstance(value, tuple | list) else value
+
+
+def _channels_last(value: Any) -> Tensor:
+    return _first(value).transpose(1, 2)
+
+
+def _second(value: Any) -> Tensor:
+    return value[1]
+
+
+def _split(last: tuple[int, int], value: Any) -> Tensor:
+    """Split the last axis in two: heads and their width, groups and their entries."""
+    return _first(value).unflatten(-1, last)
+
+
+def _attribute(name: str, value: Any) -> Tensor:
+    return getattr(value, name)
+
+
+def _backbone_sites(config: UniSpeechSatConfig, prefix: str) -> Iterator[Site]:
+    width, heads, layers = config.hidden_size, config.num_attention_heads, config.num_hidden_layers
+    last = len(config.conv_dim)
+    sizes = {"hidden": width, "heads": heads, "head_dim": width // heads, "inner": config.intermediate_size}
+
+    def site(
+        name: str,
+        module: str,
+        side: Any,
+        shape: str,
+        meaning: str,
+        read: Any = _first,
+        convs: int = last,
+        **more: int,
+    ) -> Site:
+        axes = tuple(shape.split())
+        numbers = tuple((sizes | more).get(axis, 0) for axis in axes)
+        return Site(name, prefix + module, side, axes, numbers, meaning, convs, True, read)
+
+    frames_hidden = "batch frames hidden"
+    yield site("wave", "feature_extractor", "input", "batch samples", "waveform as the model reads it", convs=0)
+    for i, channels in enumerate(config.conv_dim):
+        of: dict[str, Any] = {"convs": i + 1, "channels": channels, "read": _channels_last}
+        conv = f"feature_extractor.conv_layers.{i}"
+        yield site(f"conv.{i}", conv, "output", "batch frames channels", f"convolution {i}, activated", **of)
+    yield site("conv.out", conv, "output", "batch frames channels", "output of the front end", **of)
+    yield site("proj.out", "feature_projection", "output", frames_hidden, "projected to the transformer's width")
+    spec = "spec_augment"
+    yield site("mask.indices", spec, "output", "batch frames", "True on frames hidden by the mask", _second)
+    yield site("mask.out", spec, "output", frames_hidden, "projected frames behind the mask")
+    yield site("pos_conv", "encoder.pos_conv_embed", "output", frames_hidden, "positional convolution")
+    entry = "encoder.dropout" if layers or not config.do_stable_layer_norm else "encoder.layer_norm"
+    yield site("embed", entry, "output", frames_hidden, "what enters the first layer, = hidden.0")
+    yield site("hidden.0", entry, "output", frames_hidden, "hidden_states[0]: what enters the first layer")
+    for k in range(layers):
+        yield from _block_sites(site, config, k)
+        final = k == layers - 1 and config.do_stable_layer_norm
+        module = "encoder.layer_norm" if final else f"encoder.layers.{k}"
+        meaning = f"hidden_states[{k + 1}]: " + ("final layer norm" if final else f"what leaves layer {k}")
+        yield site(f"hidden.{k + 1}", module, "output", frames_hidden, meaning)
+
+
+def _block_sites(site: Callable[..., Site], config: UniSpeechSatConfig, k: int) -> Iterator[Site]:
+    block, layer = f"block.{k}", f"encoder.layers.{k}"
+    split = partial(_split, (config.num_attention_heads, config.hidden_size // config.num_attention_heads))
+    frames_hidden, frames_heads = "batch frames hidden", "batch frames heads head_dim"
+    square, attention = "batch heads queries keys", f"{layer}.attention"
+    yield site(f"{block}.resid_pre", layer, "input", frames_hidden, f"residual stream into layer {k}")
+    yield site(f"{block}.attn.q", f"{attention}.q_proj", "output", frames_heads, "queries, unscaled", split)
+    yield site(f"{block}.attn.k", f"{attention}.k_proj", "output", frames_heads, "keys", split)
+    yield site(f"{block}.attn.v", f"{attention}.v_proj", "output", frames_heads, "values", split)
+    scores = "scaled scores, padding at the least float"
+    yield site(f"{block}.attn.scores", f"{attention}.softmax", "input", square, scores)
+    yield site(f"{block}.attn.pattern", f"{attention}.dropout", "input", square, "attention weights, rows sum to 1")
+    yield site(f"{block}.attn.z", f"{attention}.out_proj", "input", frames_heads, "each head's output", split)
+    yield site(f"{block}.attn.out", f"{attention}.out_proj", "output", frames_hidden, "attention's output")
+    middle = "final_layer_norm" if config.do_stable_layer_norm else "layer_norm"
+    yield site(f"{block}.resid_mid", f"{layer}.{middle}", "input", frames_hidden, "resid_pre + attn.out")
+    feed, inner = f"{layer}.feed_forward", "batch frames inner"
+    yield site(f"{block}.mlp.pre", f"{feed}.intermediate_dense", "output", inner, "feed-forward, before activation")
+    yield site(f"{block}.mlp.post", f"{feed}.intermediate_dropout", "input", inner, "feed-forward, activated")
+    yield site(f"{block}.mlp.out", f"{feed}.output_dense", "output", frames_hidden, "feed-forward's output")
+    if config.adapter_attn_dim is not None and config.do_stable_layer_norm:
+        yield site(f"{block}.adapter.out", f"{layer}.adapter_layer", "output", frames_hidden, "adapter's output")
+    yield site(f"{block}.resid_post", layer, "output", frames_hidden, f"residual stream out of layer {k}")
+
+
+def _quantizer_sites(config: UniSpeechSatConfig, module: str) -> Iterator[Site]:
+    dotted = f"{module}." if module else ""
+    groups, entries = config.num_codevector_groups, config.num_codevectors_per_group
+    sizes = {
+        "hidden": config.hidden_size,
+        "groups": groups,
+        "entries": entries,
+        "code_dim": config.codevector_dim,
+    }
+    split = partial(_split, (groups, entries))
+    by_entry = "batch frames groups entries"
+
+    def site(name: str, path: str, side: Any, shape: str, meaning: str, read: Any) -> Site:
+        axes = tuple(shape.split())
+        numbers = tuple(sizes.get(axis, 0) for axis in axes)
+        return Site(name, path, side, axes, numbers, meaning, len(config.conv_dim), False, read)
+
+    proj = dotted + "weight_proj"
+    yield site("quant.in", proj, "input", "batch frames hidden", "what the quantizer reads", _first)
+    yield site("quant.logits", proj, "output", by_entry, "a score for each entry of each group", split)
+    probabilities = partial(_attribute, "probabilities")
+    yield site("quant.probs", module, "output", by_entry, "softmax of the logits, no noise", probabilities)
+    codes = partial(_attribute, "codevector_indices")
+    yield site("quant.codes", module, "output", "batch frames groups", "the entry chosen in each group", codes)
+    out = partial(_attribute, "codevectors")
+    yield site("quant.out", module, "output", "batch frames code_dim", "codevectors, groups concatenated", out)
+
+
+def select(available: list[Site], selectors: Iterable[Selector]) -> list[Site]:
+    """The sites that at least one selector names, in the order in which they are computed.
+
+    Parameters
+    ----------
+    available : list of Site
+        From `site_list`.
+    selectors : iterable of str or re.Pattern
+        Names, globs (``hidden.*``), ranges without their end (``block.{2:5}.attn.pattern``; either end may be
+        missing), or compiled regular expressions that match the whole name.
+
+    Raises
+    ------
+    ValueError
+        If a selector matches nothing; with the nearest names.
+    """
+    names = [site.name for site in available]
+    chosen: set[str] = set()
+    for selector in [selectors] if isinstance(selectors, str | re.Pattern) else selectors:
+        matches = [name for name in names if _matches(selector, name)]
+        if not matches:
+            text = selector if isinstance(selector, str) else selector.pattern
+            if text.startswith("quant") and not any(name.startswith("quant") for name in names):
+                raise ValueError(f"no site {text!r}: this model has no quantizer, only pretraining models have one.")
+            hint = nearest(text, names) or f"; there are {', '.join(_families(names))}"
+            raise ValueError(f"no site matches {text!r}{hint}. unisat.sites(model) lists them all.")
+        chosen.update(matches)
+    return [site for site in available if site.name in chosen]
+
+
+def _families(names: list[str]) -> list[str]:
+    return list(dict.fromkeys(re.sub(r"\d+", "*", name) for name in names))
+
+
+def _matches(selector: Selector, name: str) -> bool:
+    if isinstance(selector, re.Pattern):
+        return selector.fullmatch(name) is not None
+    pieces = re.split(r"\{(-?\d*):(-?\d*)\}", selector)
+    expression = "".join(
+        r"(\d+)" if index % 3 == 1 else "" if index % 3 == 2 else fnmatch.translate(piece)[4:-3]
+        for index, piece in enumerate(pieces)
+    )
+    found = re.fullmatch(f"(?s:{expression})", name)
+    starts, ends = pieces[1::3], pieces[2::3]
+    return found is not None and all(
+        int(start or 0) <= int(number) < (int(end) if end else float("inf"))
+        for number, start, end in zip(found.groups(), starts, ends, strict=True)
+    )
+
+
+def sites(model: nn.Module, *selectors: Selector, seconds: float = 1.0) -> pd.DataFrame:
+    """What can be watched in a model: one row a site.
+
+    Parameters
+    ----------
+    model : UniSpeechSatModel or a model that holds one
+    *selectors : str or re.Pattern
+        Which sites (see `select`); none for all.
+    seconds : float
+        Length of the utterance for which ``bytes`` are counted, in float32 (masks: one byte a frame; codes: eight).
+
+    Returns
+    -------
+    pandas.DataFrame
+        Indexed by ``site``; columns ``shape``, ``bytes``, ``meaning``, ``module``, ``side``.
+    """
+    available = site_list(model)
+    chosen = select(available, selectors) if selectors else available
+    config = find_backbone(unwrap(model))[1].config
+    samples = round(seconds * SAMPLE_RATE)
+    rows = [
+        {
+            "site": site.name,
+            "shape": " ".join(f"{axis}={n}" if n else axis for axis, n in zip(site.shape, site.sizes, strict=True)),
+            "bytes": site.numel(1, samples, config) * itemsize(site, 4),
+            "meaning": site.meaning,
+            "module": site.module,
+            "side": site.side,
+        }
+        for site in chosen
+    ]
+    return pd.DataFrame(rows).set_index("site")
+
+
+def itemsize(site: Site, floats: int) -> int:
+    """Bytes of one value: masks are bool, codes int64, all else floats of the given size."""
+    return {"mask.indices": 1, "quant.codes": 8}.get(site.name, floats)
