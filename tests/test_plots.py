@@ -1,0 +1,362 @@
+"""Pictures: what the artists hold, against hand computation; not the pixels."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib import colormaps
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+import unisat
+from unisat import masking, plots
+from unisat.audio import decibels
+from unisat.frames import SAMPLE_RATE, frame_seconds
+from unisat.interpret.attention import measures
+from unisat.interpret.layers import rms_norms
+from unisat.plots import style, wave
+
+KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
+HOP = 320
+
+
+@pytest.fixture
+def clip():
+    """1.03 s, 51 frames and a tail that belongs to no frame."""
+    return torch.rand(16_480, generator=torch.Generator().manual_seed(0)) - 0.5
+
+
+@pytest.fixture
+def masked():
+    """Frames 3-5, 10 and the last, 50."""
+    mask = torch.zeros(51, dtype=torch.bool)
+    mask[[3, 4, 5, 10, 50]] = True
+    return mask
+
+
+class Trace(unisat.Trace):
+    """Two utterances of 4 and 3 frames; hidden.k of utterance b is full of ``k + 10 b``, padding of 1000."""
+
+    sites = ("hidden.10", "hidden.0", "hidden.2", "conv.out")
+    ids = ("a", "b")
+
+    def __init__(self):
+        """Captured from no model."""
+
+    def __getitem__(self, site):
+        layer = int(site.split(".")[1])
+        state = torch.full((2, 4, 8), float(layer))
+        state[1] += 10
+        state[1, 3:] = 1000
+        return state
+
+    def lengths(self, site):
+        return torch.tensor([4, 3])
+
+    def seconds(self, site):
+        return frame_seconds(4, KERNELS, STRIDES)
+
+
+DRAWN = {
+    "activity": lambda ax: plots.activity(torch.eye(4), seconds=Trace().seconds(""), ax=ax),
+    "alignment": lambda ax: plots.alignment(
+        torch.zeros(800), [{"char": "a", "start_seconds": 0.0, "end_seconds": 0.02}], ax=ax
+    ),
+    "tokens": lambda ax: plots.tokens(torch.rand(4, 2), names=["-", "a"], seconds=Trace().seconds(""), ax=ax),
+    "waveform": lambda ax: plots.waveform(torch.zeros(800), ax=ax),
+    "spectrogram": lambda ax: plots.spectrogram(torch.zeros(800), ax=ax),
+    "mask": lambda ax: plots.mask(
+        torch.zeros(800), torch.tensor([True, False]), kernels=KERNELS, strides=STRIDES, ax=ax
+    ),
+    "hidden": lambda ax: plots.hidden(torch.randn(4, 8), seconds=Trace().seconds(""), ax=ax),
+    "features": lambda ax: plots.features(torch.randn(4, 8), seconds=Trace().seconds(""), ax=ax),
+    "norms": lambda ax: plots.norms(Trace(), ax=ax),
+    "pattern": lambda ax: plots.pattern(torch.rand(4, 4), seconds=Trace().seconds(""), ax=ax),
+}
+
+
+def test_every_plot_is_tested():
+    assert set(DRAWN) == set(plots.__all__)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_draws_where_told_or_into_a_new_figure(name):
+    given = Figure().add_subplot()
+    assert DRAWN[name](given) is given
+    alone = DRAWN[name](None)
+    assert alone.figure is not given.figure
+    assert alone.figure._repr_png_().startswith(b"\x89PNG")  # what a notebook shows
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_axes_are_named_with_units(name):
+    ax = DRAWN[name](None)
+    assert "(s)" in ax.get_xlabel()
+    assert ax.get_ylabel()
+    bars = ax.figure.axes[1:]
+    assert len(bars) == len(ax.images)
+    assert all(bar.get_ylabel() for bar in bars)
+
+
+# the sound
+
+
+def test_waveform_is_drawn_sample_by_sample():
+    samples = torch.tensor([0.0, 0.5, -1.0, 0.25], requires_grad=True)
+    (line,) = plots.waveform(samples).lines
+    np.testing.assert_allclose(line.get_xdata(), np.arange(4) / SAMPLE_RATE)
+    np.testing.assert_allclose(line.get_ydata(), [0, 0.5, -1, 0.25])
+
+
+def test_long_waveform_keeps_its_peaks():
+    samples = torch.zeros(160_003)
+    samples[77_777], samples[160_002] = 0.9, -0.8
+    (line,) = plots.waveform(samples).lines
+    x, y = line.get_xdata(), line.get_ydata()
+    assert len(x) < 3 * wave.POINTS
+    assert (np.diff(x) > 0).all()
+    assert (y.max(), y.min()) == (pytest.approx(0.9), pytest.approx(-0.8))
+    assert x[y.argmax()] == pytest.approx(77_777 / SAMPLE_RATE, abs=0.005)
+
+
+def test_a_full_scale_sine_is_at_0_db_at_its_frequency():
+    samples = torch.sin(2 * math.pi * 1000 * torch.arange(16_000) / SAMPLE_RATE)
+    ax = plots.spectrogram(samples)
+    levels = np.asarray(ax.images[0].get_array())
+    assert levels[:, 50].argmax() == 1000 // (SAMPLE_RATE / 512)
+    assert levels[:, 50].max() == pytest.approx(0, abs=0.05)
+    assert ax.images[0].get_clim() == (pytest.approx(levels.max() - 80), pytest.approx(levels.max()))
+    # column 50 is centred on sample 50 * 160, row 32 on 1000 Hz
+    left, right, bottom, top = ax.images[0].get_extent()
+    assert left + 50.5 / levels.shape[1] * (right - left) == pytest.approx(0.5)
+    assert bottom + 32.5 / len(levels) * (top - bottom) == pytest.approx(1000)
+
+
+def test_decibels_against_numpy():
+    samples = torch.randn(2000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
+    # the 400-sample window sits in the middle of a 512-sample transform, centred on sample 160 * 3
+    piece = samples.numpy()[480 - 200 : 480 + 200] * window
+    expected = 20 * np.log10(np.abs(np.fft.rfft(piece, 512)) * 2 / window.sum())
+    np.testing.assert_allclose(decibels(samples)[:, 3], expected, atol=1e-3)
+
+
+# masks
+
+
+def test_spans_of_a_mask(masked):
+    assert masking.spans(masked).tolist() == [[3, 6], [10, 11], [50, 51]]
+    assert masking.span_lengths(masked).tolist() == [3, 1, 1]
+    assert masking.spans(torch.zeros(5, dtype=torch.bool)).tolist() == []
+    assert masking.span_lengths(torch.ones(5, dtype=torch.bool)).tolist() == [5]
+
+
+def test_masked_spans_are_shaded_on_the_hop_grid(clip, masked):
+    ax = plots.mask(clip, masked, kernels=KERNELS, strides=STRIDES)
+    (shade,) = ax.collections
+    drawn = [tuple(path.vertices[:, 0][[0, 2]]) for path in shade.get_paths()]
+    expected = [(3 * 0.02, 6 * 0.02), (10 * 0.02, 11 * 0.02), (50 * 0.02, 51 * 0.02)]
+    np.testing.assert_allclose([sorted(pair) for pair in drawn], expected)
+    assert ax.get_title() == "9.8% of 51 frames masked, 3 spans"
+
+
+def test_a_mask_of_another_length_is_refused(clip, masked):
+    with pytest.raises(ValueError, match=r"must be \(51,\) for 16480 samples, got \(50,\)"):
+        plots.mask(clip, masked[:50], kernels=KERNELS, strides=STRIDES)
+
+
+def test_audible_parts_add_up_to_the_waveform(clip, masked):
+    left = masking.audible(clip, masked, hop=HOP)
+    hidden = masking.audible(clip, masked, hop=HOP, keep="masked")
+    torch.testing.assert_close(left + hidden, clip, rtol=0, atol=0)
+    cells = torch.zeros(16_480, dtype=torch.bool)
+    for frame in (3, 4, 5, 10, 50):
+        cells[HOP * frame : HOP * (frame + 1)] = True
+    assert not left[cells].any()
+    torch.testing.assert_close(left[~cells], clip[~cells])
+    assert not hidden[~cells].any()
+
+
+@pytest.mark.wrong_types
+def test_audible_keeps_one_or_the_other(clip, masked):
+    with pytest.raises(ValueError, match="'visible' or 'masked'"):
+        masking.audible(clip, masked, hop=HOP, keep="both")
+
+
+# layers
+
+
+def test_hidden_state_is_channels_over_seconds():
+    state = torch.randn(20, 6, generator=torch.Generator().manual_seed(2), dtype=torch.bfloat16)
+    image = plots.hidden(state, seconds=frame_seconds(20, KERNELS, STRIDES)).images[0]
+    np.testing.assert_allclose(np.asarray(image.get_array()), state.float().numpy().T)
+    low, high = image.get_clim()
+    assert low == -high  # white is zero
+    left, right, bottom, top = image.get_extent()
+    # the first frame's centre is 12.5 ms; cells are 20 ms wide
+    assert (left, right, bottom, top) == (
+        pytest.approx(0.0025),
+        pytest.approx(0.4025),
+        -0.5,
+        5.5,
+    )
+
+
+def test_features_end_at_the_99th_percentile():
+    conv = torch.linspace(0, 100, 101)[:, None].expand(101, 3)
+    ax = plots.features(conv, seconds=frame_seconds(101, KERNELS, STRIDES))
+    assert ax.images[0].get_clim() == (0, pytest.approx(99))
+    assert ax.images[0].colorbar.extend == "max"
+
+
+def test_norms_from_a_trace_leave_out_padding():
+    table = rms_norms(Trace(), utterance=1)
+    assert table.index.tolist() == [0, 2, 10]  # by number, not by name
+    np.testing.assert_allclose(table.columns, [0.0125, 0.0325, 0.0525])
+    np.testing.assert_allclose(table, np.array([[10.0], [12.0], [20.0]]).repeat(3, 1))
+
+
+def test_norms_drawn_from_a_trace_or_from_its_table():
+    of_trace, of_table = plots.norms(Trace(), utterance=1), plots.norms(rms_norms(Trace(), utterance=1))
+    for ax in (of_trace, of_table):
+        np.testing.assert_allclose(np.asarray(ax.images[0].get_array())[:, 0], [10, 12, 20])
+        assert [label.get_text() for label in ax.get_yticklabels()] == ["0", "2", "10"]
+
+
+def test_a_trace_without_hidden_states_says_how_to_capture_them():
+    trace = Trace()
+    trace.sites = ("conv.out",)
+    with pytest.raises(ValueError, match=r'holds conv.out.*us.run\(model, batch, "hidden.\*"\)'):
+        plots.norms(trace)
+
+
+def test_a_single_frame_is_a_cell_of_one_hop():
+    seconds = frame_seconds(1, KERNELS, STRIDES)  # its centre, 12.5 ms
+    drawn = [
+        plots.hidden(torch.randn(1, 4), seconds=seconds),
+        plots.pattern(torch.ones(1, 1), seconds=seconds),
+        plots.norms(pd.DataFrame([[1.0]], columns=[0.0125])),
+    ]
+    for ax in drawn:
+        ax.figure.draw_without_rendering()
+        assert ax.images[0].get_extent()[:2] == pytest.approx((0.0025, 0.0225))
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_stays_blank_and_the_rest_is_seen(broken):
+    state = torch.linspace(-1, 1, 200).reshape(100, 2)
+    state[7, 1] = broken
+    seconds = frame_seconds(100, KERNELS, STRIDES)
+    for ax in (plots.hidden(state, seconds=seconds), plots.features(state, seconds=seconds)):
+        values = np.ma.asarray(ax.images[0].get_array())
+        assert np.argwhere(np.ma.getmaskarray(values)).tolist() == [[1, 7]]
+        assert ax.images[0].get_clim()[1] == pytest.approx(0.98, abs=0.02)
+        ax.figure.draw_without_rendering()
+
+
+# attention
+
+
+def test_pattern_has_queries_down_and_keys_across():
+    weights = torch.eye(5).roll(1, dims=1)  # every frame looks at the next
+    ax = plots.pattern(weights, seconds=frame_seconds(5, KERNELS, STRIDES))
+    np.testing.assert_allclose(np.asarray(ax.images[0].get_array()), weights)
+    # a point in query 1's row and key 2's column, in seconds, has the weight 1; the first query is at the top
+    row, column = (0.0325, 0.0525)
+    left, right, bottom, top = ax.images[0].get_extent()
+    across, down = (column - left) / (right - left) * 5, (row - bottom) / (top - bottom) * 5
+    assert (int(down), int(across)) == (1, 2)
+    assert ax.transData.transform((left, bottom))[1] > ax.transData.transform((left, top))[1]
+    assert ax.figure.axes[1].get_ylabel() == "attention weight"
+
+
+def test_measures_by_hand():
+    seconds = torch.arange(8) * 0.02
+    uniform = torch.full((8, 8), 1 / 8)
+    found = measures(uniform, seconds)
+    gaps = [abs(query - key) for query in range(8) for key in range(8)]
+    assert found["distance_ms"] == pytest.approx(20 * sum(gaps) / 64)
+    assert found["entropy_bits"] == pytest.approx(3)
+    assert found["near_share"] == pytest.approx(sum(gap <= 3 for gap in gaps) / 64)
+    assert found["inside"] == pytest.approx(1)
+    itself = measures(torch.eye(8), seconds)
+    assert itself == {"distance_ms": 0, "entropy_bits": 0, "near_share": 1, "inside": 1}
+
+
+def test_measures_of_a_part_are_scaled_and_say_what_is_outside():
+    seconds = torch.arange(8) * 0.02
+    part = measures(torch.full((8, 8), 1 / 8)[:2, :2], seconds[:2])
+    assert part["inside"] == pytest.approx(0.25)
+    assert part["entropy_bits"] == pytest.approx(1)
+    assert part["distance_ms"] == pytest.approx(10)
+    nothing = measures(torch.zeros(2, 2), seconds[:2])
+    assert nothing == {"distance_ms": 0, "entropy_bits": 0, "near_share": 0, "inside": 0}
+
+
+# mistakes
+
+
+@pytest.mark.wrong_types
+@pytest.mark.parametrize(
+    ("draw", "said"),
+    [
+        (lambda: plots.waveform(torch.zeros(2, 800)), r"\(samples,\), got \(2, 800\); .*samples\[0\]"),
+        (lambda: plots.waveform(torch.zeros(0)), r"something to draw, got \(0,\)"),
+        (lambda: plots.hidden(torch.zeros(1, 4, 8), seconds=torch.zeros(4)), r"hidden_state\[0\]"),
+        (lambda: plots.hidden(torch.zeros(4, 8), seconds=torch.zeros(3)), "each of the 4 frames"),
+        (lambda: plots.pattern(torch.zeros(4, 3), seconds=torch.zeros(4)), "as many keys as queries"),
+    ],
+)
+def test_mistakes_are_explained(draw, said):
+    with pytest.raises(ValueError, match=said):
+        draw()
+
+
+# colours
+
+
+def lab(rgb):
+    """CIELAB of linear RGB (sRGB primaries, D65)."""
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ rgb
+    ratio = xyz / np.array([0.9505, 1.0, 1.089])
+    x, y, z = np.where(ratio > (6 / 29) ** 3, np.cbrt(ratio), ratio / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+# Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB
+SIGHT = {
+    "usual": np.eye(3),
+    "protanopia": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "deuteranopia": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    ),
+    "tritanopia": np.array(
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
+    ),
+}
+
+
+def seen(colour, sight):
+    srgb = np.array(to_rgb(colour))
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    return lab((SIGHT[sight] @ linear).clip(0, 1))
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+def test_classes_are_told_apart_by_everyone(sight):
+    distances = [
+        np.linalg.norm(seen(one, sight) - seen(other, sight)) for one, other in itertools.combinations(style.CLASSES, 2)
+    ]
+    assert len(distances) == 28
+    assert min(distances) > 10
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+def test_more_is_always_lighter(sight):
+    lightness = [seen(colour, sight)[0] for colour in colormaps[style.MAGNITUDE](np.linspace(0, 1, 32))]
+    assert (np.diff(lightness) > 0).all()

@@ -1,0 +1,11 @@
+"""Widgets: a picture from `unisat.plots` with controls over its arguments, for a notebook.
+
+``us.widgets.masks(model, batch)`` at the end of a cell shows one; ``.controls["seed"].value = 3`` does what
+moving that slider does.
+"""
+
+from unisat.widgets.attention_view import attention
+from unisat.widgets.mask_view import masks
+from unisat.widgets.recording_view import recording
+
+__all__ = ["attention", "masks", "recording"]

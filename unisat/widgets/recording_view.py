@@ -1,0 +1,78 @@
+"""Bring a recording of one's own, and see what every layer makes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ipywidgets import FileUpload
+from jaxtyping import Float
+from torch import Tensor
+
+from unisat.audio import load
+from unisat.corpus import Batch
+from unisat.frames import SAMPLE_RATE, receptive_field
+from unisat.interpret.capture import run
+from unisat.interpret.layers import rms_norms
+from unisat.plots import norms, waveform
+from unisat.pretrained import UniSpeechSatPreTrainedModel
+from unisat.widgets.picture import Look, Picture, new_figure
+
+LONGEST = 60.0
+"""Seconds of the longest recording that is run: attention takes time and memory with the square of it."""
+
+
+class RecordingView(Picture):
+    """A file chosen by the reader, run through a model; made by `recording`."""
+
+    def __init__(self, model: UniSpeechSatPreTrainedModel) -> None:
+        self.model = model
+        tooltip = "an audio file, up to a minute"
+        super().__init__(FileUpload(accept="audio/*", description="recording", tooltip=tooltip))
+        self.first()
+
+    def look(self, recording: tuple[dict[str, Any], ...]) -> Look:
+        """Run what was uploaded."""
+        if not recording:
+            return Look(sentence="Choose an audio file to see its waveform and the norm of every layer.")
+        return self._run(bytes(recording[0]["content"]), recording[0]["name"])
+
+    def load(self, content: bytes, name: str = "recording") -> None:
+        """Show a recording given as the bytes of an audio file, as if it had been uploaded."""
+        self.show(lambda: self._run(content, name))
+
+    def _run(self, content: bytes, name: str) -> Look:
+        samples = self._checked(load(content, name=name), name)
+        batch = Batch.from_arrays(samples, sampling_rate=SAMPLE_RATE, ids=[name])
+        _, trace = run(self.model, batch, "hidden.*")
+        table = rms_norms(trace)
+        figure = new_figure(8.0, 5.0)
+        above, below = figure.subplots(2, height_ratios=(2, 3), sharex=True)
+        waveform(samples, ax=above).set(xlabel="")
+        above.set_title(name, parse_math=False)
+        norms(table, ax=below)
+        self.figure = figure
+        by_layer = table.mean(axis=1)
+        sentence = (
+            f"{name}: {len(samples) / SAMPLE_RATE:.1f} s, {table.shape[1]} frames, peak {samples.abs().max():.2f}, "
+            f"RMS {samples.square().mean().sqrt():.3f}; the norm is smallest in layer {by_layer.idxmin()} "
+            f"({by_layer.min():.2f}) and largest in layer {by_layer.idxmax()} ({by_layer.max():.2f})."
+        )
+        return Look(sentence=sentence, sounds={name: samples})
+
+    def _checked(self, samples: Float[Tensor, " samples"], name: str) -> Float[Tensor, " samples"]:
+        seconds, config = len(samples) / SAMPLE_RATE, self.model.config
+        least = receptive_field(config.conv_kernel, config.conv_stride)
+        if seconds > LONGEST:
+            raise ValueError(f"{name} is {seconds:.0f} s long; cut it to {LONGEST:.0f} s or less.")
+        if len(samples) < least:
+            raise ValueError(f"{name} has {len(samples)} samples, one frame needs {least}; choose a longer one.")
+        return samples
+
+
+def recording(model: UniSpeechSatPreTrainedModel) -> RecordingView:
+    """Upload a recording and see its waveform and the norm of every hidden state over time.
+
+    Anything that is not audio, or is longer than a minute, is answered with a sentence in the widget.
+    ``.load(content, name)`` does the same with the bytes of a file. The recording stays in the kernel.
+    """
+    return RecordingView(model)
