@@ -1,0 +1,83 @@
+"""Notebooks as they are stored; that they run and give the same again is nbval's part of `make test`."""
+
+import json
+import re
+
+import pytest
+from conftest import ROOT
+
+import unisat
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS[0].name == "00_tour.ipynb"
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.name)
+def notebook(request):
+    return json.loads(request.param.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def code(notebook):
+    """Code cells with their source joined."""
+    return [{**c, "text": "".join(c["source"])} for c in notebook["cells"] if c["cell_type"] == "code"]
+
+
+def test_stored_by_one_run_from_top_to_bottom(code):
+    # strict nbval compares nothing in a cell without a count
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert all(cell["outputs"] for cell in code)
+    kinds = {(out["output_type"], out.get("name")) for cell in code for out in cell["outputs"]}
+    assert not kinds & {("error", None), ("stream", "stderr")}
+
+
+def test_metadata_that_every_front_end_reads(notebook):
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    assert set(notebook["metadata"]) == {"kernelspec", "language_info"}
+    assert all("execution" not in cell["metadata"] for cell in notebook["cells"])
+    ids = [cell["id"] for cell in notebook["cells"]]
+    assert len(set(ids)) == len(ids)
+
+
+def test_small_enough_and_of_no_machine(notebook):
+    text = json.dumps(notebook)
+    assert len(text) < 1_000_000
+    without_pictures = re.sub(r"[A-Za-z0-9+/=\\n]{200,}", "", text)
+    assert not re.search(r"/(home|root|tmp|work|Users)/", without_pictures)
+    assert "widget-view" not in without_pictures
+
+
+def test_rhythm(notebook):
+    """A heading first, a sentence before each code cell, at most 15 lines of code, an assert in each section."""
+    cells = notebook["cells"]
+    assert "".join(cells[0]["source"]).startswith("# ")
+    section, asserts = "", {}
+    for before, cell in zip([None, *cells], cells, strict=False):
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+            section = headings[-1] if headings else section
+            continue
+        assert before["cell_type"] == "markdown", text
+        assert text.count("\n") < 15, text
+        assert not re.search(r"^class ", text, re.MULTILINE), text
+        asserts[section] = asserts.get(section, False) or "assert" in text
+    asserts.pop("")  # the imports
+    assert len(asserts) >= 3
+    assert all(asserts.values()), asserts
+    assert re.search(r"^## What this does not show", "".join(cells[-1]["source"]), re.MULTILINE)
+
+
+def test_the_tour_shows_each_widget():
+    text = NOTEBOOKS[0].read_text(encoding="utf-8")
+    assert set(re.findall(r"= us\.widgets\.(\w+)\(", text)) == set(unisat.widgets.__all__)
+
+
+def test_widgets_leave_a_picture_and_a_sentence(code):
+    for cell in [cell for cell in code if re.search(r"= us\.widgets\.", cell["text"])]:
+        data = cell["outputs"][-1]["data"]
+        assert set(data) == {"image/png", "text/plain"}
+        assert len("".join(data["text/plain"])) > 40
