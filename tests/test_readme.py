@@ -1,0 +1,34 @@
+"""The README's Python runs as it stands there, and what it links to exists."""
+
+import re
+
+import ipywidgets
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_examples_run():
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert blocks
+    names = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["trace"].sites == ["block.3.resid_mid"]
+    assert len(names["batch"]) == 4
+    ipywidgets.Widget.close_all()  # the examples leave one on the page
+
+
+def test_links_lead_somewhere():
+    targets = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
+    assert len(targets) >= 5
+    assert not [link for link in targets if not (ROOT / link).exists()]
+
+
+def test_the_commands_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    commands = set(re.findall(r"`make (\w+)|^make (\w+)", README, re.MULTILINE))
+    commands = {name for pair in commands for name in pair if name}
+    assert {"lab", "test", "tour", "notebooks"} <= commands
+    for command in commands:
+        assert re.search(rf"^{command}:", makefile, re.MULTILINE), command
