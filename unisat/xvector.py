@@ -49,7 +49,7 @@ class AMSoftmaxLoss(nn.Module):
     def forward(self, logits: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
         """Loss of ``logits`` for speakers ``labels``."""
         cosine = F.normalize(logits, dim=1) @ F.normalize(self.weight, dim=0)  # (batch, speakers)
-        margin = self.margin * F.one_hot(labels, self.weight.shape[1])
+        margin = self.margin * F.one_hot(labels, self.weight.shape[1]).to(cosine)
         return F.cross_entropy(self.scale * (cosine - margin), labels)
 
 
