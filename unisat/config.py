@@ -36,15 +36,16 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 _POSITIVE = (
     "hidden_size num_attention_heads intermediate_size num_conv_pos_embeddings num_conv_pos_embedding_groups "
     "mask_time_length mask_feature_length num_codevectors_per_group num_codevector_groups codevector_dim "
-    "proj_codevector_dim classifier_proj_size xvector_output_dim num_clusters layer_norm_eps "
+    "proj_codevector_dim classifier_proj_size xvector_output_dim num_clusters layer_norm_eps feature_grad_mult "
     "contrastive_logits_temperature"
 ).split()
 _NOT_NEGATIVE = (
     "num_hidden_layers mask_time_min_masks mask_feature_min_masks num_negatives diversity_loss_weight initializer_range"
+    " masked_loss_weight unmasked_loss_weight contrastive_loss_weight feature_penalty_weight"
 ).split()
 _PROBABILITIES = (
     "hidden_dropout activation_dropout attention_dropout feat_proj_dropout feat_quantizer_dropout final_dropout "
-    "layerdrop mask_time_prob mask_feature_prob"
+    "layerdrop mask_time_prob mask_feature_prob mixing_prob"
 ).split()
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "hidden_act": tuple(ACTIVATIONS),
@@ -52,6 +53,8 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "feat_extract_norm": ("group", "layer"),
     "ctc_loss_reduction": ("mean", "sum", "none"),
     "padding": ("exact", "reference"),
+    "contrastive_loss": ("bce", "infonce"),
+    "diversity_loss": ("perplexity", "entropy"),
     "problem_type": (None, "regression", "single_label_classification", "multi_label_classification"),
 }
 _SAME_LENGTH = (("conv_dim", "conv_kernel", "conv_stride"), ("tdnn_dim", "tdnn_kernel", "tdnn_dilation"))
@@ -101,6 +104,24 @@ class UniSpeechSatConfig:
     utterance_contrastive_layer : int, optional
         Layer, counted from 1, whose output the contrastive loss and the quantizer read; None for the middle one, as in
         both released sizes. The reference does not have this field.
+    num_negatives : int
+        Instances that each masked frame is compared with in the "bce" form of the contrastive loss, of its own
+        utterance too; the authors' ``cross_sample_instances``.
+    masked_loss_weight, unmasked_loss_weight : float
+        Weight of the content loss on masked and on unmasked frames; 1 and 0 in HuBERT and all released models.
+    contrastive_loss_weight, diversity_loss_weight, feature_penalty_weight : float
+        Weights of the other terms of the pretraining objective. Only the last, 10, is published; 1 and 0.1 are
+        unisat's choice (the released Large ended with 0 and 0).
+    contrastive_loss : {"bce", "infonce"}
+        The utterance-wise contrastive loss as released or as the paper writes it; see `unisat.losses`.
+    diversity_loss : {"perplexity", "entropy"}
+        The authors' form, or wav2vec 2.0's formula; about a hundredfold apart.
+    feature_grad_mult : float
+        Scale of the gradient that reaches the convolutions in training (0.1 for the released Base, 1 for Large).
+    mixing_prob : float
+        Probability that a stretch of another utterance is mixed into an utterance when `UniSpeechSatForPreTraining`
+        trains (0.2 is best supported for Base, 0.5 for Large); `mixing_normalize` brings the mixture back to zero
+        mean and unit variance, for models that expect it.
     padding : {"exact", "reference"}
         With an ``attention_mask``: "exact" gives an utterance in a padded batch the numbers that it gives
         alone; "reference" gives the reference's numbers, whose first group norm averages over the padding too.
@@ -169,6 +190,15 @@ class UniSpeechSatConfig:
     num_clusters: int = 504
     adapter_attn_dim: int | None = None
     utterance_contrastive_layer: int | None = None
+    masked_loss_weight: float = 1.0
+    unmasked_loss_weight: float = 0.0
+    contrastive_loss_weight: float = 1.0
+    feature_penalty_weight: float = 10.0
+    contrastive_loss: str = "bce"
+    diversity_loss: str = "perplexity"
+    feature_grad_mult: float = 1.0
+    mixing_prob: float = 0.0
+    mixing_normalize: bool = True
     padding: str = "exact"
     id2label: dict[int, str] = field(default_factory=lambda: {0: "LABEL_0", 1: "LABEL_1"})
     label2id: dict[str, int] = field(default_factory=dict)

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
+from functools import reduce
 from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any, Literal
@@ -72,11 +74,13 @@ class HeadModel(UniSpeechSatPreTrainedModel):
             return_dict=True,
             **options,
         )
-        if not self.weighted_sum:
-            return output, output.last_hidden_state
+        return output, self.weigh(output.hidden_states) if self.weighted_sum else output.last_hidden_state
+
+    def weigh(self, hidden_states: Iterable[Tensor]) -> Float[Tensor, "batch frames hidden"]:
+        """Sum hidden states with the softmax of the layer weights, one after the other: no stack of them is made."""
         weights = self.layer_weights.softmax(-1)
-        # one layer after the other: a stack of all of them would double the memory
-        return output, sum(weight * hidden for weight, hidden in zip(weights, output.hidden_states, strict=True))
+        parts = (weight * hidden for weight, hidden in zip(weights, hidden_states, strict=True))
+        return reduce(torch.add, parts)
 
     def give(self, output: ModelOutput, return_dict: bool | None) -> Any:
         """The output as an object, or as the reference's tuple."""

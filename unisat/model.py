@@ -360,12 +360,14 @@ class UniSpeechSatModel(UniSpeechSatPreTrainedModel):
 
         masked_lengths = lengths if padded and config.padding == "exact" else None
         features = self.feature_extractor(input_values.to(self.dtype), masked_lengths)
+        if config.feature_grad_mult != 1 and features.requires_grad:
+            features.register_hook(lambda gradient: gradient * config.feature_grad_mult)
         frame_lengths = stack_length(lengths, config.conv_kernel, config.conv_stride)
         valid = valid_positions(frame_lengths, features.shape[-1])
         check_mask(mask_time_indices, valid)
 
         hidden, extract_features = self.feature_projection(features.transpose(1, 2))
-        hidden, _ = self.spec_augment(hidden, self.masked_spec_embed, frame_lengths, mask_time_indices, generator)
+        hidden, mask = self.spec_augment(hidden, self.masked_spec_embed, frame_lengths, mask_time_indices, generator)
         last_hidden_state, hidden_states, attentions = self.encoder(
             hidden, valid if padded else None, with_attentions, with_hidden_states, generator
         )
@@ -376,5 +378,7 @@ class UniSpeechSatModel(UniSpeechSatPreTrainedModel):
             attentions=tuple(attentions) if with_attentions else None,
             valid=valid,
             lengths=frame_lengths,
+            conv_features=features,
+            mask_time_indices=mask,
         )
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()

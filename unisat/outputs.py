@@ -53,6 +53,9 @@ def _describe(value: Any) -> str:
         return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, tuple) and value:
         return f"{len(value)} × {_describe(value[0])}"
+    if isinstance(value, dict):
+        numbers = {name: float(number) for name, number in value.items()}
+        return ", ".join(f"{name} {number:.4g}" for name, number in numbers.items())
     return repr(value)
 
 
@@ -79,6 +82,10 @@ class Wav2Vec2BaseModelOutput(ModelOutput):
         True on frames of the utterance, False on padding. Not in the reference.
     lengths : (batch,)
         Valid frames of each utterance. Not in the reference.
+    conv_features : (batch, conv_dim[-1], frames)
+        Output of the convolutions before any norm. Not in the reference.
+    mask_time_indices : (batch, frames)
+        True on frames that were hidden, by a given mask or a drawn one. Not in the reference.
     """
 
     last_hidden_state: Float[Tensor, "batch frames hidden"]
@@ -87,6 +94,8 @@ class Wav2Vec2BaseModelOutput(ModelOutput):
     attentions: tuple[Float[Tensor, "batch heads queries keys"] | None, ...] | None = None
     valid: Bool[Tensor, "batch frames"] = ours()
     lengths: Int[Tensor, " batch"] = ours()
+    conv_features: Float[Tensor, "batch channels frames"] = ours()
+    mask_time_indices: Bool[Tensor, "batch frames"] = ours()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -163,10 +172,13 @@ class UniSpeechSatForPreTrainingOutput(ModelOutput):
     """What `UniSpeechSatForPreTraining` returns.
 
     The reference leaves ``loss``, ``projected_quantized_states`` and ``codevector_perplexity`` None, and gives the
-    convolutions' output as ``logits`` and the last hidden state as ``projected_states``.
+    convolutions' output as ``logits`` and the last hidden state as ``projected_states``. The fields from
+    `speaker_states` on are not in the reference; those from `terms` on need targets.
 
     Attributes
     ----------
+    loss : (), optional
+        The weighted total of `terms`, for each frame that the content loss counts (`unisat.losses.total_loss`).
     logits : (batch, frames, num_clusters)
         Cosine of `projected_states` and each label embedding, over the temperature.
     projected_states : (batch, frames, proj_codevector_dim)
@@ -174,10 +186,28 @@ class UniSpeechSatForPreTrainingOutput(ModelOutput):
     projected_quantized_states : (batch, frames, proj_codevector_dim)
         `project_q` of the quantized states of the contrastive layer.
     codevector_perplexity : (groups,)
-        Entries in use in each group of the codebook, of the hard choices on valid (and masked, where a mask was
-        given) frames; the reference's definition adds the groups up.
+        Entries in use in each group of the codebook, of the hard choices on masked frames (on valid ones, where none
+        is masked); the reference's definition adds the groups up.
+    prob_perplexity : (groups,)
+        The same of the mean probabilities, which the diversity loss reads.
     speaker_states : (batch, frames, codevector_dim)
-        `speaker_proj` of the contrastive layer: the anchors of the contrastive loss. Not in the reference.
+        `speaker_proj` of the contrastive layer: the anchors of the contrastive loss.
+    mask_time_indices : (batch, frames)
+        True on frames that were hidden, padding apart.
+    mixing : Mixing, optional
+        What was mixed into which utterance, where; None where nothing could be.
+    terms, weights : dict
+        Each term of the loss, unweighted, and its weight: ``content_masked``, ``content_unmasked``, ``contrastive``,
+        ``diversity``, ``feature_penalty``. A term whose weight is 0 and that costs something is left out.
+    metrics : dict
+        ``accuracy_masked``, ``accuracy_unmasked`` (of clusters), ``contrastive_accuracy``,
+        ``contrastive_accuracy_chance`` and ``contrastive_chance`` (the loss that the best constant answer gets).
+    instances : (masked frames, num_negatives), optional
+        What each masked frame was compared with, as numbers of masked frames; None for "infonce".
+    utterances : (masked frames,)
+        The utterance of each masked frame, in the order of ``mask_time_indices.nonzero()``.
+    sample_size : int
+        Frames that `loss` is a mean over (fairseq's name): multiply by it to add losses up over batches.
     """
 
     loss: Float[Tensor, ""] | None = None
@@ -187,7 +217,16 @@ class UniSpeechSatForPreTrainingOutput(ModelOutput):
     codevector_perplexity: Float[Tensor, " groups"] | None = None
     hidden_states: tuple[Float[Tensor, "batch frames hidden"], ...] | None = None
     attentions: tuple[Float[Tensor, "batch heads queries keys"] | None, ...] | None = None
+    prob_perplexity: Float[Tensor, " groups"] = ours()
     speaker_states: Float[Tensor, "batch frames codevector"] = ours()
     extract_features: Float[Tensor, "batch frames channels"] = ours()
     valid: Bool[Tensor, "batch frames"] = ours()
     lengths: Int[Tensor, " batch"] = ours()
+    mask_time_indices: Bool[Tensor, "batch frames"] = ours()
+    mixing: Any = ours()
+    terms: dict[str, Float[Tensor, ""]] = ours()
+    weights: dict[str, float] = ours()
+    metrics: dict[str, Float[Tensor, ""]] = ours()
+    instances: Int[Tensor, "masked instances"] | None = ours()
+    utterances: Int[Tensor, " masked"] = ours()
+    sample_size: int = ours()

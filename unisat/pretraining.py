@@ -1,18 +1,34 @@
-"""The pretraining model: the backbone with everything that its objective compares."""
+"""The pretraining model: the backbone, everything that its objective compares, and the objective itself."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from unisat.config import UniSpeechSatConfig
 from unisat.heads import HeadModel
+from unisat.inputs import check_waveforms
+from unisat.losses import (
+    content_logits,
+    content_loss,
+    contrastive_bce,
+    contrastive_infonce,
+    contrastive_report,
+    contrastive_similarity,
+    diversity_entropy,
+    diversity_loss,
+    draw_instances,
+    feature_penalty,
+    total_loss,
+)
+from unisat.mixing import mix_utterances
 from unisat.outputs import UniSpeechSatForPreTrainingOutput
-from unisat.quantizer import GumbelVectorQuantizer
+from unisat.quantizer import GumbelVectorQuantizer, Quantized
 
 
 class UniSpeechSatForPreTraining(HeadModel):
@@ -61,22 +77,48 @@ class UniSpeechSatForPreTraining(HeadModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         *,
+        targets: Int[Tensor, "batch frames"] | None = None,
         mask_time_indices: Bool[Tensor, "batch frames"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Any:
-        """Give everything that the objective compares; the loss itself is not computed here.
+        """Give everything that the objective compares and, with ``targets``, the loss and each of its terms.
+
+        In training, utterances are mixed with probability ``config.mixing_prob`` and, where no mask is given, a mask is
+        drawn from the config's ``mask_time_*``. One forward pass serves all terms: the content loss reads the last
+        hidden state, the contrastive loss and the quantizer that of ``config.contrastive_layer``, both of masked input.
+        LayerDrop may skip that layer; what it would have got is then read instead, as in the authors' code.
 
         Parameters
         ----------
+        targets : (batch, frames), optional
+            The cluster of each frame, from 0 to ``num_clusters - 1``; -100 where there is none. May be a frame longer
+            or shorter than the features, as k-means labels of other features are.
         mask_time_indices : (batch, frames), optional
-            True on frames to hide; the perplexity then counts these frames only.
+            True on frames to hide.
         generator : torch.Generator, optional
-            Source of masks, LayerDrop and Gumbel noise in training.
+            Source, in this order, of mixing, masks, LayerDrop, Gumbel noise and (also in evaluation, where targets are
+            given) contrastive instances. Dropout always draws from torch's own.
 
         Returns
         -------
         UniSpeechSatForPreTrainingOutput
+
+        Raises
+        ------
+        ValueError
+            If targets do not fit, no frame is masked, or all masked frames come from one utterance while
+            ``contrastive_loss_weight`` is not 0.
         """
+        mixing = None
+        if self.training and self.config.mixing_prob > 0:
+            samples = check_waveforms(input_values, attention_mask, self.config)
+            input_values, mixing = mix_utterances(
+                input_values,
+                samples,
+                mixing_prob=self.config.mixing_prob,
+                normalize=self.config.mixing_normalize,
+                generator=generator,
+            )
         output, last = self.backbone(
             input_values,
             attention_mask,
@@ -85,34 +127,128 @@ class UniSpeechSatForPreTraining(HeadModel):
             mask_time_indices=mask_time_indices,
             generator=generator,
         )
-        layer = self.config.contrastive_layer
         assert output.hidden_states is not None
-        contrastive = output.hidden_states[layer]
+        contrastive = output.hidden_states[self.config.contrastive_layer]
         # only pre-LN models were pretrained with this norm: a post-LN layer ends in one of its own
         if self.config.do_stable_layer_norm:
             contrastive = self.layer_norm_for_extract(contrastive)
-        counted = output.valid if mask_time_indices is None else output.valid & mask_time_indices
-        counted = counted if counted.any() else output.valid
+        masked = output.mask_time_indices & output.valid
+        counted = masked if masked.any() else output.valid
         quantized = self.quantizer(self.dropout_features(contrastive), counted, generator=generator)
         projected = self.project_hid(last)
+        temperature = self.config.contrastive_logits_temperature
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         result = UniSpeechSatForPreTrainingOutput(
-            logits=cosine_logits(projected, self.label_embeddings_concat, self.config.contrastive_logits_temperature),
+            logits=content_logits(projected, self.label_embeddings_concat, temperature),
             projected_states=projected,
             projected_quantized_states=self.project_q(quantized.codevectors),
             codevector_perplexity=quantized.code_perplexity,
             hidden_states=output.hidden_states if wanted else None,
             attentions=output.attentions,
+            prob_perplexity=quantized.prob_perplexity,
             speaker_states=self.speaker_proj(contrastive),
             extract_features=output.extract_features,
             valid=output.valid,
             lengths=output.lengths,
+            mask_time_indices=masked,
+            mixing=mixing,
         )
+        if targets is not None:
+            targets = check_targets(targets, output.valid, self.config.num_clusters)
+            result = self.objective(result, targets, output.conv_features, quantized, generator)
         return self.give(result, return_dict)
 
+    def objective(
+        self,
+        output: UniSpeechSatForPreTrainingOutput,
+        targets: Int[Tensor, "batch frames"],
+        conv_features: Float[Tensor, "batch channels frames"],
+        quantized: Quantized,
+        generator: torch.Generator | None = None,
+    ) -> UniSpeechSatForPreTrainingOutput:
+        """Add the terms of the loss, their weights, the total and the accuracies to what `forward` compared."""
+        config, masked = self.config, output.mask_time_indices
+        if not masked.any():
+            raise ValueError(
+                "no frame is masked, so there is nothing to predict; pass mask_time_indices (unisat.masking.span_mask "
+                "draws one), or train (model.train()) with config.mask_time_prob above 0 and clips longer than a span."
+            )
+        weights = {
+            "content_masked": config.masked_loss_weight,
+            "content_unmasked": config.unmasked_loss_weight,
+            "contrastive": config.contrastive_loss_weight,
+            "diversity": config.diversity_loss_weight,
+            "feature_penalty": config.feature_penalty_weight,
+        }
+        terms: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
+        frames: dict[str, int] = {}
+        assert output.logits is not None
+        for name, chosen in {"masked": masked, "unmasked": output.valid & ~masked}.items():
+            logits, expected = output.logits[chosen], targets[chosen]
+            # unmasked logits count in the total only where somebody wants them to
+            logits = logits if weights[f"content_{name}"] else logits.detach()
+            terms[f"content_{name}"] = content_loss(logits, expected)
+            has_target = expected != -100
+            right = (logits.argmax(-1) == expected)[has_target]
+            metrics[f"accuracy_{name}"] = (
+                right.float().mean() if len(right) else torch.full_like(terms[f"content_{name}"], torch.nan)
+            )
+            if weights[f"content_{name}"]:
+                frames[f"content_{name}"] = int(has_target.sum())
 
-def cosine_logits(
-    states: Float[Tensor, "batch frames dim"], embeddings: Float[Tensor, "classes dim"], temperature: float
-) -> Float[Tensor, "batch frames classes"]:
-    """``cos(state, embedding) / temperature`` in float32, for every state and every embedding."""
-    return F.normalize(states.float(), dim=-1) @ F.normalize(embeddings.float(), dim=-1).T / temperature
+        utterances, instances = masked.nonzero()[:, 0], None
+        if weights["contrastive"]:
+            similarity = contrastive_similarity(
+                output.speaker_states[masked],
+                output.projected_quantized_states[masked],
+                config.contrastive_logits_temperature,
+            )
+            if config.contrastive_loss == "bce":
+                instances = draw_instances(
+                    len(utterances), config.num_negatives, device=utterances.device, generator=generator
+                )
+                terms["contrastive"] = contrastive_bce(similarity, utterances, instances)
+            else:
+                terms["contrastive"] = contrastive_infonce(similarity, utterances)
+            metrics |= contrastive_report(similarity.detach(), utterances, instances)
+        if config.diversity_loss == "perplexity":
+            terms["diversity"] = diversity_loss(output.prob_perplexity, config.num_codevectors_per_group)
+        else:
+            terms["diversity"] = diversity_entropy(quantized.probabilities[masked].mean(0))
+        terms["feature_penalty"] = feature_penalty(conv_features, output.valid)
+        return replace(
+            output,
+            loss=total_loss(terms, weights, frames),
+            terms=terms,
+            weights=weights,
+            metrics=metrics,
+            instances=instances,
+            utterances=utterances,
+            sample_size=sum(frames.values()),
+        )
+
+
+def check_targets(
+    targets: Tensor, valid: Bool[Tensor, "batch frames"], num_clusters: int
+) -> Int[Tensor, "batch frames"]:
+    """Refuse targets that cannot be the frames' clusters; give one for each frame, -100 on padding."""
+    batch, frames = valid.shape
+    if targets.ndim != 2 or len(targets) != batch or targets.is_floating_point() or targets.dtype == torch.bool:
+        raise ValueError(
+            f"targets must be ({batch}, {frames}) integers, got {tuple(targets.shape)} of {targets.dtype}."
+        )
+    if abs(targets.shape[1] - frames) > 1:
+        raise ValueError(
+            f"targets have {targets.shape[1]} frames, the features {frames}: more than one apart. Were they made at "
+            "another frame rate (MFCC: take every second), or of another crop?"
+        )
+    wrong = ((targets < 0) & (targets != -100)) | (targets >= num_clusters)
+    if wrong.any():
+        row, frame = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"targets[{row}, {frame}] is {int(targets[row, frame])}; with num_clusters={num_clusters} they run from 0 "
+            f"to {num_clusters - 1}, and -100 where there is none."
+        )
+    targets = F.pad(targets, (0, max(0, frames - targets.shape[1])), value=-100)[:, :frames]
+    return targets.long().masked_fill(~valid, -100)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from unisat.config import UniSpeechSatConfig
+from unisat.precision import widen
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def perplexity(
     flat = probabilities.flatten(0, -3) if mask is None else probabilities[mask]
     if not len(flat):
         raise ValueError("perplexity over no frames: the mask is False everywhere; let at least one frame count.")
-    mean = flat.float().mean(0)  # (groups, entries)
+    mean = widen(flat).mean(0)  # (groups, entries)
     return torch.exp(-torch.xlogy(mean, mean).sum(-1))
 
 
@@ -107,7 +108,7 @@ class GumbelVectorQuantizer(nn.Module):
             Source of the Gumbel noise in training; None is torch's own.
         """
         batch, frames, _ = hidden_states.shape
-        logits = self.weight_proj(hidden_states).view(batch, frames, self.num_groups, self.num_vars).float()
+        logits = widen(self.weight_proj(hidden_states)).view(batch, frames, self.num_groups, self.num_vars)
         probabilities = logits.softmax(-1)
         hard_codes = one_hot(logits)
         codes = gumbel_choice(logits, self.temperature, generator) if self.training else hard_codes

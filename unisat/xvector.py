@@ -128,17 +128,24 @@ class UniSpeechSatForXVector(HeadModel):
             check_classes(labels, (len(input_values),), self.config.num_labels, "(batch,)", ignored=None)
         output, hidden = self.backbone(input_values, attention_mask, output_attentions, output_hidden_states, **options)
         self._check(output.lengths)
-        hidden = self.projector(hidden)
-        for layer in self.tdnn:
-            hidden = layer(hidden)
-        lengths = torch.full_like(output.lengths, hidden.shape[1])
-        if attention_mask is not None:
-            lengths = self.pooled_lengths(output.lengths).clamp(max=hidden.shape[1])
-        embeddings = self.feature_extractor(pool_statistics(hidden, lengths))
+        embeddings = self.embed(hidden, None if attention_mask is None else output.lengths)
         logits = self.classifier(embeddings)
         loss = None if labels is None else self.objective(logits, labels)
         result = XVectorOutput(loss, logits, embeddings, output.hidden_states, output.attentions)
         return self.give(result, return_dict)
+
+    def embed(
+        self, hidden: Float[Tensor, "batch frames hidden"], lengths: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch xvector"]:
+        """Give the x-vectors of hidden states (of one layer, or the weighted sum), ``lengths`` frames of each."""
+        hidden = self.projector(hidden)
+        for layer in self.tdnn:
+            hidden = layer(hidden)
+        if lengths is None:
+            pooled = torch.full((len(hidden),), hidden.shape[1], device=hidden.device)
+        else:
+            pooled = self.pooled_lengths(lengths).clamp(max=hidden.shape[1])
+        return self.feature_extractor(pool_statistics(hidden, pooled))
 
     def _check(self, lengths: Int[Tensor, " batch"]) -> None:
         if int(lengths.min()) < self.shortest_frames:

@@ -1,0 +1,6 @@
+"""``python -m unisat``: the same as the command ``unisat``."""
+
+from unisat.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The command ``unisat``: pretraining and its parts, from recipes.
+
+unisat pretrain --config recipes/tiny-1.toml --set optimizer.steps=100
+unisat xvector --config recipes/tiny-xvector.toml
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tomllib
+from collections.abc import Sequence
+from typing import Any
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; a user's mistake is one line on standard error and exit status 2."""
+    parser = argparse.ArgumentParser(prog="unisat", description="UniSpeech-SAT, taken apart and trained.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    about = {
+        "pretrain": "train the objective, from targets to model; goes on where an earlier run stopped",
+        "xvector": "train a speaker embedding on a pretrained model",
+    }
+    for name, text in about.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--config", required=True, metavar="FILE", help="a recipe in TOML")
+        command.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            type=_setting,
+            metavar="KEY=VALUE",
+            help="change a value of the recipe",
+        )
+        if name == "pretrain":
+            command.add_argument("--fresh", action="store_true", help="refuse to go on from a checkpoint")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "pretrain":
+            from unisat.training import loop, recipe
+
+            model = loop.pretrain(recipe.read(options.config, dict(options.set)), fresh=options.fresh)
+        else:
+            from unisat.training import speakers
+
+            model = speakers.train(speakers.read(options.config, dict(options.set)))
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+        parser.exit(2, f"unisat {options.command}: {error}\n")
+    sys.stdout.write(f"{model}\n")
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """``optimizer.steps=100`` as a name and a value; the value is TOML, or else a string."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, as in optimizer.steps=100")
+    try:
+        return name, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, value

@@ -1,0 +1,1 @@
+"""Training: targets, batches, the loop, and what is written to the disk."""

@@ -1,0 +1,414 @@
+"""Batches for pretraining: manifests, crops on frame boundaries with their labels, length buckets that mix speakers.
+
+Everything drawn is a function of the seed and of a place (epoch, step, process), so that any batch can be made without
+those before it.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import Empty, Full, Queue
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import soundfile
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from unisat import audio, corpus
+from unisat.config import UniSpeechSatConfig
+from unisat.corpus import Corpus
+from unisat.frames import SAMPLE_RATE, valid_positions
+from unisat.training.targets import MOST_UNREADABLE, Targets, too_many
+
+
+def manifest(source: str | Path, **where: Any) -> Corpus:
+    """Open speech for training; no sound is read.
+
+    Parameters
+    ----------
+    source
+        ``"builtin"``; a folder (see `unisat.corpus.folder`); or a table, CSV or Parquet, with a column ``path``
+        (relative to the table's folder) and, if known, ``id``, ``speaker``, ``seconds`` and others.
+    where
+        Values of columns, ``split="train"``: only such rows are kept.
+
+    Raises
+    ------
+    ValueError
+        If the table has no ``path``, no row fits, or more than 5 % of its files are missing; fewer are left out with a
+        warning and listed in the corpus's ``report``.
+    """
+    if source == "builtin":
+        found = corpus.builtin()
+    elif Path(source).is_dir():
+        found = corpus.folder(source)
+    else:
+        found = _table(Path(source))
+    return found.where(**where) if where else found
+
+
+def _table(file: Path) -> Corpus:
+    if not file.exists():
+        raise FileNotFoundError(f"there is no manifest {file}; expected a .csv or .parquet table, or a folder.")
+    if file.suffix == ".parquet":
+        table = pd.read_parquet(file)
+    else:
+        table = pd.read_csv(
+            file, dtype={"id": str, "speaker": str, "session": str}, keep_default_na=False, na_values=[""]
+        )
+    if "path" not in table or table.empty:
+        raise ValueError(f"{file} needs a column path and at least a row; its columns are {list(table)}.")
+    if "id" not in table:
+        table["id"] = [Path(path).with_suffix("").as_posix() for path in table["path"]]
+    table["path"] = [str((file.parent / path).resolve()) for path in table["path"]]
+    unreadable: dict[str, str] = {}
+    known = table["seconds"].to_dict() if "seconds" in table else {}
+    seconds = []
+    for row, path in zip(table.index, table["path"], strict=True):
+        length = known.get(row)
+        try:
+            if length is None or not length > 0:
+                length = audio.duration(path)
+            elif not Path(path).exists():
+                raise FileNotFoundError(f"{path} does not exist.")
+        except (ValueError, OSError) as error:
+            unreadable[path] = str(error)
+        seconds.append(length)
+    table["seconds"] = seconds
+    too_many(unreadable, len(table))
+    if unreadable:
+        warnings.warn(f"{len(unreadable)} file(s) of {file} left out; see report.", UserWarning, stacklevel=3)
+    return Corpus(table[~table["path"].isin(list(unreadable))], unreadable)
+
+
+def union(corpora: Mapping[str, Corpus]) -> Corpus:
+    """Put several corpora into one; ids become ``name/id``, speakers keep their names."""
+    tables = [part.table.assign(id=[f"{name}/{i}" for i in part.table["id"]]) for name, part in corpora.items()]
+    if not tables:
+        raise ValueError("there is no speech: give at least one source.")
+    shared = [name for name in tables[0] if all(name in table for table in tables)]
+    whole = pd.concat([table[shared].astype(object) for table in tables], ignore_index=True)
+    whole["seconds"] = whole["seconds"].astype(float)
+    unreadable = {path: why for part in corpora.values() for path, why in part.report.itertuples(index=False)}
+    return Corpus(whole, unreadable)
+
+
+def read_crop(path: str | Path, start: int, samples: int) -> Float[Tensor, " samples"]:
+    """Read ``samples`` samples from ``start`` on, counted at 16 kHz; of a file at that rate only this part."""
+    with soundfile.SoundFile(path) as file:
+        if file.samplerate == SAMPLE_RATE and file.channels == 1:
+            file.seek(start)
+            return torch.from_numpy(file.read(samples, dtype="float32"))
+    return audio.load(path)[start : start + samples]
+
+
+class SoundCache:
+    """Decoded sound files, the least recently used forgotten first; thread-safe.
+
+    Parameters
+    ----------
+    megabytes : int
+        Memory for samples (4 bytes each); 0 keeps nothing, and crops are then read from the file alone.
+    """
+
+    def __init__(self, megabytes: int) -> None:
+        self.limit, self.size = megabytes * 2**20, 0
+        self.waveforms: OrderedDict[str, Tensor] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def crop(self, path: str, start: int, samples: int) -> Float[Tensor, " samples"]:
+        """Give a part of a file."""
+        if not self.limit:
+            return read_crop(path, start, samples)
+        with self.lock:
+            waveform = self.waveforms.get(path)
+            if waveform is not None:
+                self.waveforms.move_to_end(path)
+        if waveform is None:
+            waveform = audio.load(path)
+            with self.lock:
+                if path not in self.waveforms:
+                    self.waveforms[path] = waveform
+                    self.size += 4 * len(waveform)
+                while self.size > self.limit and self.waveforms:
+                    _, forgotten = self.waveforms.popitem(last=False)
+                    self.size -= 4 * len(forgotten)
+        return waveform[start : start + samples].clone()
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingBatch:
+    """What a step of pretraining reads.
+
+    Attributes
+    ----------
+    input_values, attention_mask : (batch, samples)
+        Crops, each normalised by itself, zeros behind them; 1 on samples, 0 on padding.
+    targets : (batch, frames)
+        The cluster of each frame, -100 on padding.
+    starts : (batch,)
+        First sample of each crop in its file.
+    ids, speakers
+        Whose they are.
+    """
+
+    input_values: Float[Tensor, "batch samples"]
+    attention_mask: Int[Tensor, "batch samples"]
+    targets: Int[Tensor, "batch frames"]
+    starts: Int[Tensor, " batch"]
+    ids: tuple[str, ...]
+    speakers: tuple[str | None, ...]
+
+    def to(self, device: torch.device | str) -> TrainingBatch:
+        """Move the tensors."""
+        names = ["input_values", "attention_mask", "targets", "starts"]
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def plan(
+    seconds: np.ndarray,
+    speakers: Sequence[Any],
+    *,
+    crop_seconds: float,
+    batch_seconds: float,
+    draw: np.random.Generator,
+) -> list[list[int]]:
+    """Deal utterances into batches of like lengths and unlike speakers, in random order.
+
+    Utterances are sorted by what is left of them after cropping (ties in random order) and cut into buckets of eight
+    batches. Inside a bucket the speakers take turns, so that two utterances of one speaker, which the contrastive loss
+    would push apart, meet in a batch only where the bucket holds more of that speaker than batches.
+
+    Returns
+    -------
+    list of lists of int
+        Rows; at least two in a batch, ``rows × the longest ≤ batch_seconds``.
+    """
+    lengths = np.minimum(seconds, crop_seconds)
+    order = np.lexsort((draw.random(len(lengths)), lengths))
+    # how many of each length fit into a batch; the longest of a bucket decides for all of it
+    sizes = np.maximum(2, (batch_seconds / lengths[order] + 1e-9).astype(int))
+    batches: list[list[int]] = []
+    start = 0
+    while start < len(order):
+        window = sizes[start : start + 8 * sizes[start]]
+        fits = np.arange(1, len(window) + 1) <= 8 * window  # true up to the end of the bucket
+        end = start + max(1, int(fits.sum()))
+        batches += _deal(order[start:end].tolist(), speakers, int(sizes[end - 1]), draw)
+        start = end
+    shuffled = draw.permutation(len(batches))
+    return [batches[place] for place in shuffled]
+
+
+def _deal(bucket: list[int], speakers: Sequence[Any], size: int, draw: np.random.Generator) -> list[list[int]]:
+    """Spread a bucket over batches of at most ``size``, each speaker's utterances over as many batches as possible."""
+    if len(bucket) < 2:
+        return []
+    count = min(-(-len(bucket) // size), len(bucket) // 2)
+    by_speaker: dict[Any, list[int]] = {}
+    for row in [bucket[place] for place in draw.permutation(len(bucket))]:
+        by_speaker.setdefault(speakers[row], []).append(row)
+    # one speaker after the other, dealt around like cards: the largest groups first, so that they spread evenly
+    groups = sorted(by_speaker.values(), key=len, reverse=True)
+    cards = [row for group in groups for row in group][: count * size]
+    return [cards[place::count] for place in range(count)]
+
+
+class TrainingData:
+    """Batches of crops with targets, each a function of its number: ``data[step]``.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        What to train on; utterances shorter than ``min_seconds`` are left out.
+    targets : Targets, or a mapping from id to labels
+        Labels for every frame of every utterance.
+    config : UniSpeechSatConfig
+        Says what a frame is.
+    seed : int
+        Of batches and crops.
+    processes, rank : int
+        How many processes share the data, and which one this is: each takes batches of its own.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        targets: Targets | Mapping[str, Tensor],
+        config: UniSpeechSatConfig,
+        *,
+        crop_seconds: float,
+        batch_seconds: float,
+        min_seconds: float = 0.0,
+        do_normalize: bool = True,
+        cache_mb: int = 0,
+        seed: int = 0,
+        processes: int = 1,
+        rank: int = 0,
+    ) -> None:
+        self.hop, self.receptive_field = config.inputs_to_logits_ratio, config.receptive_field
+        crop = int(crop_seconds * SAMPLE_RATE) // self.hop * self.hop
+        if crop < self.receptive_field or batch_seconds < 2 * crop_seconds:
+            raise ValueError(
+                f"crop_seconds={crop_seconds} must hold a frame and batch_seconds={batch_seconds} two crops: the "
+                "contrastive loss compares utterances."
+            )
+        shortest = max(min_seconds, self.receptive_field / SAMPLE_RATE)
+        long_enough = corpus.table["seconds"].astype(float) >= shortest
+        has_targets = corpus.table["id"].isin(list(targets.index.index if isinstance(targets, Targets) else targets))
+        self.left_out = {"too short": int((~long_enough).sum()), "no targets": int((long_enough & ~has_targets).sum())}
+        table = corpus.table[long_enough & has_targets].reset_index(drop=True)
+        if len(table) < 2 * processes:
+            raise ValueError(
+                f"{len(table)} of {len(corpus)} utterances last {shortest:g} s and have targets; {2 * processes} are "
+                "needed, two for each process."
+            )
+        speakers = table["speaker"].dropna().unique()
+        if len(speakers) == 1:
+            warnings.warn(
+                f"all utterances are of one speaker, {speakers[0]}: the contrastive loss will tell recordings "
+                "apart, not voices.",
+                stacklevel=2,
+            )
+        # where nobody says who speaks, each utterance counts as another speaker
+        self.speakers = [None if pd.isna(name) else str(name) for name in table["speaker"]]
+        self.turns = [name if name is not None else row for row, name in enumerate(self.speakers)]
+        self.table, self.targets, self.crop = table, targets, crop
+        self.crop_seconds, self.batch_seconds, self.do_normalize = crop / SAMPLE_RATE, batch_seconds, do_normalize
+        self.seed, self.processes, self.rank = seed, processes, rank
+        self.cache = SoundCache(cache_mb)
+        self.unreadable: dict[str, str] = {}
+        self.read_files = 0
+        self._plans: OrderedDict[int, list[list[int]]] = OrderedDict()
+        self._workers: list[tuple[threading.Event, threading.Thread]] = []
+        self.batches_per_epoch = len(self._plan(0)) // processes
+
+    def _plan(self, epoch: int) -> list[list[int]]:
+        if epoch not in self._plans:
+            batches = plan(
+                self.table["seconds"].to_numpy(float),
+                self.turns,
+                crop_seconds=self.crop_seconds,
+                batch_seconds=self.batch_seconds,
+                draw=np.random.default_rng([self.seed, 0, epoch]),
+            )
+            self._plans[epoch] = batches
+            while len(self._plans) > 2:
+                self._plans.popitem(last=False)
+        return self._plans[epoch]
+
+    def rows(self, step: int) -> list[int]:
+        """Which utterances this process takes at a step, counted from 0 through all epochs."""
+        epoch, place = divmod(step, self.batches_per_epoch)
+        batches = self._plan(epoch)
+        return batches[place * self.processes + self.rank]
+
+    def __getitem__(self, step: int) -> TrainingBatch:
+        """Read the batch of a step; files that cannot be read are left out and listed in ``unreadable``."""
+        draw = np.random.default_rng([self.seed, 1, step, self.rank])
+        parts = []
+        for row in self.rows(step):
+            entry = self.table.iloc[row]
+            first_draw = draw.random()  # also for a file that cannot be read: the others' crops stay the same
+            try:
+                self.read_files += 1
+                parts.append((row, *self._crop(entry, first_draw)))
+            except (soundfile.LibsndfileError, OSError, ValueError) as error:
+                if isinstance(error, MisalignedTargetsError):
+                    raise
+                self.unreadable[str(entry["path"])] = str(error)
+                warnings.warn(f"left out: {entry['path']}: {error}", UserWarning, stacklevel=2)
+                if len(self.unreadable) > MOST_UNREADABLE * len(self.table):
+                    too_many(self.unreadable, len(self.table))
+        if not parts:
+            raise ValueError(f"no file of step {step} could be read: {list(self.unreadable.values())[-1]}")
+        rows, starts, waves, labels = zip(*parts, strict=True)
+        waves = [audio.normalize(wave) if self.do_normalize else wave for wave in waves]
+        lengths = torch.tensor([len(wave) for wave in waves])
+        return TrainingBatch(
+            input_values=pad_sequence(waves, batch_first=True),
+            attention_mask=valid_positions(lengths, int(lengths.max())).long(),
+            targets=pad_sequence(list(labels), batch_first=True, padding_value=-100),
+            starts=torch.tensor(starts),
+            ids=tuple(self.table["id"].iloc[list(rows)]),
+            speakers=tuple(self.speakers[row] for row in rows),
+        )
+
+    def _crop(self, entry: pd.Series, share: float) -> tuple[int, Tensor, Tensor]:
+        """First sample, waveform and labels of a crop that begins on a frame."""
+        labels = self.targets[entry["id"]]
+        samples = round(float(entry["seconds"]) * SAMPLE_RATE)
+        start = int(share * (max(0, samples - self.crop) // self.hop + 1)) * self.hop
+        wave = self.cache.crop(str(entry["path"]), start, self.crop)
+        if len(wave) < self.receptive_field:
+            raise ValueError(f"{entry['path']} is shorter than its manifest says ({samples} samples).")
+        frames = (len(wave) - self.receptive_field) // self.hop + 1
+        whole = (samples - self.receptive_field) // self.hop + 1
+        if abs(len(labels) - whole) > 1:
+            raise MisalignedTargetsError(
+                f"utterance {entry['id']!r} has {len(labels)} labels for {whole} frames, more than one apart: the "
+                "labels were made for other audio or another frame rate; make them anew."
+            )
+        first = start // self.hop
+        part = labels[first : first + frames]
+        return start, wave, torch.nn.functional.pad(part, (0, frames - len(part)), value=-100)
+
+    def iterate(self, step: int = 0, *, ahead: int = 2) -> Iterator[TrainingBatch]:
+        """Give the batches from a step on, without end, read ahead by a thread of their own."""
+        queue: Queue[Any] = Queue(maxsize=ahead)
+        stop = threading.Event()
+
+        def put(item: Any) -> bool:
+            while not stop.is_set():
+                try:
+                    queue.put(item, timeout=0.1)
+                except Full:
+                    continue
+                return True
+            return False
+
+        def work() -> None:
+            place = step
+            try:
+                while put(self[place]):
+                    place += 1
+            except BaseException as error:  # whatever it is, the reader of the batches has to hear of it
+                put(error)
+
+        worker = threading.Thread(target=work, daemon=True)
+        self._workers.append((stop, worker))
+        worker.start()
+        try:
+            while not stop.is_set():
+                try:
+                    item = queue.get(timeout=0.1)
+                except Empty:
+                    continue
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stop.set()
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        for stop, worker in self._workers:
+            stop.set()
+            worker.join()
+        self._workers.clear()
+
+
+class MisalignedTargetsError(ValueError):
+    """Labels that do not belong to their audio: no run goes on with these."""

@@ -1,0 +1,444 @@
+"""The pretraining loop, on Accelerate: one process or many, exact to resume.
+
+Every draw of a step (crops, mixing, masks, Gumbel noise, dropout) is a function of the seed, the step and the process,
+so a run that stopped goes on with the numbers it would have had: there is no state of a random generator to keep.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from unisat.corpus import Corpus
+from unisat.masking import span_mask
+from unisat.model import UniSpeechSatModel
+from unisat.outputs import UniSpeechSatForPreTrainingOutput
+from unisat.pretraining import UniSpeechSatForPreTraining
+from unisat.training import checkpoints
+from unisat.training.data import TrainingBatch, TrainingData, manifest, union
+from unisat.training.recipe import Recipe, differences, from_dict
+from unisat.training.targets import HiddenFeatures, MfccFeatures, Targets, make_targets
+
+# these may change between a run and its resumption: they do not change what is computed
+_FREE = {"run.log_every", "run.valid_every", "run.save_every", "run.keep", "run.tensorboard", "data.cache_mb", "out"}
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Linear warm-up from 0, then a straight line to 0 (polynomial decay of power 1); ``step`` counts from 0."""
+    optimizer = recipe.optimizer
+    if step < optimizer.warmup_steps:
+        return optimizer.learning_rate * (step + 1) / optimizer.warmup_steps
+    left = (optimizer.steps - step) / max(1, optimizer.steps - optimizer.warmup_steps)
+    return optimizer.learning_rate * left
+
+
+def gumbel_temperature(step: int, recipe: Recipe) -> float:
+    """``max(start · d^step, end)`` with ``d`` such that the end is reached after 70 % of the steps.
+
+    The authors' ``max(2 · 0.999995^n, 0.5)`` reaches its end at update 277,259 of 400,000.
+    """
+    start, end = recipe.gumbel.start, recipe.gumbel.end
+    return max(start * (end / start) ** (step / (0.7 * recipe.optimizer.steps)), end)
+
+
+def draws(seed: int, *place: int) -> torch.Generator:
+    """Give the generator for one place of a run (step, process, …), the same whatever was drawn before."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, *place]).generate_state(2, np.uint64)[0]))
+
+
+def pretrain(recipe: Recipe, *, fresh: bool = False, progress: bool = True) -> Path:
+    """Pretrain a model as the recipe says, from its last checkpoint where there is one.
+
+    Targets are made first where ``<out>/targets`` does not hold them. Under ``accelerate launch`` or ``torchrun`` each
+    process takes batches of its own; losses are averaged over the masked frames of all of them.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        See `unisat.training.recipe`.
+    fresh : bool
+        Refuse to go on from a checkpoint: the run's folder must be empty of them.
+    progress : bool
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    Path
+        ``<out>/model``: the trained model with its k-means and the hash of its labels.
+
+    Raises
+    ------
+    ValueError
+        If the recipe differs from that of the checkpoints (the keys are listed), too many files cannot be read, or
+        ``fresh`` is asked for where checkpoints are.
+    FloatingPointError
+        If ``run.max_bad_steps`` steps in a row had no finite gradient; the last batch is saved in ``<out>``.
+    """
+    return Trainer(recipe, fresh=fresh, progress=progress).run()
+
+
+class Trainer:
+    """One pretraining run: its model, data and files. `pretrain` makes one and runs it."""
+
+    def __init__(self, recipe: Recipe, *, fresh: bool = False, progress: bool = True) -> None:
+        try:
+            from accelerate import Accelerator, DistributedDataParallelKwargs
+        except ImportError as error:
+            raise ImportError("pretraining needs Accelerate: pip install 'unisat[train]'.") from error
+        self.recipe, self.progress = recipe, progress
+        # terms with weight 0 and dropped layers leave weights without a gradient
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.accelerator = Accelerator(mixed_precision=recipe.run.precision, kwargs_handlers=[unused])
+        self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
+        self.out = Path(recipe.out)
+        self.checkpoints = self.out / "checkpoints"
+        found = checkpoints.saved(self.checkpoints)
+        if fresh and found:
+            raise ValueError(f"{self.checkpoints} holds {len(found)} checkpoint(s); delete them, or resume.")
+        self.resumed = found[-1][1] if found else None
+        if self.resumed:
+            self._check_same(json.loads((self.resumed / "state.json").read_text(encoding="utf-8")))
+
+        torch.manual_seed(recipe.seed)  # fresh weights, the same in every process
+        self.config = recipe.model_config()
+        self.model = UniSpeechSatForPreTraining(self.config)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=recipe.optimizer.learning_rate,
+            betas=(recipe.optimizer.betas[0], recipe.optimizer.betas[1]),
+            eps=recipe.optimizer.eps,
+            weight_decay=recipe.optimizer.weight_decay,
+        )
+        self.step, self.bad_steps = 0, 0
+        self.unlogged: list[dict[str, float]] = []  # rows since the last line of the log
+        if self.resumed:
+            self._load(self.resumed)
+        self.targets = self._targets()
+        self.train = self._data("train", recipe.data.train, crop_seed=recipe.seed)
+        self.valid = self._data("valid", recipe.data.valid, crop_seed=0) if recipe.data.valid else None
+        self.ddp, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        self.log = Log(self.out, self.step, tensorboard=recipe.run.tensorboard) if self.rank == 0 else None
+        if self.log is not None:
+            self.log.recent = self.unlogged
+
+    # before the first step
+
+    def _check_same(self, state: dict[str, Any]) -> None:
+        changed = differences(from_dict(state["recipe"]), self.recipe)
+        changed = {name: values for name, values in changed.items() if name not in _FREE}
+        if state["processes"] != self.processes:
+            changed["processes"] = (state["processes"], self.processes)
+        if changed:
+            listed = "; ".join(f"{name} was {old!r}, is {new!r}" for name, (old, new) in changed.items())
+            raise ValueError(
+                f"{self.checkpoints} belongs to a run with another recipe: {listed}. Go on with the old values, or "
+                "write to another folder (out)."
+            )
+
+    def _targets(self) -> Targets:
+        folder, recipe = self.out / "targets", self.recipe.targets
+        with self.accelerator.main_process_first():
+            if not (folder / "targets.json").exists():
+                sources = {**self.recipe.data.train, **{f"valid-{k}": v for k, v in self.recipe.data.valid.items()}}
+                corpus = union({name: manifest(**source) for name, source in sources.items()})
+                if recipe.features == "mfcc":
+                    features: Any = MfccFeatures()
+                else:
+                    teacher = UniSpeechSatModel.from_pretrained(str(recipe.model))
+                    assert recipe.layer is not None
+                    teacher = teacher.to(self.accelerator.device)
+                    features = HiddenFeatures(teacher, recipe.layer, do_normalize=self.recipe.data.do_normalize)
+                make_targets(
+                    corpus,
+                    features,
+                    folder,
+                    clusters=recipe.clusters,
+                    sample_seconds=recipe.sample_seconds,
+                    seed=self.recipe.seed,
+                )
+        return Targets.load(folder)
+
+    def _data(self, split: str, sources: dict[str, dict[str, Any]], crop_seed: int) -> TrainingData:
+        prefix = "valid-" if split == "valid" else ""
+        corpus: Corpus = union({f"{prefix}{name}": manifest(**source) for name, source in sources.items()})
+        data = self.recipe.data
+        return TrainingData(
+            corpus,
+            self.targets,
+            self.config,
+            crop_seconds=data.crop_seconds,
+            min_seconds=data.min_seconds,
+            batch_seconds=data.batch_seconds,
+            do_normalize=data.do_normalize,
+            cache_mb=data.cache_mb,
+            seed=crop_seed,
+            processes=self.processes if split == "train" else 1,
+            rank=self.rank if split == "train" else 0,
+        )
+
+    # steps
+
+    def run(self) -> Path:
+        """Take the steps that are left; give the folder of the trained model."""
+        recipe = self.recipe
+        bar = tqdm(total=recipe.optimizer.steps, initial=self.step, disable=not self.progress or self.rank > 0)
+        batches = self.train.iterate(self.step * recipe.run.accumulate)
+        try:
+            while self.step < recipe.optimizer.steps:
+                row = self.take_step(batches)
+                self.step += 1
+                last = self.step == recipe.optimizer.steps
+                if self.log is not None:
+                    for warning in self.log.add(self.step, row, write=last or self.step % recipe.run.log_every == 0):
+                        tqdm.write(f"step {self.step}: {warning}")
+                bar.set_postfix({name: f"{row[name]:.3g}" for name in ("loss", "accuracy_masked") if name in row})
+                bar.update()
+                if self.valid is not None and (last or self.step % recipe.run.valid_every == 0):
+                    row = self.validate()
+                    if self.log is not None:
+                        self.log.validation(self.step, row)
+                if last or self.step % recipe.run.save_every == 0:
+                    self.save()
+        finally:
+            bar.close()
+            self.train.close()
+            if self.log is not None:
+                self.log.close()
+        return self._finish()
+
+    def take_step(self, batches: Iterator[TrainingBatch]) -> dict[str, float]:
+        """One update of the weights; give what to log."""
+        recipe, began = self.recipe, time.perf_counter()
+        rate, temperature = learning_rate(self.step, recipe), gumbel_temperature(self.step, recipe)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.set_gumbel_temperature(temperature)
+        self.ddp.train()
+        self.optimizer.zero_grad()
+        sums: dict[str, float] = defaultdict(float)
+        seconds = 0.0
+        for micro in range(recipe.run.accumulate):
+            batch = next(batches).to(self.accelerator.device)
+            generator = draws(recipe.seed, self.step, micro, self.rank)
+            torch.manual_seed(draws(recipe.seed, self.step, micro, self.rank, 1).initial_seed())  # dropout
+            last = micro == recipe.run.accumulate - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.ddp):
+                output = self.ddp(batch.input_values, batch.attention_mask, targets=batch.targets, generator=generator)
+                # a sum over frames now, divided by all processes' frames before the weights change
+                self.accelerator.backward(output.loss * output.sample_size)
+            for name, value in report(output).items():
+                sums[name] += value * output.sample_size
+            sums["frames"] += output.sample_size
+            seconds += float(batch.attention_mask.sum()) / 16_000
+        names = sorted(sums)
+        totals = torch.tensor([*(sums[name] for name in names), seconds], dtype=torch.float64)
+        totals = self.accelerator.reduce(totals.to(self.accelerator.device), "sum").cpu()
+        whole = dict(zip(names, totals.tolist(), strict=False))
+        frames = whole.pop("frames")
+        row = {name: value / frames for name, value in whole.items()}
+
+        # DDP has averaged the processes' sums; the mean over all frames is their sum over all frames
+        for weight in self.model.parameters():
+            if weight.grad is not None:
+                weight.grad.mul_(self.processes / frames)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), recipe.optimizer.clip_norm)
+        row |= {"grad_norm": float(norm), "learning_rate": rate, "temperature": temperature, "frames": frames}
+        if math.isfinite(row["grad_norm"]) and math.isfinite(row["loss"]):
+            self.optimizer.step()
+            self.bad_steps = 0
+        else:
+            self._refuse_step(batch)
+        row |= {"bad_steps": self.bad_steps, "audio_seconds": float(totals[-1])}
+        return {**row, "seconds": time.perf_counter() - began}
+
+    def _refuse_step(self, batch: TrainingBatch) -> None:
+        """Leave the weights as they are; stop after too many such steps, with the batch on the disk."""
+        self.bad_steps += 1
+        # the gradients are the sum over processes, so all of them come here together
+        if self.bad_steps >= self.recipe.run.max_bad_steps:
+            file = self.out / f"bad_batch-{self.step}-{self.rank}.pt"
+            torch.save(dict(vars(batch)), file)
+            raise FloatingPointError(
+                f"{self.bad_steps} steps in a row, up to step {self.step}, had a loss or gradient that is not finite; "
+                f"the weights were left as they were before. The last batch is in {file} ({', '.join(batch.ids)}). Try "
+                "a lower learning rate, a longer warm-up or run.precision='no'."
+            )
+        warnings.warn(f"step {self.step}: loss or gradient not finite, step skipped.", stacklevel=2)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Mean terms over the validation set: no mixing, no dropout, the same masks every time."""
+        assert self.valid is not None
+        self.model.eval()
+        sums: dict[str, float] = defaultdict(float)
+        for index in range(self.rank, self.valid.batches_per_epoch, self.processes):
+            batch = self.valid[index].to(self.accelerator.device)
+            generator = draws(0, index)
+            lengths = (batch.targets != -100).sum(1)
+            config = self.config
+            mask = span_mask(
+                lengths,
+                batch.targets.shape[1],
+                mask_prob=config.mask_time_prob,
+                mask_length=config.mask_time_length,
+                min_spans=config.mask_time_min_masks,
+                generator=generator,
+            )
+            with self.accelerator.autocast():
+                output = self.model(
+                    batch.input_values,
+                    batch.attention_mask,
+                    targets=batch.targets,
+                    mask_time_indices=mask,
+                    generator=generator,
+                )
+            for name, value in report(output).items():
+                sums[name] += value * output.sample_size
+            sums["frames"] += output.sample_size
+        names = sorted(sums)
+        totals = torch.tensor([sums[name] for name in names], dtype=torch.float64, device=self.accelerator.device)
+        whole = dict(zip(names, self.accelerator.reduce(totals, "sum").tolist(), strict=True))
+        frames = whole.pop("frames")
+        return {name: value / frames for name, value in whole.items()}
+
+    # files
+
+    def save(self) -> Path:
+        """Write a checkpoint of everything that the next step depends on; delete the oldest."""
+        folder = self.checkpoints / checkpoints.name(self.step)
+        if self.rank == 0:
+            try:
+                with checkpoints.whole_folder(folder) as partial:
+                    self.write_model(partial)
+                    torch.save(self.optimizer.state_dict(), partial / "optimizer.pt")
+                    state = {
+                        "step": self.step,
+                        "bad_steps": self.bad_steps,
+                        "unlogged": self.unlogged,
+                        "processes": self.processes,
+                        "label_hash": self.targets.label_hash,
+                        "recipe": asdict(self.recipe),
+                    }
+                    (partial / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+            except OSError as error:
+                raise OSError(
+                    f"the checkpoint after step {self.step} could not be written ({error}); the last good one is "
+                    f"{checkpoints.saved(self.checkpoints)[-1:] or 'none'}. Make room and start the run again: it goes "
+                    "on from there."
+                ) from error
+            checkpoints.prune(self.checkpoints, self.recipe.run.keep)
+        self.accelerator.wait_for_everyone()
+        return folder
+
+    def write_model(self, folder: Path) -> None:
+        """Write the model with what its clusters mean: k-means, and the hash of the labels it was trained on."""
+        self.model.save_pretrained(folder)
+        self.targets.clusters.save(folder)
+        (folder / "targets.json").write_text(json.dumps(self.targets.description, indent=2), encoding="utf-8")
+
+    def _load(self, folder: Path) -> None:
+        from safetensors.torch import load_file
+
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        self.model.load_state_dict(load_file(folder / "model.safetensors"))
+        self.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"))
+        self.step, self.bad_steps, self.unlogged = state["step"], state["bad_steps"], state["unlogged"]
+
+    def _finish(self) -> Path:
+        if self.rank == 0:
+            with checkpoints.whole_folder(self.out / "model") as partial:
+                self.write_model(partial)
+                (partial / "recipe.json").write_text(json.dumps(asdict(self.recipe), indent=2), encoding="utf-8")
+        self.accelerator.wait_for_everyone()
+        return self.out / "model"
+
+
+def report(output: UniSpeechSatForPreTrainingOutput) -> dict[str, float]:
+    """Give the numbers of a batch that are worth a column in the log."""
+    assert output.loss is not None
+    assert output.codevector_perplexity is not None
+    row = {"loss": output.loss, **output.terms, **output.metrics}
+    for kind, perplexity in (("code", output.codevector_perplexity), ("prob", output.prob_perplexity)):
+        row |= {f"{kind}_perplexity_{group}": value for group, value in enumerate(perplexity)}
+    return {name: float(value) for name, value in row.items()}
+
+
+class Log:
+    """The numbers of a run as CSV (``train.csv``, ``valid.csv``) and, if asked for, for TensorBoard.
+
+    A run that goes on drops the rows behind its checkpoint first, so that the file is that of an uninterrupted run.
+    """
+
+    def __init__(self, folder: Path, step: int, *, tensorboard: bool = False) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.recent = folder, list[dict[str, float]]()
+        for name in ("train", "valid"):
+            self._cut(folder / f"{name}.csv", step)
+        self.writer = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    @staticmethod
+    def _cut(file: Path, step: int) -> None:
+        if file.exists():
+            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = lines[:1] + [line for line in lines[1:] if int(line.split(",")[0]) <= step]
+            file.write_text("".join(kept) if step else "", encoding="utf-8")
+
+    def add(self, step: int, row: dict[str, float], *, write: bool) -> list[str]:
+        """Remember a step; with ``write``, write the mean since the last time. Gives warnings of collapse."""
+        self.recent.append(row)
+        if not write:
+            return []
+        names = list(dict.fromkeys(name for seen in self.recent for name in seen))
+        mean = {name: float(np.mean([seen[name] for seen in self.recent if name in seen])) for name in names}
+        self.recent.clear()
+        self._write("train", step, mean)
+        return collapse(mean)
+
+    def validation(self, step: int, row: dict[str, float]) -> None:
+        """Write a row of validation results."""
+        self._write("valid", step, row)
+
+    def _write(self, kind: str, step: int, row: dict[str, float]) -> None:
+        file = self.folder / f"{kind}.csv"
+        header = not file.exists() or not file.stat().st_size
+        with file.open("a", newline="", encoding="utf-8") as lines:
+            writer = csv.writer(lines)
+            if header:
+                writer.writerow(["step", *row])
+            writer.writerow([step, *(f"{value:.8g}" for value in row.values())])
+        if self.writer is not None:
+            for name, value in row.items():
+                self.writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Close TensorBoard's file."""
+        if self.writer is not None:
+            self.writer.close()
+
+
+def collapse(row: dict[str, float]) -> list[str]:
+    """Say what in a row of the log looks like a collapse."""
+    found = []
+    for name, value in row.items():
+        if name.startswith("code_perplexity") and value < 1.5:
+            found.append(f"{name} is {value:.2f}: (nearly) every masked frame picks the same code.")
+    if row.get("feature_penalty", 0) > 100:
+        found.append(f"feature_penalty is {row['feature_penalty']:.3g}: the features of the convolutions blow up.")
+    return found

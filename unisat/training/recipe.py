@@ -1,0 +1,234 @@
+"""What a pretraining run is made of, as a TOML file says it.
+
+A `Recipe` is read with `read`, checked key by key, and stored with every checkpoint, so that a run that goes on is the
+run that began.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from unisat.config import UniSpeechSatConfig, nearest
+
+
+@dataclass
+class Data:
+    """Which speech, and how it is cut into batches.
+
+    Attributes
+    ----------
+    train, valid : dict
+        By name, tables with ``source`` (a CSV or Parquet manifest, a folder, or ``"builtin"``) and conditions on
+        columns, ``{source = "speech/metadata.csv", split = "train"}``.
+    crop_seconds, min_seconds : float
+        Longer utterances are cut to a random crop of this length; shorter ones than ``min_seconds`` are left out.
+    batch_seconds : float
+        Audio in a batch of one process, padding counted.
+    do_normalize : bool
+        Zero mean and unit variance for each crop.
+    cache_mb : int
+        Memory for decoded sound files, so that a small corpus is decoded once.
+    """
+
+    train: dict[str, dict[str, Any]] = field(default_factory=dict)
+    valid: dict[str, dict[str, Any]] = field(default_factory=dict)
+    crop_seconds: float = 15.6
+    min_seconds: float = 2.0
+    batch_seconds: float = 87.5
+    do_normalize: bool = True
+    cache_mb: int = 1024
+
+
+@dataclass
+class Targets:
+    """Where the clusters come from: MFCC (first iteration) or a hidden layer of a trained model (second).
+
+    Attributes
+    ----------
+    features : {"mfcc", "hidden"}
+        What is clustered.
+    model : str, optional
+        Folder of the model whose hidden states are clustered.
+    layer : int, optional
+        Its layer, counted from 1.
+    clusters : int
+        Number of clusters k; the model gets as many label embeddings.
+    sample_seconds : float
+        Audio that k-means is fitted on.
+    """
+
+    features: str = "mfcc"
+    model: str | None = None
+    layer: int | None = None
+    clusters: int = 100
+    sample_seconds: float = 36_000.0
+
+
+@dataclass
+class Optimizer:
+    """AdamW on all weights, linear warm-up, linear decay to 0 (HuBERT's; ``clip_norm`` 10 for Base, 1 for Large)."""
+
+    learning_rate: float = 5e-4
+    steps: int = 400_000
+    warmup_steps: int = 32_000
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
+    eps: float = 1e-6
+    weight_decay: float = 0.01
+    clip_norm: float = 10.0
+
+
+@dataclass
+class Gumbel:
+    """Temperature of the quantizer's draws: from ``start`` down to ``end`` by a factor a step, reached at 70 %."""
+
+    start: float = 2.0
+    end: float = 0.5
+
+
+@dataclass
+class Run:
+    """How the run goes: precision, accumulation, and how often it logs, validates and saves (in steps).
+
+    ``max_bad_steps`` steps in a row without a finite gradient stop the run.
+    """
+
+    precision: str = "no"
+    accumulate: int = 1
+    log_every: int = 10
+    valid_every: int = 1000
+    save_every: int = 1000
+    keep: int = 3
+    max_bad_steps: int = 10
+    tensorboard: bool = False
+
+
+@dataclass
+class Recipe:
+    """Everything that a pretraining run depends on; see the parts. ``model`` holds `UniSpeechSatConfig` fields."""
+
+    out: str
+    seed: int = 0
+    model: dict[str, Any] = field(default_factory=dict)
+    data: Data = field(default_factory=Data)
+    targets: Targets = field(default_factory=Targets)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    gumbel: Gumbel = field(default_factory=Gumbel)
+    run: Run = field(default_factory=Run)
+
+    def __post_init__(self) -> None:
+        rules = {
+            "optimizer.steps": self.optimizer.steps >= 1,
+            "optimizer.learning_rate": self.optimizer.learning_rate > 0,
+            "optimizer.warmup_steps": 0 <= self.optimizer.warmup_steps <= self.optimizer.steps,
+            "optimizer.clip_norm": self.optimizer.clip_norm > 0,
+            "gumbel.end": 0 < self.gumbel.end <= self.gumbel.start,
+            "data.train": bool(self.data.train),
+            "data.crop_seconds": self.data.crop_seconds >= self.data.min_seconds > 0,
+            "targets.features": self.targets.features in ("mfcc", "hidden"),
+            "targets.model": (self.targets.model is not None) == (self.targets.features == "hidden"),
+            "targets.layer": (self.targets.layer is not None) == (self.targets.features == "hidden"),
+            "targets.clusters": self.targets.clusters >= 2,
+            "run.precision": self.run.precision in ("no", "bf16"),
+            "run.accumulate": self.run.accumulate >= 1,
+            "run.keep": self.run.keep >= 1,
+            "run.log_every": min(self.run.log_every, self.run.valid_every, self.run.save_every) >= 1,
+            "model.num_clusters": self.model.get("num_clusters", self.targets.clusters) == self.targets.clusters,
+        }
+        if broken := [name for name, holds in rules.items() if not holds]:
+            values = {name: _value(self, name) for name in broken}
+            raise ValueError(f"the recipe has values that no run can be made of: {values}; see unisat.training.recipe.")
+
+    def model_config(self) -> UniSpeechSatConfig:
+        """Give the config of the model: a ``preset`` (base, large, tiny) with changes, or fields alone."""
+        values = {**self.model, "num_clusters": self.targets.clusters}
+        preset = values.pop("preset", None)
+        if preset not in (None, "base", "large", "tiny"):
+            raise ValueError(f"model.preset={preset!r} must be base, large or tiny, or left out.")
+        return UniSpeechSatConfig(**values) if preset is None else getattr(UniSpeechSatConfig, preset)(**values)
+
+    def flat(self) -> dict[str, Any]:
+        """Give every value under its dotted name, ``"optimizer.steps"``."""
+        return _flat(dataclasses.asdict(self))
+
+
+def read(path: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe; ``changes`` are dotted names with new values, ``{"optimizer.steps": 100}``.
+
+    Raises
+    ------
+    ValueError
+        If the file is not TOML, or has a key that a recipe does not.
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not TOML: {error}.") from error
+    return from_dict(apply(values, changes or {}))
+
+
+def apply(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Set dotted names in nested dictionaries."""
+    for name, value in changes.items():
+        *parents, last = name.split(".")
+        part = values
+        for parent in parents:
+            part = part.setdefault(parent, {})
+        part[last] = value
+    return values
+
+
+def from_dict(values: Mapping[str, Any]) -> Recipe:
+    """Make a recipe of nested dictionaries, as TOML and JSON give them."""
+    return _build(Recipe, values, "")
+
+
+def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Dotted names of what differs, with both values, between recipes of runs that should be the same."""
+    before, after = old.flat(), new.flat()
+    names = sorted({*before, *after})
+    return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
+
+
+def _build(kind: type, values: Mapping[str, Any], place: str) -> Any:
+    parts = {"data": Data, "targets": Targets, "optimizer": Optimizer, "gumbel": Gumbel, "run": Run}
+    known = {item.name: item for item in fields(kind)}
+    if unknown := [name for name in values if name not in known]:
+        raise ValueError(f"a recipe has no key {place}{unknown[0]}{nearest(unknown[0], list(known))}.")
+    if "out" in known and "out" not in values:
+        raise ValueError("a recipe needs the key out: the folder that the run writes to.")
+    if kind is Recipe:
+        values = {
+            name: _build(parts[name], value, f"{name}.") if name in parts else value for name, value in values.items()
+        }
+    check_types(kind, values, place)
+    return kind(**values)
+
+
+def check_types(kind: type, values: Mapping[str, Any], place: str) -> None:
+    """Refuse numbers, words and switches of another type than the fields of the dataclass ``kind``."""
+    for item in fields(kind):
+        plain = item.name in values and item.type in ("int", "float", "bool", "str")
+        if plain and not _fits(values[item.name], str(item.type)):
+            raise ValueError(f"{place}{item.name}={values[item.name]!r} must be of type {item.type}.")
+
+
+def _fits(value: Any, expected: str) -> bool:
+    kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+    return isinstance(value, kinds[expected]) and (expected == "bool" or not isinstance(value, bool))
+
+
+def _value(recipe: Recipe, name: str) -> Any:
+    return recipe.flat().get(name, getattr(getattr(recipe, name.split(".")[0]), name.split(".")[1], None))
+
+
+def _flat(values: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{place}{name}.") if isinstance(value, Mapping) else {f"{place}{name}": value}
+    return flat

@@ -1,0 +1,471 @@
+"""What masked prediction predicts: clusters of MFCC, then of hidden states (HuBERT, arXiv:2106.07447).
+
+Labels lie on the model's own frames by construction: MFCC come twice as often and every second one is taken, hidden
+states are frames already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from unisat import audio
+from unisat.corpus import Corpus
+from unisat.frames import SAMPLE_RATE
+from unisat.model import UniSpeechSatModel
+from unisat.training.checkpoints import whole_folder
+
+MOST_UNREADABLE = 0.05
+"""Share of files that may be unreadable before a run stops."""
+
+
+class Features(Protocol):
+    """A function from a waveform to one row of features for each frame of the model."""
+
+    def __call__(self, waveform: Float[Tensor, " samples"]) -> Float[Tensor, "frames dim"]:
+        """Give the features; (0, dim) for a waveform shorter than a frame."""
+
+    def describe(self) -> dict[str, Any]:
+        """Give what they are, to be stored with the labels."""
+
+
+def mfcc(waveform: Float[Tensor, " samples"]) -> Float[Tensor, "frames 39"]:
+    """13 MFCC with Kaldi's defaults, their deltas and the deltas of those, 100 frames a second.
+
+    As fairseq's ``dump_mfcc_feature.py``: 23 mel bins, windows of 25 ms every 10 ms, no energy, no dither, no mean
+    normalisation, samples in [-1, 1].
+    """
+    try:
+        import kaldi_native_fbank
+    except ImportError as error:
+        raise ImportError("MFCC need kaldi-native-fbank: pip install 'unisat[train]'.") from error
+    options = kaldi_native_fbank.MfccOptions()
+    options.frame_opts.dither = 0
+    options.frame_opts.samp_freq = SAMPLE_RATE
+    options.use_energy = False
+    computer = kaldi_native_fbank.OnlineMfcc(options)
+    computer.accept_waveform(SAMPLE_RATE, waveform.float().tolist())
+    computer.input_finished()
+    rows = [computer.get_frame(frame) for frame in range(computer.num_frames_ready)]
+    cepstra = torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, 13)
+    first = deltas(cepstra)
+    return torch.cat([cepstra, first, deltas(first)], dim=1)
+
+
+def deltas(features: Float[Tensor, "frames dim"]) -> Float[Tensor, "frames dim"]:
+    """Slope of each feature over five frames, the first and the last repeated beyond the ends.
+
+    ``sum over n = 1, 2 of n (c[t + n] - c[t - n]) / 10``.
+    """
+    if not len(features):
+        return features
+    index = torch.arange(len(features))
+    at = [features[(index + shift).clamp(0, len(features) - 1)] for shift in (-2, -1, 0, 1, 2)]
+    return (2 * (at[4] - at[0]) + (at[3] - at[1])) / 10
+
+
+class MfccFeatures:
+    """`mfcc` at the model's frames: of 100 a second every second one."""
+
+    def __init__(self, hop: int = 320, receptive_field: int = 400) -> None:
+        if hop % 160 or receptive_field < 400:
+            raise ValueError(
+                f"a model with a frame every {hop} samples, each of {receptive_field}, does not fit MFCC, which come "
+                "every 160 samples and see 400; cluster hidden states (features='hidden') instead."
+            )
+        self.hop, self.receptive_field = hop, receptive_field
+
+    def __call__(self, waveform: Float[Tensor, " samples"]) -> Float[Tensor, "frames 39"]:
+        """Give (frames, 39)."""
+        frames = max(0, (len(waveform) - self.receptive_field) // self.hop + 1)
+        return align(mfcc(waveform), frames, self.hop // 160)
+
+    def describe(self) -> dict[str, Any]:
+        """Give what they are."""
+        return {"features": "mfcc", "layer": None}
+
+
+def align(features: Float[Tensor, "rows dim"], frames: int, ratio: int = 2) -> Float[Tensor, "frames dim"]:
+    """Row ``ratio · t`` for frame ``t`` of the model.
+
+    Raises
+    ------
+    ValueError
+        If there are rows for more than a frame more or fewer.
+    """
+    if abs(len(features) / ratio - frames) > 1:
+        raise ValueError(
+            f"{len(features)} rows of features, {ratio} for each frame, do not belong to {frames} frames: the two come "
+            "from different audio or rates."
+        )
+    return features[::ratio][:frames]
+
+
+class HiddenFeatures:
+    """A hidden state of a trained model, nothing masked, in evaluation mode.
+
+    Parameters
+    ----------
+    model : UniSpeechSatModel
+        The teacher.
+    layer : int
+        ``hidden_states[layer]``: the output of that layer, counted from 1.
+    do_normalize : bool
+        Whether the model was trained on normalised waveforms.
+    chunk_seconds : float
+        Longer recordings are taken in pieces of this length, which overlap so that no frame is lost between them.
+    """
+
+    def __init__(
+        self, model: UniSpeechSatModel, layer: int, *, do_normalize: bool = True, chunk_seconds: float = 100.0
+    ) -> None:
+        if not 1 <= layer <= model.config.num_hidden_layers:
+            raise ValueError(f"layer={layer} must be one of the model's {model.config.num_hidden_layers} layers.")
+        self.model, self.layer, self.do_normalize = model.eval(), layer, do_normalize
+        self.chunk = max(1, int(chunk_seconds * SAMPLE_RATE / model.config.inputs_to_logits_ratio))
+
+    @torch.inference_mode()
+    def __call__(self, waveform: Float[Tensor, " samples"]) -> Float[Tensor, "frames hidden"]:
+        """Give (frames, hidden)."""
+        config = self.model.config
+        hop, field = config.inputs_to_logits_ratio, config.receptive_field
+        frames = max(0, (len(waveform) - field) // hop + 1)
+        waveform = audio.normalize(waveform) if self.do_normalize and frames else waveform
+        parts = [torch.zeros(0, config.hidden_size)]
+        for first in range(0, frames, self.chunk):
+            last = min(frames, first + self.chunk)
+            piece = waveform[first * hop : (last - 1) * hop + field].to(self.model.device)
+            states = self.model(piece[None], output_hidden_states=True).hidden_states
+            parts.append(states[self.layer][0].float().cpu())
+        return torch.cat(parts)
+
+    def describe(self) -> dict[str, Any]:
+        """Give what they are."""
+        name = getattr(self.model, "name_or_path", None)
+        return {"features": "hidden", "layer": self.layer, "model": name and Path(name).name}
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """K-means: one centroid a cluster, and of which features.
+
+    Attributes
+    ----------
+    centroids : (clusters, dim)
+    inertia : float
+        Mean squared distance of the sample's frames to their centroids.
+    """
+
+    centroids: Float[Tensor, "clusters dim"]
+    inertia: float
+
+    def assign(self, features: Float[Tensor, "frames dim"], block: int = 8192) -> Int[Tensor, " frames"]:
+        """Give the nearest centroid of each frame."""
+        if features.shape[1] != self.centroids.shape[1]:
+            raise ValueError(
+                f"features of width {features.shape[1]} cannot be compared with centroids of {self.centroids.shape[1]}."
+            )
+        squares = self.centroids.square().sum(1)
+        # |x|² is the same for all centroids
+        nearest = [(squares - 2 * part @ self.centroids.T).argmin(1) for part in features.float().split(block)]
+        return torch.cat(nearest) if nearest else torch.zeros(0, dtype=torch.long)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``kmeans.safetensors``."""
+        from safetensors.torch import save_file
+
+        tensors = {"centroids": self.centroids.contiguous(), "inertia": torch.tensor(self.inertia, dtype=torch.float64)}
+        save_file(tensors, Path(folder) / "kmeans.safetensors")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Clusters:
+        """Read what `save` wrote."""
+        from safetensors.torch import load_file
+
+        tensors = load_file(Path(folder) / "kmeans.safetensors")
+        return cls(tensors["centroids"], float(tensors["inertia"]))
+
+
+def fit(sample: Float[Tensor, "frames dim"], clusters: int, seed: int = 0) -> Clusters:
+    """Fit k-means with fairseq's settings for HuBERT (scikit-learn's ``MiniBatchKMeans``)."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    if len(sample) < clusters:
+        raise ValueError(
+            f"{len(sample)} frames cannot make {clusters} clusters; take a larger sample or fewer clusters."
+        )
+    means = MiniBatchKMeans(
+        clusters,
+        init="k-means++",
+        n_init=20,
+        batch_size=10_000,
+        max_iter=100,
+        tol=0.0,
+        max_no_improvement=100,
+        reassignment_ratio=0.0,
+        compute_labels=False,
+        random_state=seed,
+    ).fit(sample.numpy())
+    found = Clusters(torch.from_numpy(np.asarray(means.cluster_centers_, dtype=np.float32)), 0.0)
+    distances = (sample - found.centroids[found.assign(sample)]).square().sum(1).mean()
+    return Clusters(found.centroids, float(distances))
+
+
+def bounded_sample(corpus: Corpus, features: Features, *, seconds: float, seed: int) -> Float[Tensor, "frames dim"]:
+    """Features of utterances drawn at random until they last ``seconds``; read one after the other."""
+    order = torch.randperm(len(corpus), generator=torch.Generator().manual_seed(seed)).tolist()
+    parts, heard = [], 0.0
+    reader = Reader(corpus)
+    with tqdm(total=round(min(seconds, float(corpus.table["seconds"].sum()))), desc="sample", unit="s") as bar:
+        for row in order:
+            if heard >= seconds:
+                break
+            waveform = reader.read(row)
+            if waveform is not None:
+                parts.append(features(waveform))
+                heard += len(waveform) / SAMPLE_RATE
+                bar.update(round(len(waveform) / SAMPLE_RATE))
+    reader.check(len(parts) + len(reader.unreadable))
+    return torch.cat(parts)
+
+
+class Reader:
+    """Reads a corpus file by file; what cannot be read is listed, skipped and counted."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.corpus = corpus
+        self.unreadable: dict[str, str] = {}
+
+    def read(self, row: int) -> Float[Tensor, " samples"] | None:
+        """Give a waveform, or None where the file cannot be read."""
+        path = self.corpus.table["path"].iloc[row]
+        try:
+            return audio.load(path)
+        except (ValueError, OSError) as error:
+            self.unreadable[str(path)] = str(error)
+            warnings.warn(f"left out: {error}", UserWarning, stacklevel=2)
+            return None
+
+    def check(self, tried: int) -> None:
+        """Refuse to go on where too many files could not be read."""
+        too_many(self.unreadable, tried)
+
+
+def too_many(unreadable: dict[str, str], tried: int) -> None:
+    """Stop where more than `MOST_UNREADABLE` of the files tried could not be read."""
+    if tried and len(unreadable) > MOST_UNREADABLE * tried:
+        some = "; ".join(list(unreadable.values())[:3])
+        raise ValueError(
+            f"{len(unreadable)} of {tried} files could not be read, more than {MOST_UNREADABLE:.0%}: {some}. Repair "
+            "the files or the manifest."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """The cluster of every frame of a corpus, in a folder; the labels stay on the disk until they are asked for.
+
+    Attributes
+    ----------
+    index : DataFrame
+        By utterance id: ``start`` in ``labels``, ``frames``.
+    labels : (all frames,)
+        Memory-mapped.
+    clusters : Clusters
+    description : dict
+        What `make_targets` wrote to ``targets.json``.
+    """
+
+    index: pd.DataFrame
+    labels: np.ndarray
+    clusters: Clusters
+    description: dict[str, Any]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Targets:
+        """Open a folder that `write_targets` wrote."""
+        folder = Path(folder)
+        if not (folder / "targets.json").exists():
+            raise FileNotFoundError(f"{folder} holds no targets (no targets.json); make_targets writes such a folder.")
+        description = json.loads((folder / "targets.json").read_text(encoding="utf-8"))
+        index = pd.read_csv(folder / "index.csv", dtype={"id": str}, keep_default_na=False).set_index("id")
+        return cls(index, np.load(folder / "labels.npy", mmap_mode="r"), Clusters.load(folder), description)
+
+    @property
+    def label_hash(self) -> str:
+        """Hash of all labels and of whose they are."""
+        return str(self.description["label_hash"])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.index.index
+
+    def __getitem__(self, name: str) -> Int[Tensor, " frames"]:
+        if name not in self.index.index:
+            raise KeyError(f"there are no targets for utterance {name!r}; were they made for another corpus?")
+        start, frames = self.index.loc[name, ["start", "frames"]]
+        return torch.from_numpy(np.asarray(self.labels[start : start + frames]).astype(np.int64))
+
+    def histogram(self) -> Int[Tensor, " clusters"]:
+        """Frames in each cluster."""
+        count = np.bincount(self.labels, minlength=len(self.clusters.centroids))
+        return torch.from_numpy(count)
+
+
+def make_targets(
+    corpus: Corpus, features: Features, folder: str | Path, *, clusters: int, sample_seconds: float, seed: int
+) -> Targets:
+    """Fit k-means on a sample of the corpus, assign all of it, and write the labels to ``folder``."""
+    if not 2 <= clusters <= 65_535:
+        raise ValueError(f"clusters={clusters} must be between 2 and 65,535.")
+    found = fit(bounded_sample(corpus, features, seconds=sample_seconds, seed=seed), clusters, seed)
+    return write_targets(corpus, features, found, folder, {"seed": seed, "sample_seconds": sample_seconds})
+
+
+def write_targets(
+    corpus: Corpus,
+    features: Features,
+    clusters: Clusters,
+    folder: str | Path,
+    about: dict[str, Any] | None = None,
+) -> Targets:
+    """Assign every frame of a corpus to a cluster, file by file, and write the labels whole or not at all.
+
+    Warns of clusters that nothing falls into and of labels that say (nearly) nothing.
+
+    Raises
+    ------
+    ValueError
+        If more than 5 % of the files cannot be read.
+    """
+    folder = Path(folder)
+    reader, rows, short = Reader(corpus), [], []
+    start = 0
+    with whole_folder(folder) as partial:
+        flat = partial / "labels.u16"
+        with flat.open("wb") as written:
+            for row, name in enumerate(tqdm(corpus.table["id"], desc="targets")):
+                waveform = reader.read(row)
+                if waveform is None:
+                    continue
+                labels = clusters.assign(features(waveform)).numpy().astype(np.uint16)
+                if not len(labels):
+                    short.append(name)
+                    continue
+                labels.tofile(written)
+                rows.append({"id": name, "start": start, "frames": len(labels)})
+                start += len(labels)
+        reader.check(len(corpus))
+        labels = np.fromfile(flat, np.uint16)
+        np.save(partial / "labels.npy", labels)
+        flat.unlink()
+        pd.DataFrame(rows, columns=["id", "start", "frames"]).to_csv(partial / "index.csv", index=False)
+        clusters.save(partial)
+        count = np.bincount(labels, minlength=len(clusters.centroids))
+        description = {
+            **features.describe(),
+            **(about or {}),
+            "clusters": len(clusters.centroids),
+            "utterances": len(rows),
+            "frames": int(start),
+            "label_hash": label_hash(rows, labels),
+            "entropy": entropy(count),
+            "empty_clusters": int((count == 0).sum()),
+            "too_short": short,
+            "unreadable": sorted(reader.unreadable),
+        }
+        (partial / "targets.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
+    warn_of_labels(count)
+    return Targets.load(folder)
+
+
+def label_hash(rows: Iterable[dict[str, Any]], labels: np.ndarray) -> str:
+    """SHA-256 of whose frames the labels are, and of the labels."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(f"{row['id']}\t{row['start']}\t{row['frames']}\n".encode())
+    digest.update(np.ascontiguousarray(labels, dtype="<u2").tobytes())
+    return digest.hexdigest()
+
+
+def entropy(count: np.ndarray) -> float:
+    """Entropy of a histogram, in nats."""
+    share = count[count > 0] / max(1, count.sum())
+    return float(-(share * np.log(share)).sum())
+
+
+def warn_of_labels(count: np.ndarray) -> None:
+    """Say where a histogram of labels has empty clusters, or so few in use that they are easily guessed."""
+    if empty := int((count == 0).sum()):
+        warnings.warn(f"{empty} of {len(count)} clusters are empty: no frame has their label.", stacklevel=3)
+    if entropy(count) < 0.5 * math.log(len(count)) or count.max() > 0.5 * count.sum():
+        warnings.warn(
+            f"the labels are degenerate: their entropy is {entropy(count):.2f} of at most {math.log(len(count)):.2f} "
+            f"nats and the largest cluster holds {count.max() / max(1, count.sum()):.0%} of the frames.",
+            stacklevel=3,
+        )
+
+
+# how much clusters know about phones or words
+
+
+def joint(labels: Sequence[int] | Tensor, phones: Sequence[int] | Tensor) -> np.ndarray:
+    """Count how often each label meets each phone, (labels, phones); frames with a negative one are left out."""
+    z, y = np.asarray(labels), np.asarray(phones)
+    if z.shape != y.shape or z.ndim != 1:
+        raise ValueError(f"labels and phones must be one number for each frame, got {z.shape} and {y.shape}.")
+    known = (z >= 0) & (y >= 0)
+    if not known.any():
+        raise ValueError("no frame has both a label and a phone.")
+    _, z = np.unique(z[known], return_inverse=True)
+    _, y = np.unique(y[known], return_inverse=True)
+    table = np.zeros((z.max() + 1, y.max() + 1))
+    np.add.at(table, (z, y), 1)
+    return table
+
+
+def pnmi(labels: Sequence[int] | Tensor, phones: Sequence[int] | Tensor) -> float:
+    """Share of the uncertainty about the phone that the label takes away: ``I(y; z) / H(y)`` (HuBERT, section 5)."""
+    table = joint(labels, phones)
+    given = entropy(table.sum(0))
+    both, first = entropy(table.ravel()), entropy(table.sum(1))
+    return (given + first - both) / given if given > 0 else 1.0
+
+
+def purity(labels: Sequence[int] | Tensor, phones: Sequence[int] | Tensor) -> float:
+    """Accuracy of guessing each label's most frequent phone (HuBERT's phone purity)."""
+    table = joint(labels, phones)
+    return float(table.max(1).sum() / table.sum())
+
+
+def cluster_purity(labels: Sequence[int] | Tensor, phones: Sequence[int] | Tensor) -> float:
+    """Accuracy of guessing each phone's most frequent label (HuBERT's cluster purity)."""
+    return purity(phones, labels)
+
+
+def interval_labels(
+    intervals: Iterable[tuple[float, float, str]], frames: int, *, hop: int = 320, receptive_field: int = 400
+) -> tuple[Int[Tensor, " frames"], list[str]]:
+    """Turn (start, end, label) in seconds into a number for each frame, -1 where there is none, and the labels' names.
+
+    A frame has the label at the middle of what it sees.
+    """
+    intervals = list(intervals)
+    names = sorted({label for _, _, label in intervals})
+    middle = (np.arange(frames) * hop + receptive_field / 2) / SAMPLE_RATE
+    codes = np.full(frames, -1)
+    for start, end, label in intervals:
+        codes[(middle >= start) & (middle < end)] = names.index(label)
+    return torch.from_numpy(codes), names
