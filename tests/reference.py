@@ -106,3 +106,78 @@ def tdnn_by_loops(hidden, linear, width, dilation):
     frames = hidden.shape[1] - (width - 1) * dilation
     rows = [torch.cat([hidden[:, t + i * dilation] for i in range(width)], dim=-1) for t in range(frames)]
     return torch.stack([linear(row).clamp(min=0) for row in rows], dim=1)
+
+
+def cosine(a, b):
+    dot = sum(x * y for x, y in zip(a, b, strict=True))
+    return dot / max(math.sqrt(sum(x * x for x in a)), 1e-12) / max(math.sqrt(sum(y * y for y in b)), 1e-12)
+
+
+def content_loss(states, embeddings, targets, temperature):
+    """As fairseq: cross-entropy of [positive; all], the positive's copy among all struck out."""
+    total, counted = 0.0, 0
+    for state, target in zip(states, targets, strict=True):
+        if target == -100:
+            continue
+        positive = cosine(state, embeddings[target]) / temperature
+        others = [cosine(state, e) / temperature for c, e in enumerate(embeddings) if c != target]
+        total -= positive - math.log(math.exp(positive) + sum(math.exp(other) for other in others))
+        counted += 1
+    return total / counted
+
+
+def contrastive_bce(anchors, quantized, utterances, instances, temperature):
+    """The authors' loss with every instance gathered: anchor by anchor, yes or no by yes or no."""
+    terms = []
+    for row, anchor in enumerate(anchors):
+        for place, other in enumerate([row, *instances[row]]):
+            score = cosine(anchor, quantized[other]) / temperature
+            positive = place == 0 or utterances[other] == utterances[row]
+            sigmoid = 1 / (1 + math.exp(-score))
+            terms.append(-math.log(sigmoid if positive else 1 - sigmoid))
+    return sum(terms) / len(terms)
+
+
+def contrastive_infonce(anchors, quantized, utterances, temperature):
+    terms = []
+    for row, anchor in enumerate(anchors):
+        own = math.exp(cosine(anchor, quantized[row]) / temperature)
+        rivals = [
+            math.exp(cosine(anchor, other) / temperature)
+            for place, other in enumerate(quantized)
+            if utterances[place] != utterances[row]
+        ]
+        terms.append(-math.log(own / (own + sum(rivals))))
+    return sum(terms) / len(terms)
+
+
+def diversity(probabilities):
+    """Both forms, from probabilities (frames, groups, entries): (GV - perplexity) / GV, and sum of p log p over GV."""
+    frames, groups, entries = len(probabilities), len(probabilities[0]), len(probabilities[0][0])
+    perplexity_sum, negative_entropy = 0.0, 0.0
+    for group in range(groups):
+        mean = [sum(frame[group][v] for frame in probabilities) / frames for v in range(entries)]
+        negative = sum(p * math.log(p) for p in mean if p > 0)
+        perplexity_sum += math.exp(-negative)
+        negative_entropy += negative
+    size = groups * entries
+    return (size - perplexity_sum) / size, negative_entropy / size
+
+
+def feature_penalty(features, lengths):
+    """Features (batch, channels, frames) as nested lists."""
+    squares = [
+        value * value
+        for utterance, length in zip(features, lengths, strict=True)
+        for channel in utterance
+        for value in channel[:length]
+    ]
+    return sum(squares) / len(squares)
+
+
+def criterion(sums, frames, weights, extras):
+    """fairseq's: weighted sums of content losses, plus N times each weighted extra, all over N."""
+    counted = sum(frames[name] for name in sums if weights[name])
+    total = sum(weights[name] * sums[name] for name in sums)
+    total += sum(weights[name] * extra * counted for name, extra in extras.items())
+    return total / counted

@@ -36,7 +36,9 @@ _HOME = {
     "capture": "unisat.interpret.capture",
     "corpus": "unisat.corpus",
     "frames": "unisat.frames",
+    "losses": "unisat.losses",
     "masking": "unisat.masking",
+    "mixing": "unisat.mixing",
     "outputs": "unisat.outputs",
     "plots": "unisat.plots",
     "run": "unisat.interpret.capture",
@@ -65,7 +67,9 @@ __all__ = [
     "capture",
     "corpus",
     "frames",
+    "losses",
     "masking",
+    "mixing",
     "outputs",
     "plots",
     "run",
@@ -74,7 +78,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from unisat import audio, corpus, frames, masking, outputs, plots, widgets
+    from unisat import audio, corpus, frames, losses, masking, mixing, outputs, plots, widgets
     from unisat.config import UniSpeechSatConfig
     from unisat.corpus import Batch
     from unisat.feature_extraction import Wav2Vec2FeatureExtractor

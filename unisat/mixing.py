@@ -121,7 +121,7 @@ def mix_utterances(
     _check(lengths, batch, samples, mixing_prob, max_share, snr_db)
     device = generator.device if generator is not None else torch.device("cpu")
 
-    # ten numbers in [0, 1) an utterance, whatever happens to it: one more mixture changes no other
+    # six numbers for each utterance, whatever happens to it: one more mixture changes no other
     draws = torch.rand(batch, 6, generator=generator, device=device).double().cpu()
     sizes = lengths.cpu()
     chosen, who, span, here, there, level = draws.unbind(1)
@@ -217,7 +217,7 @@ def mix_pair(
     lengths = torch.tensor([len(primary), len(secondary)], device=primary.device)
     record = Mixing(
         *(torch.tensor([value], device=primary.device) for value in (1, start, start + length, source_start)),
-        snr_db=torch.tensor([snr_db], dtype=torch.float32, device=primary.device),
+        torch.tensor([snr_db], dtype=torch.float32, device=primary.device),
     )
     return _mix(pair, pair[:1], lengths, record, lengths[:1], normalize)[0, : len(primary)]
 

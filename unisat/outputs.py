@@ -54,7 +54,7 @@ def _describe(value: Any) -> str:
     if isinstance(value, tuple) and value:
         return f"{len(value)} × {_describe(value[0])}"
     if isinstance(value, dict):
-        numbers = {name: float(number) for name, number in value.items()}
+        numbers = {name: number.item() if isinstance(number, Tensor) else number for name, number in value.items()}
         return ", ".join(f"{name} {number:.4g}" for name, number in numbers.items())
     return repr(value)
 

@@ -83,12 +83,12 @@ def compare(ours, theirs, waveforms, mask):
 def results(model, waveforms, mask):
     """Everything a model gives, with and without the mask, watched and (ours: fused) unwatched."""
     found = []
-    for given in (None, mask):
-        output = model(waveforms, attention_mask=given, output_hidden_states=True, output_attentions=True)
+    for given_mask in (None, mask):
+        output = model(waveforms, attention_mask=given_mask, output_hidden_states=True, output_attentions=True)
         assert len(output.to_tuple()) == 4
         for field in output.to_tuple():
             found += field if isinstance(field, tuple) else [field]
-        found.append(model(waveforms, attention_mask=given).last_hidden_state)
+        found.append(model(waveforms, attention_mask=given_mask).last_hidden_state)
     return found
 
 

@@ -106,6 +106,8 @@ def read_crop(path: str | Path, start: int, samples: int) -> Float[Tensor, " sam
     """Read ``samples`` samples from ``start`` on, counted at 16 kHz; of a file at that rate only this part."""
     with soundfile.SoundFile(path) as file:
         if file.samplerate == SAMPLE_RATE and file.channels == 1:
+            if start >= file.frames:
+                raise ValueError(f"{path} has {file.frames} samples and none from {start} on: its manifest says more.")
             file.seek(start)
             return torch.from_numpy(file.read(samples, dtype="float32"))
     return audio.load(path)[start : start + samples]
@@ -353,7 +355,7 @@ class TrainingData:
         start = int(share * (max(0, samples - self.crop) // self.hop + 1)) * self.hop
         wave = self.cache.crop(str(entry["path"]), start, self.crop)
         if len(wave) < self.receptive_field:
-            raise ValueError(f"{entry['path']} is shorter than its manifest says ({samples} samples).")
+            raise ValueError(f"{entry['path']} is shorter than its manifest says: {samples} samples.")
         frames = (len(wave) - self.receptive_field) // self.hop + 1
         whole = (samples - self.receptive_field) // self.hop + 1
         if abs(len(labels) - whole) > 1:

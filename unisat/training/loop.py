@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from unisat.corpus import Corpus
@@ -101,7 +102,7 @@ class Trainer:
         self.recipe, self.progress = recipe, progress
         # terms with weight 0 and dropped layers leave weights without a gradient
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self.accelerator = Accelerator(mixed_precision=recipe.run.precision, kwargs_handlers=[unused])
+        self.accelerator = Accelerator(kwargs_handlers=[unused])
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         self.out = Path(recipe.out)
         self.checkpoints = self.out / "checkpoints"
@@ -129,7 +130,8 @@ class Trainer:
         self.targets = self._targets()
         self.train = self._data("train", recipe.data.train, crop_seed=recipe.seed)
         self.valid = self._data("valid", recipe.data.valid, crop_seed=0) if recipe.data.valid else None
-        self.ddp, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        self.objective = Objective(self.model, recipe.run.precision)
+        self.synced, self.optimizer = self.accelerator.prepare(self.objective, self.optimizer)
         self.log = Log(self.out, self.step, tensorboard=recipe.run.tensorboard) if self.rank == 0 else None
         if self.log is not None:
             self.log.recent = self.unlogged
@@ -226,7 +228,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.set_gumbel_temperature(temperature)
-        self.ddp.train()
+        self.model.train()
         self.optimizer.zero_grad()
         sums: dict[str, float] = defaultdict(float)
         seconds = 0.0
@@ -235,13 +237,13 @@ class Trainer:
             generator = draws(recipe.seed, self.step, micro, self.rank)
             torch.manual_seed(draws(recipe.seed, self.step, micro, self.rank, 1).initial_seed())  # dropout
             last = micro == recipe.run.accumulate - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.ddp):
-                output = self.ddp(batch.input_values, batch.attention_mask, targets=batch.targets, generator=generator)
+            with nullcontext() if last else self.accelerator.no_sync(self.synced):
+                loss, numbers, counted = self.synced(batch, generator=generator)
                 # a sum over frames now, divided by all processes' frames before the weights change
-                self.accelerator.backward(output.loss * output.sample_size)
-            for name, value in report(output).items():
-                sums[name] += value * output.sample_size
-            sums["frames"] += output.sample_size
+                self.accelerator.backward(loss * counted)
+            for name, value in numbers.items():
+                sums[name] += value * counted
+            sums["frames"] += counted
             seconds += float(batch.attention_mask.sum()) / 16_000
         names = sorted(sums)
         totals = torch.tensor([*(sums[name] for name in names), seconds], dtype=torch.float64)
@@ -297,17 +299,10 @@ class Trainer:
                 min_spans=config.mask_time_min_masks,
                 generator=generator,
             )
-            with self.accelerator.autocast():
-                output = self.model(
-                    batch.input_values,
-                    batch.attention_mask,
-                    targets=batch.targets,
-                    mask_time_indices=mask,
-                    generator=generator,
-                )
-            for name, value in report(output).items():
-                sums[name] += value * output.sample_size
-            sums["frames"] += output.sample_size
+            _, numbers, counted = self.objective(batch, mask_time_indices=mask, generator=generator)
+            for name, value in numbers.items():
+                sums[name] += value * counted
+            sums["frames"] += counted
         names = sorted(sums)
         totals = torch.tensor([sums[name] for name in names], dtype=torch.float64, device=self.accelerator.device)
         whole = dict(zip(names, self.accelerator.reduce(totals, "sum").tolist(), strict=True))
@@ -366,6 +361,24 @@ class Trainer:
         return self.out / "model"
 
 
+class Objective(nn.Module):
+    """The model as the loop sees it: from a batch to the loss, the numbers for the log, and the frames they count.
+
+    Under many processes gradients are awaited for every weight that an output depends on, so nothing but the loss may
+    leave here with a history: a weight behind a term of weight 0 would be waited for without end.
+    """
+
+    def __init__(self, model: UniSpeechSatForPreTraining, precision: str) -> None:
+        super().__init__()
+        self.model, self.half = model, precision == "bf16"
+
+    def forward(self, batch: TrainingBatch, **options: Any) -> tuple[Tensor, dict[str, float], int]:
+        """Give loss, numbers and frames."""
+        with torch.autocast(batch.input_values.device.type, torch.bfloat16, enabled=self.half):
+            output = self.model(batch.input_values, batch.attention_mask, targets=batch.targets, **options)
+        return output.loss, report(output), output.sample_size
+
+
 def report(output: UniSpeechSatForPreTrainingOutput) -> dict[str, float]:
     """Give the numbers of a batch that are worth a column in the log."""
     assert output.loss is not None
@@ -373,7 +386,7 @@ def report(output: UniSpeechSatForPreTrainingOutput) -> dict[str, float]:
     row = {"loss": output.loss, **output.terms, **output.metrics}
     for kind, perplexity in (("code", output.codevector_perplexity), ("prob", output.prob_perplexity)):
         row |= {f"{kind}_perplexity_{group}": value for group, value in enumerate(perplexity)}
-    return {name: float(value) for name, value in row.items()}
+    return {name: value.item() for name, value in row.items()}
 
 
 class Log:

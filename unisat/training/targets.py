@@ -147,7 +147,9 @@ class HiddenFeatures:
         parts = [torch.zeros(0, config.hidden_size)]
         for first in range(0, frames, self.chunk):
             last = min(frames, first + self.chunk)
-            piece = waveform[first * hop : (last - 1) * hop + field].to(self.model.device)
+            # what lies behind the last frame belongs to it: a group norm hears that too
+            end = len(waveform) if last == frames else (last - 1) * hop + field
+            piece = waveform[first * hop : end].to(self.model.device)
             states = self.model(piece[None], output_hidden_states=True).hidden_states
             parts.append(states[self.layer][0].float().cpu())
         return torch.cat(parts)
@@ -368,7 +370,9 @@ def write_targets(
                 rows.append({"id": name, "start": start, "frames": len(labels)})
                 start += len(labels)
         reader.check(len(corpus))
-        labels = np.fromfile(flat, np.uint16)
+        if not start:
+            raise ValueError(f"no utterance of the corpus is as long as a frame; {len(short)} are too short.")
+        labels = np.memmap(flat, np.uint16, "r")  # a corpus may have more labels than the memory holds
         np.save(partial / "labels.npy", labels)
         flat.unlink()
         pd.DataFrame(rows, columns=["id", "start", "frames"]).to_csv(partial / "index.csv", index=False)
@@ -403,7 +407,7 @@ def label_hash(rows: Iterable[dict[str, Any]], labels: np.ndarray) -> str:
 def entropy(count: np.ndarray) -> float:
     """Entropy of a histogram, in nats."""
     share = count[count > 0] / max(1, count.sum())
-    return float(-(share * np.log(share)).sum())
+    return float((share * np.log(1 / share)).sum())
 
 
 def warn_of_labels(count: np.ndarray) -> None:

@@ -1,0 +1,338 @@
+"""K-means targets: MFCC against plain numpy, clusters that were planted, labels that lie where they should."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from conftest import shuffled, small_config
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import mutual_info_score
+
+import unisat as us
+from unisat.training import targets as module
+from unisat.training.targets import (
+    Clusters,
+    HiddenFeatures,
+    MfccFeatures,
+    Targets,
+    align,
+    bounded_sample,
+    cluster_purity,
+    deltas,
+    fit,
+    interval_labels,
+    make_targets,
+    mfcc,
+    pnmi,
+    purity,
+    write_targets,
+)
+
+
+def kaldi_mfcc(wave):
+    """Kaldi's feature-mfcc.cc in plain numpy: 13 cepstra from 23 mel bins, samples in [-1, 1]."""
+    frames = (len(wave) - 400) // 160 + 1
+    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399)) ** 0.85
+
+    def mel(hertz):
+        return 1127 * np.log(1 + hertz / 700)
+
+    edges = np.linspace(mel(20), mel(8000), 25)
+    bins = mel(np.arange(256) * 16_000 / 512)
+    rise = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    fall = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
+    banks = np.clip(np.minimum(rise, fall), 0, None)  # (23, 256)
+    order, places = np.arange(13)[:, None], np.arange(23) + 0.5
+    cosine = np.sqrt(2 / 23) * np.cos(np.pi / 23 * order * places)
+    cosine[0] = np.sqrt(1 / 23)
+    lifter = 1 + 11 * np.sin(np.pi * np.arange(13) / 22)
+    rows = []
+    for frame in range(frames):
+        x = wave[160 * frame : 160 * frame + 400].astype(np.float64)
+        x = x - x.mean()
+        x = x - 0.97 * np.concatenate([x[:1], x[:-1]])
+        power = np.abs(np.fft.rfft(x * window, 512)) ** 2
+        rows.append(lifter * (cosine @ np.log(np.maximum(banks @ power[:256], np.finfo(np.float32).eps))))
+    return np.array(rows)
+
+
+def deltas_by_loops(rows):
+    out = np.zeros_like(rows)
+    for t in range(len(rows)):
+        for n in (1, 2):
+            after, before = min(t + n, len(rows) - 1), max(t - n, 0)
+            out[t] += n * (rows[after] - rows[before]) / 10
+    return out
+
+
+def test_mfcc_against_plain_numpy():
+    wave = us.corpus.builtin().batch(0).waveforms[0][:16_000]
+    ours = mfcc(wave).numpy()
+    cepstra = kaldi_mfcc(wave.numpy())
+    assert ours.shape == (98, 39)
+    assert np.abs(ours[:, :13] - cepstra).max() < 2e-2 * np.abs(cepstra).max() / 10
+    first = deltas_by_loops(cepstra)
+    np.testing.assert_allclose(ours[:, 13:26], first, atol=2e-2)
+    np.testing.assert_allclose(ours[:, 26:], deltas_by_loops(first), atol=2e-2)
+    np.testing.assert_allclose(deltas(torch.from_numpy(cepstra)).numpy(), first, atol=1e-12)
+    assert mfcc(torch.zeros(399)).shape == (0, 39)
+
+
+def test_a_label_for_every_frame_of_every_length():
+    features = MfccFeatures()
+    for samples in [400, 401, 559, 560, 719, 720, *range(32_000, 40_000, 37)]:
+        frames = us.frames.stack_length(samples, [10, 3, 3, 3, 3, 2, 2], [5, 2, 2, 2, 2, 2, 2])
+        rows = torch.arange((samples - 400) // 160 + 1)[:, None]
+        assert align(rows, frames).flatten().tolist() == [2 * t for t in range(frames)]
+    assert features(torch.zeros(399)).shape == (0, 39)
+    assert len(features(torch.randn(32_100))) == (32_100 - 400) // 320 + 1
+    with pytest.raises(ValueError, match="100 rows of features, 2 for each frame, do not belong to 48 frames"):
+        align(torch.zeros(100, 3), 48)
+    with pytest.raises(ValueError, match="every 64 samples, each of 148, does not fit MFCC"):
+        MfccFeatures(64, 148)
+
+
+# k-means
+
+
+def test_planted_clusters_are_found(tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    centres = 10 * torch.randn(7, 5, generator=draw)
+    truth = torch.randint(0, 7, (3000,), generator=draw)
+    sample = centres[truth] + 0.1 * torch.randn(3000, 5, generator=draw)
+    found = fit(sample, 7, seed=0)
+    assert pnmi(found.assign(sample), truth) == pytest.approx(1)
+    assert found.inertia == pytest.approx(5 * 0.01, rel=0.05)
+    distances = torch.cdist(sample.double(), found.centroids.double())
+    assert torch.equal(found.assign(sample, block=100), distances.argmin(1))
+    found.save(tmp_path)
+    loaded = Clusters.load(tmp_path)
+    assert torch.equal(loaded.centroids, found.centroids)
+    assert loaded.inertia == found.inertia
+    with pytest.raises(ValueError, match="5 frames cannot make 7 clusters"):
+        fit(sample[:5], 7)
+    with pytest.raises(ValueError, match="features of width 4 cannot be compared with centroids of 5"):
+        found.assign(sample[:, :4])
+
+
+class Loudness:
+    """A feature that one can compute in one's head: the largest sample of each hop."""
+
+    def __call__(self, waveform):
+        frames = max(0, (len(waveform) - 400) // 320 + 1)
+        return waveform[: 320 * frames].view(frames, 320).amax(1, keepdim=True)
+
+    def describe(self):
+        return {"features": "loudness"}
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Four files whose loudness steps through levels that one knows."""
+    folder, rows = tmp_path / "speech", []
+    folder.mkdir()
+    for index in range(4):
+        levels = np.repeat((np.arange(40 + index) * 7 + index) % 5 / 10 + 0.1, 320)
+        soundfile.write(folder / f"{index}.wav", levels, 16_000, subtype="FLOAT")
+        rows.append({"path": f"{index}.wav", "id": f"u{index}", "speaker": f"s{index}"})
+    pd.DataFrame(rows).to_csv(folder / "metadata.csv", index=False)
+    return us.corpus.folder(folder)
+
+
+def levels(index, frames):
+    return (np.arange(frames) * 7 + index) % 5
+
+
+def test_targets_of_a_corpus(corpus, tmp_path):
+    folder = tmp_path / "targets"
+    made = make_targets(corpus, Loudness(), folder, clusters=5, sample_seconds=100.0, seed=0)
+    assert isinstance(made.labels, np.memmap)
+    order = made.clusters.centroids.flatten().argsort().argsort()  # level of each cluster
+    for index in range(4):
+        frames = (320 * (40 + index) - 400) // 320 + 1
+        assert order[made[f"u{index}"]].tolist() == levels(index, frames).tolist()
+        assert made[f"u{index}"].dtype == torch.int64
+    assert made.histogram().sum() == len(made.labels) == made.description["frames"]
+    assert "u3" in made
+    assert "u9" not in made
+    with pytest.raises(KeyError, match="no targets for utterance 'u9'"):
+        made["u9"]
+    again = Targets.load(folder)
+    assert again.label_hash == made.label_hash
+    assert made.description["features"] == "loudness"
+    assert made.description["entropy"] == pytest.approx(math.log(5), abs=0.01)
+    # another label, another hash; and so with another order of utterances
+    rows = [{"id": name, **row} for name, row in made.index.to_dict("index").items()]
+    changed = np.array(made.labels)
+    assert module.label_hash(rows, changed) == made.label_hash
+    changed[3] += 1
+    assert module.label_hash(rows, changed) != made.label_hash
+    rows[0]["id"] = "other"
+    assert module.label_hash(rows, made.labels) != made.label_hash
+    with pytest.raises(FileNotFoundError, match="holds no targets"):
+        Targets.load(tmp_path)
+
+
+def test_the_sample_is_bounded_and_drawn(corpus):
+    one = bounded_sample(corpus, Loudness(), seconds=1.0, seed=0)
+    assert 50 <= len(one) < 50 + 45  # the utterance that passes the bound is the last
+    assert torch.equal(one, bounded_sample(corpus, Loudness(), seconds=1.0, seed=0))
+    everything = bounded_sample(corpus, Loudness(), seconds=1e9, seed=0)
+    assert len(everything) == sum((320 * (40 + i) - 400) // 320 + 1 for i in range(4))
+    drawn = {len(bounded_sample(corpus, Loudness(), seconds=0.1, seed=seed)) for seed in range(20)}
+    assert len(drawn) == 4
+
+
+def test_a_crash_leaves_the_old_targets(corpus, tmp_path, monkeypatch):
+    folder = tmp_path / "targets"
+    made = make_targets(corpus, Loudness(), folder, clusters=5, sample_seconds=100.0, seed=0)
+    calls = []
+
+    class Broken(Loudness):
+        def __call__(self, waveform):
+            calls.append(1)
+            if len(calls) == 3:
+                raise RuntimeError("out of luck")
+            return super().__call__(waveform)
+
+    with pytest.raises(RuntimeError, match="out of luck"):
+        write_targets(corpus, Broken(), made.clusters, folder)
+    assert Targets.load(folder).label_hash == made.label_hash
+    assert {path.name for path in tmp_path.iterdir()} == {"speech", "targets"}
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_files_that_cannot_be_read(corpus, tmp_path):
+    found = fit(bounded_sample(corpus, Loudness(), seconds=100.0, seed=0), 5)
+    table = pd.concat([corpus.table] * 10, ignore_index=True)
+    table["id"] = [f"r{row}" for row in range(len(table))]
+    (tmp_path / "broken.wav").write_bytes(b"RIFF, but not quite")
+    table.loc[7, "path"] = str(tmp_path / "broken.wav")
+    made = write_targets(us.corpus.Corpus(table), Loudness(), found, tmp_path / "t")
+    assert made.description["unreadable"] == [str(tmp_path / "broken.wav")]
+    assert made.description["utterances"] == 39
+    assert "r7" not in made
+    for row in range(8, 12):
+        table.loc[row, "path"] = str(tmp_path / f"absent-{row}.wav")
+    with pytest.raises(ValueError, match="5 of 40 files could not be read, more than 5%"):
+        write_targets(us.corpus.Corpus(table), Loudness(), found, tmp_path / "u")
+    assert not (tmp_path / "u").exists()
+
+
+@pytest.mark.filterwarnings("ignore:1 of 2 clusters", "ignore:the labels are degenerate")
+def test_too_short_and_nothing_at_all(corpus, tmp_path):
+    found = Clusters(torch.tensor([[0.0], [1.0]]), 0.0)
+    soundfile.write(tmp_path / "short.wav", np.full(300, 0.1), 16_000)
+    row = {"path": str(tmp_path / "short.wav"), "id": "short", "seconds": 300 / 16_000}
+    table = pd.concat([corpus.table, pd.DataFrame([row])], ignore_index=True)
+    made = write_targets(us.corpus.Corpus(table), Loudness(), found, tmp_path / "t")
+    assert made.description["too_short"] == ["short"]
+    with pytest.raises(ValueError, match="no utterance of the corpus is as long as a frame"):
+        write_targets(us.corpus.Corpus(table[4:]), Loudness(), found, tmp_path / "u")
+
+
+def test_labels_that_say_nothing_are_called_so(corpus, tmp_path):
+    far = Clusters(torch.tensor([[0.3], [50.0], [90.0]]), 0.0)
+    with (
+        pytest.warns(UserWarning, match="2 of 3 clusters are empty"),
+        pytest.warns(UserWarning, match=r"degenerate: their entropy is 0.00 of at most 1.10 nats .* 100%"),
+    ):
+        write_targets(corpus, Loudness(), far, tmp_path / "t")
+    described = json.loads((tmp_path / "t" / "targets.json").read_text())
+    assert (described["entropy"], described["empty_clusters"]) == (0, 2)
+    with pytest.raises(ValueError, match="clusters=1 must be between 2 and 65,535"):
+        make_targets(corpus, Loudness(), tmp_path / "u", clusters=1, sample_seconds=1.0, seed=0)
+
+
+# hidden states
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_hidden_features_are_hidden_states(normalize):
+    model = shuffled(us.UniSpeechSatModel(small_config()))
+    wave = torch.randn(3000, generator=torch.Generator().manual_seed(0)) + 0.2
+    whole = HiddenFeatures(model, 2, do_normalize=normalize)(wave)
+    given_wave = us.audio.normalize(wave) if normalize else wave
+    with torch.no_grad():
+        expected = model(given_wave[None], output_hidden_states=True).hidden_states[2][0]
+    torch.testing.assert_close(whole, expected)
+    # in pieces of ten frames: as many frames, each piece by itself
+    pieces = HiddenFeatures(model, 2, do_normalize=normalize, chunk_seconds=10 * 64 / 16_000)(wave)
+    assert pieces.shape == whole.shape == (45, 16)
+    with torch.no_grad():
+        second = model(given_wave[None, 640 : 640 + 9 * 64 + 148], output_hidden_states=True).hidden_states[2][0]
+    torch.testing.assert_close(pieces[10:20], second)
+    assert HiddenFeatures(model, 2)(wave[:100]).shape == (0, 16)
+    assert HiddenFeatures(model, 2).describe()["layer"] == 2
+    with pytest.raises(ValueError, match="layer=4 must be one of the model's 3 layers"):
+        HiddenFeatures(model, 4)
+
+
+def test_hidden_features_of_a_model_in_training_are_of_one_in_evaluation():
+    model = us.UniSpeechSatModel(small_config()).train()
+    features = HiddenFeatures(model, 1)
+    wave = torch.randn(2000)
+    assert torch.equal(features(wave), features(wave))
+
+
+# what labels know
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=60), st.permutations(range(5)))
+def test_purities_and_information(pairs, names):
+    z, y = (torch.tensor(side) for side in zip(*pairs, strict=True))
+    table = {}
+    for label, phone in pairs:
+        table.setdefault(label, []).append(phone)
+    best = sum(max(phones.count(phone) for phone in phones) for phones in table.values())
+    assert purity(z, y) == pytest.approx(best / len(pairs))
+    assert cluster_purity(z, y) == purity(y, z)
+    uncertainty = mutual_info_score(y, y)
+    if uncertainty > 1e-9:
+        assert pnmi(z, y) == pytest.approx(mutual_info_score(z, y) / uncertainty, abs=1e-9)
+    assert -1e-9 <= pnmi(z, y) <= 1 + 1e-9
+    assert pnmi(torch.tensor(names)[z], y) == pytest.approx(pnmi(z, y))
+    assert pnmi(y, y) == pytest.approx(1)
+    # frames that nobody labelled count for nothing
+    assert pnmi(torch.cat([z, z]), torch.cat([y, torch.full_like(y, -1)])) == pytest.approx(pnmi(z, y))
+
+
+def test_information_of_chance_and_of_nothing():
+    draw = torch.Generator().manual_seed(0)
+    z, y = (torch.randint(0, 5, (50_000,), generator=draw) for _ in range(2))
+    assert pnmi(z, y) < 0.001
+    with pytest.raises(ValueError, match=r"got \(2,\) and \(3,\)"):
+        pnmi([0, 1], [0, 1, 2])
+    with pytest.raises(ValueError, match="no frame has both"):
+        purity([0, 1], [-1, -1])
+
+
+def test_labels_of_intervals():
+    codes, names = interval_labels([(0.0, 0.05, "b"), (0.07, 1.0, "a")], 6)
+    assert names == ["a", "b"]
+    # frames are centred at 12.5, 32.5, 52.5, 72.5, 92.5 and 112.5 ms
+    assert codes.tolist() == [1, 1, -1, 0, 0, 0]
+
+
+def test_mfcc_clusters_know_words(recorded):
+    words = pd.read_csv(recorded / "words.csv")
+    files = words["path"].unique()[:40]
+    features, labels, truth = MfccFeatures(), [], []
+    waves = {path: us.audio.load(recorded / path) for path in files}
+    rows = {path: features(wave) for path, wave in waves.items()}
+    found = fit(torch.cat(list(rows.values())), 50)
+    names = sorted(words["label"].unique())
+    for path in files:
+        spoken = words[words["path"] == path]
+        labels.append(found.assign(rows[path]))
+        intervals = [(row.start, row.end, f"{names.index(row.label):03d}") for row in spoken.itertuples()]
+        codes, known = interval_labels(intervals, len(rows[path]))
+        truth.append(torch.tensor([int(known[code]) if code >= 0 else -1 for code in codes]))
+    z, y = torch.cat(labels), torch.cat(truth)
+    shuffled_labels = z[torch.randperm(len(z), generator=torch.Generator().manual_seed(0))]
+    assert pnmi(z, y) > 2 * pnmi(shuffled_labels, y)

@@ -1,0 +1,328 @@
+"""Batches: aligned crops, honest buckets, mixed speakers, and every batch a function of its number."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from conftest import ROOT, small_config
+from hypothesis import given
+from hypothesis import strategies as st
+
+import unisat as us
+from unisat.corpus import Corpus
+from unisat.training.data import MisalignedTargetsError, SoundCache, TrainingData, manifest, plan, read_crop, union
+
+HOP, FIELD = 64, 148  # of small_config
+
+
+@pytest.fixture
+def speech(tmp_path):
+    """Twelve ramps of four speakers, 1 to 2.1 s: sample i of file f is (i + 40,000 f) / 1e6."""
+    rows = []
+    for index in range(12):
+        samples = 16_000 + 1_600 * index
+        ramp = (np.arange(samples) + 40_000 * index) / 1e6
+        soundfile.write(tmp_path / f"{index:02d}.wav", ramp, 16_000, subtype="FLOAT")
+        rows.append(
+            {
+                "path": f"{index:02d}.wav",
+                "speaker": f"s{index % 4}",
+                "seconds": samples / 16_000,
+                "split": "ab"[index % 2],
+            }
+        )
+    table = pd.DataFrame(rows)
+    table.to_csv(tmp_path / "table.csv", index=False)
+    table.to_parquet(tmp_path / "table.parquet", index=False)
+    return tmp_path
+
+
+def counting(corpus):
+    """Labels that count the frames of their utterance."""
+    frames = {row.id: (round(row.seconds * 16_000) - FIELD) // HOP + 1 for row in corpus.table.itertuples()}
+    return {name: torch.arange(count) for name, count in frames.items()}
+
+
+def made(speech, labels=None, **options):
+    corpus = manifest(speech / "table.csv")
+    given_labels = counting(corpus) if labels is None else labels
+    defaults = dict(crop_seconds=1.2, batch_seconds=4.0, do_normalize=False)
+    return TrainingData(corpus, given_labels, small_config(), **{**defaults, **options})
+
+
+# manifests
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.parquet"])
+def test_manifests(speech, name):
+    corpus = manifest(speech / name)
+    assert len(corpus) == 12
+    assert corpus.table["id"].tolist()[:2] == ["00", "01"]
+    assert corpus.table["path"].iloc[3] == str(speech / "03.wav")
+    assert len(manifest(speech / name, split="a", speaker=["s0", "s2"])) == 6
+    assert len(manifest(str(speech))) == 12  # a folder, too
+    assert len(manifest("builtin")) == 288
+    both = union({"x": corpus, "y": manifest("builtin")})
+    assert len(both) == 300
+    assert both.table["id"].iloc[0] == "x/00"
+    assert both.table["speaker"].nunique() == 4 + 24
+
+
+def test_manifests_without_lengths_or_files(speech, tmp_path):
+    table = pd.read_csv(speech / "table.csv")
+    table.drop(columns="seconds").to_csv(speech / "bare.csv", index=False)
+    assert manifest(speech / "bare.csv").table["seconds"].tolist() == table["seconds"].tolist()
+    many = pd.concat([table] * 3, ignore_index=True)
+    many["id"] = [f"r{row}" for row in range(36)]
+    many.loc[5, "path"] = "absent.wav"
+    many.to_csv(speech / "many.csv", index=False)
+    with pytest.warns(UserWarning, match=r"1 file\(s\) of .*many.csv left out"):
+        corpus = manifest(speech / "many.csv")
+    assert len(corpus) == 35
+    assert "absent.wav" in corpus.report["path"].iloc[0]
+    many.loc[6, "path"] = "gone.wav"
+    many.to_csv(speech / "many.csv", index=False)
+    with pytest.raises(ValueError, match="2 of 36 files could not be read, more than 5%"):
+        manifest(speech / "many.csv")
+    with pytest.raises(FileNotFoundError, match="no manifest"):
+        manifest(tmp_path / "nowhere.csv")
+    (speech / "wrong.csv").write_text("file\nx.wav\n")
+    with pytest.raises(ValueError, match=r"needs a column path .* \['file'\]"):
+        manifest(speech / "wrong.csv")
+    with pytest.raises(ValueError, match="at least one source"):
+        union({})
+
+
+# reading
+
+
+def test_a_part_of_a_file_is_that_part(tmp_path):
+    whole = us.corpus.builtin().batch(0).waveforms[0].numpy()
+    files = [us.corpus.builtin().table["path"].iloc[0]]
+    for ending in ("wav", "flac"):
+        files.append(tmp_path / f"a.{ending}")
+        soundfile.write(files[-1], whole, 16_000)
+    soundfile.write(tmp_path / "fast.wav", np.repeat(whole, 2), 32_000)
+    for file in [*files, tmp_path / "fast.wav"]:
+        expected = us.audio.load(file)[5000:9000]
+        torch.testing.assert_close(read_crop(file, 5000, 4000), expected, rtol=0, atol=1e-6)
+    assert len(read_crop(files[1], len(whole) - 10, 4000)) == 10
+
+
+def test_the_cache_keeps_its_bound(speech):
+    cache = SoundCache(1)  # a mebibyte: 262,144 samples
+    paths = sorted(map(str, speech.glob("*.wav")))
+    for path in paths * 2:
+        part = cache.crop(path, 100, 50)
+        torch.testing.assert_close(part, us.audio.load(path)[100:150])
+        assert cache.size <= 2**20
+        assert cache.size == 4 * sum(map(len, cache.waveforms.values()))
+    assert list(cache.waveforms)[-1] == paths[-1]
+    assert 1 < len(cache.waveforms) < 12
+    part += 1  # what was handed out is the caller's
+    torch.testing.assert_close(cache.crop(paths[-1], 100, 50), us.audio.load(paths[-1])[100:150])
+
+
+# crops
+
+
+@pytest.mark.parametrize("cache", [0, 64])
+def test_crops_and_labels_lie_on_each_other(speech, cache):
+    data = made(speech, cache_mb=cache)
+    starts = []
+    for step in range(20):
+        batch = data[step]
+        assert batch.input_values.shape == batch.attention_mask.shape
+        for row, name in enumerate(batch.ids):
+            samples = int(batch.attention_mask[row].sum())
+            frames = (samples - FIELD) // HOP + 1
+            start = int(batch.starts[row])
+            assert start % HOP == 0
+            # the file says where its samples come from, the labels say which frames they are
+            assert batch.input_values[row, 0].item() * 1e6 == pytest.approx(start + 40_000 * int(name), abs=0.05)
+            assert batch.targets[row, :frames].tolist() == list(range(start // HOP, start // HOP + frames))
+            assert (batch.targets[row, frames:] == -100).all()
+            assert samples == min(int(1.2 * 16_000), 16_000 + 1_600 * int(name))
+            assert (batch.input_values[row, samples:] == 0).all()
+            starts.append(start)
+    assert len(set(starts)) > 20
+    model = us.UniSpeechSatModel(small_config())
+    out = model(batch.input_values, batch.attention_mask)
+    assert torch.equal(out.valid, batch.targets != -100)
+
+
+def test_each_crop_is_normalised_by_itself(speech):
+    batch = made(speech, do_normalize=True)[0]
+    plain = made(speech)[0]
+    for row in range(len(batch)):
+        samples = int(batch.attention_mask[row].sum())
+        expected = us.audio.normalize(plain.input_values[row, :samples])
+        torch.testing.assert_close(batch.input_values[row, :samples], expected)
+
+
+def test_a_batch_is_a_function_of_its_number(speech):
+    data, other = made(speech), made(speech)
+    late = other[25]
+    for step in range(26):
+        batch = data[step]
+    assert batch.ids == late.ids
+    assert torch.equal(batch.input_values, late.input_values)
+    assert torch.equal(batch.starts, late.starts)
+    assert any(not torch.equal(made(speech, seed=1)[step].starts, data[step].starts) for step in range(3))
+    epochs = [
+        [data.rows(step) for step in range(e * data.batches_per_epoch, (e + 1) * data.batches_per_epoch)]
+        for e in range(3)
+    ]
+    assert all(len({row for batch in epoch for row in batch}) == sum(map(len, epoch)) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+
+
+def test_processes_share_an_epoch(speech):
+    parts = [made(speech, processes=2, rank=rank) for rank in range(2)]
+    assert parts[0].batches_per_epoch == parts[1].batches_per_epoch >= 1
+    seen = [row for part in parts for step in range(part.batches_per_epoch) for row in part.rows(step)]
+    assert len(seen) == len(set(seen))
+    assert len(seen) >= 6
+
+
+def test_reading_ahead_gives_the_same(speech):
+    data, ahead = made(speech), made(speech)
+    batches = ahead.iterate(3)
+    for step in range(3, 15):
+        batch = next(batches)
+        assert torch.equal(batch.input_values, data[step].input_values)
+        assert batch.ids == data[step].ids
+    ahead.close()
+    assert not ahead._workers
+
+
+def test_an_error_while_reading_ahead_arrives(speech):
+    corpus = manifest(speech / "table.csv")
+    labels = {name: values[:-2] for name, values in counting(corpus).items()}
+    data = made(speech, labels)
+    with pytest.raises(MisalignedTargetsError, match="labels for .* frames, more than one apart"):
+        next(data.iterate())
+    data.close()
+
+
+def test_labels_a_frame_off(speech):
+    corpus = manifest(speech / "table.csv")
+    whole = made(speech)
+    short = made(speech, {name: values[:-1] for name, values in counting(corpus).items()})
+    for step in range(10):
+        a, b = whole[step].targets, short[step].targets
+        assert ((a == b) | (b == -100)).all()
+        assert ((a != b).sum(1) <= 1).all()
+
+
+# batches
+
+
+@given(
+    st.lists(st.floats(0.5, 20), min_size=1, max_size=120),
+    st.integers(1, 12),
+    st.sampled_from([2.0, 5.0, 30.0]),
+    st.integers(0, 99),
+)
+def test_plans(seconds, speakers, crop, seed):
+    lengths, names = np.array(seconds), [f"s{row % speakers}" for row in range(len(seconds))]
+    options = dict(crop_seconds=crop, batch_seconds=4 * crop)
+    batches = plan(lengths, names, **options, draw=np.random.default_rng(seed))
+    rows = [row for batch in batches for row in batch]
+    assert len(rows) == len(set(rows))
+    cut = np.minimum(lengths, crop)
+    for batch in batches:
+        assert len(batch) >= 2
+        assert len(batch) * cut[batch].max() <= 4 * crop + 1e-6
+    assert batches == plan(lengths, names, **options, draw=np.random.default_rng(seed))
+
+
+def test_hardly_anything_is_left_out_and_lengths_go_together():
+    draw = np.random.default_rng(0)
+    seconds = draw.uniform(1, 15, 3000)
+    names = [f"s{row % 50}" for row in range(3000)]
+    batches = plan(seconds, names, crop_seconds=15.0, batch_seconds=60.0, draw=draw)
+    assert sum(map(len, batches)) >= 0.99 * 3000
+    padded = sum(len(batch) * seconds[batch].max() for batch in batches)
+    assert sum(seconds[batch].sum() for batch in batches) > 0.9 * padded
+    longest = [seconds[batch].max() for batch in batches]
+    assert np.corrcoef(longest[:-1], longest[1:])[0, 1] < 0.2  # in random order
+
+
+def test_a_batch_mixes_speakers():
+    # as LibriSpeech lies on the disk: a hundred utterances of one speaker after the other, sorted by length
+    seconds = np.repeat(np.linspace(5, 6, 10), 100)
+    names = np.repeat([f"s{row}" for row in range(10)], 100)
+    batches = plan(seconds, names, crop_seconds=3.0, batch_seconds=24.0, draw=np.random.default_rng(0))
+    different = np.mean([len(set(names[batch])) / len(batch) for batch in batches])
+    chance = np.mean([len(set(names[np.random.default_rng(i).choice(1000, 8, False)])) / 8 for i in range(500)])
+    assert different > chance + 0.1
+
+
+# what goes wrong
+
+
+def test_one_speaker_is_worth_a_warning(speech):
+    corpus = manifest(speech / "table.csv", speaker="s0")
+    with pytest.warns(UserWarning, match="all utterances are of one speaker, s0"):
+        TrainingData(corpus, counting(corpus), small_config(), crop_seconds=1.0, batch_seconds=4.0)
+
+
+def test_what_is_left_out_is_counted(speech):
+    corpus = manifest(speech / "table.csv")
+    labels = counting(corpus)
+    del labels["11"]
+    data = TrainingData(corpus, labels, small_config(), crop_seconds=1.3, batch_seconds=4.0, min_seconds=1.25)
+    assert data.left_out == {"too short": 3, "no targets": 1}
+    assert len(data.table) == 8
+    with pytest.raises(ValueError, match="0 of 12 utterances last 9 s and have targets; 2 are needed"):
+        TrainingData(corpus, labels, small_config(), crop_seconds=10.0, batch_seconds=40.0, min_seconds=9.0)
+    with pytest.raises(ValueError, match="batch_seconds=1.0 two crops"):
+        TrainingData(corpus, labels, small_config(), crop_seconds=1.0, batch_seconds=1.0)
+
+
+def test_files_that_break_later(speech):
+    table = pd.concat([pd.read_csv(speech / "table.csv")] * 4, ignore_index=True)
+    table["id"] = [f"r{row}" for row in range(48)]
+    table.to_csv(speech / "many.csv", index=False)
+    corpus = manifest(speech / "many.csv")
+    for row in range(3):
+        bad = speech / f"bad{row}.wav"
+        bad.write_bytes(b"not a sound")
+        corpus.table.loc[row, "path"] = str(bad)
+    data = TrainingData(corpus, counting(corpus), small_config(), crop_seconds=1.0, batch_seconds=4.0)
+
+    def all_steps():
+        for step in range(data.batches_per_epoch):
+            assert not any("bad" in name for name in data[step].ids)
+
+    with pytest.warns(UserWarning, match="left out: .*bad"), pytest.raises(ValueError, match="3 of 48 files"):
+        all_steps()
+    assert len(data.unreadable) == 3
+
+
+def test_a_manifest_that_promises_too_much(speech):
+    corpus = manifest(speech / "table.csv")
+    corpus.table.loc[:, "seconds"] = corpus.table["seconds"] + 100.0
+    labels = counting(corpus)
+    data = TrainingData(corpus, labels, small_config(), crop_seconds=1.0, batch_seconds=4.0)
+    with pytest.warns(UserWarning, match="its manifest says more"), pytest.raises(ValueError, match="1 of 12 files"):
+        data[0]
+    with pytest.raises(ValueError, match="17600 samples and none from 20000 on"):
+        read_crop(speech / "01.wav", 20_000, 10)
+
+
+def test_a_real_corpus(recorded):
+    corpus = manifest(recorded / "metadata.csv", split="train")
+    assert len(corpus) == 833
+    assert isinstance(corpus, Corpus)
+    frames = {row.id: (round(row.seconds * 16_000) - 400) // 320 + 1 for row in corpus.table.itertuples()}
+    labels = {name: torch.zeros(count).long() for name, count in frames.items()}
+    data = TrainingData(
+        corpus, labels, us.UniSpeechSatConfig.tiny(), crop_seconds=3.0, batch_seconds=30.0, min_seconds=1.0
+    )
+    batch = data[0]
+    assert len(set(batch.speakers)) == len(batch) == 10
+    assert batch.input_values.shape == (10, 48_000)
+    assert (ROOT / "recipes").is_dir()
