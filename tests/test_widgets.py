@@ -218,10 +218,11 @@ def test_pyplot_is_never_asked(mask_widget, attention_widget):
     assert "matplotlib.pyplot" not in __import__("sys").modules or not matplotlib.pyplot.get_fignums()
 
 
-@pytest.mark.parametrize("name", ["masks", "attention", "recording"])
+@pytest.mark.parametrize("name", ["masks", "attention", "mixing", "recording"])
 def test_every_control_has_a_name_and_a_tooltip(name, model):
     made = {
         "masks": lambda: widgets.masks(CONFIG, clips("amy <1>", "bob")),
+        "mixing": lambda: widgets.mixing(clips("amy <1>", "bob")),
         "attention": lambda: widgets.attention(Patterns()),
         "recording": lambda: widgets.recording(model),
     }[name]()
@@ -232,7 +233,7 @@ def test_every_control_has_a_name_and_a_tooltip(name, model):
 
 
 def test_widgets_are_functions_of_the_package():
-    assert all(callable(getattr(widgets, name)) for name in ("masks", "attention", "recording"))
+    assert all(callable(getattr(widgets, name)) for name in widgets.__all__)
 
 
 # masks
@@ -510,3 +511,31 @@ def test_silence_is_remarked_upon(recording_widget):
     soundfile.write(file, np.zeros(8000), 16_000, format="WAV")
     recording_widget.load(file.getvalue(), "quiet.wav")
     assert "nothing but silence in quiet.wav" in recording_widget.sentence
+
+
+# mixing
+
+
+def test_mixing_is_what_its_controls_say():
+    batch = clips("amy <1>", "bob")
+    widget = widgets.mixing(batch)
+    assert (widget.start, widget.end) == (round(0.4 * 16_480), round(0.4 * 16_480) + round(0.4 * 16_480))
+    for name, value in {"snr_db": 7.0, "share": 0.25, "start": 0.7, "utterance": 1, "other": 0}.items():
+        before = widget.png, widget.mixture
+        widget.controls[name].value = value
+        assert widget.error is None
+        assert widget.png != before[0]
+        assert not torch.equal(widget.mixture, before[1])
+    main, other = batch.waveforms[1], batch.waveforms[0]
+    assert widget.start == round(0.7 * 32_000)
+    expected = unisat.mixing.mix_pair(main, other, snr_db=7.0, start=widget.start, length=8000)
+    assert torch.equal(widget.mixture, expected)
+    assert "0.50 s of amy <1> from 1.40 s on, 25% of it, at +7 dB" in widget.sentence
+    widget.controls["share"].value = 0.5
+    assert widget.end == 32_000  # half of the clip is asked for, but it ends before
+    widget.controls["share"].value = 0.0
+    assert torch.equal(widget.mixture, main)
+    with pytest.raises(ValueError, match="mixing needs two utterances, the batch has 1"):
+        widgets.mixing(clips("amy"))
+    with pytest.raises(ValueError, match="other=2 must be among the batch's 2"):
+        widgets.mixing(batch, other=2)

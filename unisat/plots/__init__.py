@@ -8,6 +8,7 @@ from unisat.plots.attention import pattern
 from unisat.plots.ctc import alignment, tokens
 from unisat.plots.layers import features, hidden, norms
 from unisat.plots.masks import mask
+from unisat.plots.objective import mixing, similarity, terms
 from unisat.plots.wave import spectrogram, waveform
 
 __all__ = [
@@ -16,9 +17,12 @@ __all__ = [
     "features",
     "hidden",
     "mask",
+    "mixing",
     "norms",
     "pattern",
+    "similarity",
     "spectrogram",
+    "terms",
     "tokens",
     "waveform",
 ]

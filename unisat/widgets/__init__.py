@@ -6,6 +6,7 @@ moving that slider does.
 
 from unisat.widgets.attention_view import attention
 from unisat.widgets.mask_view import masks
+from unisat.widgets.mixing_view import mixing
 from unisat.widgets.recording_view import recording
 
-__all__ = ["attention", "masks", "recording"]
+__all__ = ["attention", "masks", "mixing", "recording"]
