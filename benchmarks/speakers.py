@@ -57,7 +57,9 @@ def mfcc_statistics(wave: torch.Tensor) -> np.ndarray:
     return torch.cat([features.mean(0), features.std(0)])[None].numpy()
 
 
-def evaluate(embed: Callable[[torch.Tensor], np.ndarray], *, n_boot: int = 500, limit: int | None = None) -> pd.DataFrame:
+def evaluate(
+    embed: Callable[[torch.Tensor], np.ndarray], *, n_boot: int = 500, limit: int | None = None
+) -> pd.DataFrame:
     """Equal error rates on unseen speakers: one row for each layer and back end, with intervals over speakers."""
     trials = pd.read_csv(SPEECH / "trials.csv")
     table = pd.read_csv(SPEECH / "metadata.csv")
@@ -81,7 +83,9 @@ def evaluate(embed: Callable[[torch.Tensor], np.ndarray], *, n_boot: int = 500, 
             else:
                 matrix = matrix - known[:, layer].mean(0)
             unit = dict(zip(unseen, matrix / np.linalg.norm(matrix, axis=1, keepdims=True), strict=True))
-            scores = np.array([unit[a] @ unit[b] for a, b in zip(trials["enrol_path"], trials["test_path"], strict=True)])
+            scores = np.array(
+                [unit[a] @ unit[b] for a, b in zip(trials["enrol_path"], trials["test_path"], strict=True)]
+            )
             low, high = eer_interval(scores, same, sides, n_boot=n_boot)
             rows.append({"layer": layer, "backend": backend, "eer": eer(scores, same), "low": low, "high": high})
     return pd.DataFrame(rows)

@@ -9,7 +9,7 @@ import unisat
 
 PACKAGE = Path(unisat.__file__).parent
 FLOOR = {
-    **dict.fromkeys(["config", "frames", "outputs"], 0),
+    **dict.fromkeys(["config", "frames", "outputs", "precision"], 0),
     **dict.fromkeys(
         [
             "audio",
@@ -18,7 +18,9 @@ FLOOR = {
             "group_norm",
             "feature_extraction",
             "inputs",
+            "losses",
             "masking",
+            "mixing",
             "quantizer",
             "tokenization",
         ],
@@ -29,10 +31,11 @@ FLOOR = {
     **dict.fromkeys(["model", "processing"], 2),
     **dict.fromkeys(["heads"], 2.5),
     **dict.fromkeys(["pretraining", "xvector"], 2.7),
-    **dict.fromkeys(["corpus"], 3),
+    **dict.fromkeys(["corpus", "zoo"], 3),
     **dict.fromkeys(["interpret"], 3.5),
-    **dict.fromkeys(["plots"], 4),
-    **dict.fromkeys(["widgets"], 5),
+    **dict.fromkeys(["plots", "training"], 4),
+    **dict.fromkeys(["cli", "widgets"], 5),
+    **dict.fromkeys(["__main__"], 6),
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
@@ -69,6 +72,13 @@ def test_imports_only_look_down(path):
 def test_the_mathematics_draws_nothing(path):
     drawn = [name for name in imported(path) if name.split(".")[0] in ("matplotlib", "ipywidgets", "IPython")]
     assert not drawn
+
+
+def test_training_watches_nothing():
+    paths = [path for path in MODULES if room(path) in ("training", "cli")]
+    assert len(paths) >= 6
+    names = [name.split(".")[1] for path in paths for name in imported(path) if name.startswith("unisat.")]
+    assert not set(names) & {"interpret", "plots", "widgets"}
 
 
 def test_plots_know_no_widgets():

@@ -36,6 +36,7 @@ _HOME = {
     "capture": "unisat.interpret.capture",
     "corpus": "unisat.corpus",
     "frames": "unisat.frames",
+    "load": "unisat.zoo",
     "losses": "unisat.losses",
     "masking": "unisat.masking",
     "mixing": "unisat.mixing",
@@ -67,6 +68,7 @@ __all__ = [
     "capture",
     "corpus",
     "frames",
+    "load",
     "losses",
     "masking",
     "mixing",
@@ -96,6 +98,7 @@ if TYPE_CHECKING:
     from unisat.quantizer import GumbelVectorQuantizer
     from unisat.tokenization import Wav2Vec2CTCTokenizer
     from unisat.xvector import UniSpeechSatForXVector
+    from unisat.zoo import load
 
 
 def __getattr__(name: str) -> Any:

@@ -215,10 +215,9 @@ def mix_pair(
     samples = max(len(primary), len(secondary))
     pair = torch.stack([torch.nn.functional.pad(wave, (0, samples - len(wave))) for wave in (primary, secondary)])
     lengths = torch.tensor([len(primary), len(secondary)], device=primary.device)
-    record = Mixing(
-        *(torch.tensor([value], device=primary.device) for value in (1, start, start + length, source_start)),
-        torch.tensor([snr_db], dtype=torch.float32, device=primary.device),
-    )
+    places = torch.tensor([[1], [start], [start + length], [source_start]], device=primary.device)
+    level = torch.tensor([snr_db], dtype=torch.float32, device=primary.device)
+    record = Mixing(places[0], places[1], places[2], places[3], level)
     return _mix(pair, pair[:1], lengths, record, lengths[:1], normalize)[0, : len(primary)]
 
 

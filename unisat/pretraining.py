@@ -184,6 +184,7 @@ class UniSpeechSatForPreTraining(HeadModel):
         metrics: dict[str, Tensor] = {}
         frames: dict[str, int] = {}
         assert output.logits is not None
+        assert output.projected_quantized_states is not None
         for name, chosen in {"masked": masked, "unmasked": output.valid & ~masked}.items():
             logits, expected = output.logits[chosen], targets[chosen]
             # unmasked logits count in the total only where somebody wants them to

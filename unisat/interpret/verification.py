@@ -70,7 +70,7 @@ def eer_interval(
     names, codes = np.unique(np.concatenate([np.asarray(side, dtype=str) for side in speakers]), return_inverse=True)
     first, second = codes[: len(scores)], codes[len(scores) :]
     draw = np.random.default_rng(seed)
-    rates = []
+    rates: list[float] = []
     while len(rates) < n_boot:
         count = np.bincount(draw.integers(len(names), size=len(names)), minlength=len(names)).astype(float)
         weights = np.where(first == second, count[first], count[first] * count[second])

@@ -336,8 +336,8 @@ class TrainingData:
                     too_many(self.unreadable, len(self.table))
         if not parts:
             raise ValueError(f"no file of step {step} could be read: {list(self.unreadable.values())[-1]}")
-        rows, starts, waves, labels = zip(*parts, strict=True)
-        waves = [audio.normalize(wave) if self.do_normalize else wave for wave in waves]
+        rows, starts, crops, labels = zip(*parts, strict=True)
+        waves = [audio.normalize(wave) if self.do_normalize else wave for wave in crops]
         lengths = torch.tensor([len(wave) for wave in waves])
         return TrainingBatch(
             input_values=pad_sequence(waves, batch_first=True),

@@ -370,11 +370,11 @@ class Objective(nn.Module):
 
     def __init__(self, model: UniSpeechSatForPreTraining, precision: str) -> None:
         super().__init__()
-        self.model, self.half = model, precision == "bf16"
+        self.model, self.bf16 = model, precision == "bf16"
 
     def forward(self, batch: TrainingBatch, **options: Any) -> tuple[Tensor, dict[str, float], int]:
         """Give loss, numbers and frames."""
-        with torch.autocast(batch.input_values.device.type, torch.bfloat16, enabled=self.half):
+        with torch.autocast(batch.input_values.device.type, torch.bfloat16, enabled=self.bf16):
             output = self.model(batch.input_values, batch.attention_mask, targets=batch.targets, **options)
         return output.loss, report(output), output.sample_size
 

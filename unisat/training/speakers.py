@@ -183,9 +183,9 @@ def _fit(
             frames = max(
                 model.shortest_frames, int(rate * draw.uniform(recipe.shortest_seconds, recipe.longest_seconds))
             )
-            labels = draw.choice(len(speakers), min(recipe.batch_size, len(speakers)), replace=False)
-            rows = [int(draw.choice(of_speaker[label])) for label in labels if of_speaker[label]]
-            labels = [label for label in labels if of_speaker[label]]
+            drawn = draw.choice(len(speakers), min(recipe.batch_size, len(speakers)), replace=False)
+            labels = [int(label) for label in drawn if of_speaker[label]]
+            rows = [int(draw.choice(of_speaker[label])) for label in labels]
             lengths = [min(frames, store.frames[row]) for row in rows]
             first = [
                 int(draw.integers(store.frames[row] - length + 1)) for row, length in zip(rows, lengths, strict=True)
@@ -193,7 +193,7 @@ def _fit(
             crops = [store.crop(*place) for place in zip(rows, first, lengths, strict=True)]
             hidden = torch.nn.utils.rnn.pad_sequence(crops, batch_first=True).float()
             embeddings = model.embed(dropout(model.weigh(hidden.unbind(2))), torch.tensor(lengths))
-            logits, truth = model.classifier(embeddings), torch.tensor(np.array(labels))
+            logits, truth = model.classifier(embeddings), torch.tensor(labels)
             loss = model.objective(logits, truth)
             optimizer.zero_grad()
             loss.backward()

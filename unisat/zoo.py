@@ -1,0 +1,51 @@
+"""The checkpoint that comes with unisat: `load` gives it as a backbone, a pretraining model or an x-vector model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unisat.model import UniSpeechSatModel
+from unisat.pretrained import UniSpeechSatPreTrainedModel
+from unisat.pretraining import UniSpeechSatForPreTraining
+from unisat.xvector import UniSpeechSatForXVector
+
+FOLDER = Path(__file__).parent / "checkpoints"
+HEADS: dict[str | None, type[UniSpeechSatPreTrainedModel]] = {
+    None: UniSpeechSatModel,
+    "pretraining": UniSpeechSatForPreTraining,
+    "xvector": UniSpeechSatForXVector,
+}
+
+
+def folder(name: str = "tiny") -> Path:
+    """Folder of a built-in checkpoint: weights, k-means, model card (``README.md``) and training curves.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name.
+    """
+    names = sorted(path.name for path in FOLDER.iterdir() if path.is_dir()) if FOLDER.is_dir() else []
+    if name not in names:
+        raise ValueError(
+            f"there is no built-in checkpoint {name!r}; there are: {', '.join(names) or 'none'}. For a folder or a "
+            "model on the hub see UniSpeechSatModel.from_pretrained."
+        )
+    return FOLDER / name
+
+
+def load(name: str = "tiny", head: str | None = None) -> UniSpeechSatPreTrainedModel:
+    """Load a checkpoint that comes with unisat, in evaluation mode, in float32; no network is needed.
+
+    Parameters
+    ----------
+    name : {"tiny"}
+        Six pre-LN layers of width 192, pretrained on a few hours of recorded speech; its card says on what, how, and
+        what it is not good for.
+    head : {None, "pretraining", "xvector"}
+        The backbone alone, with the parts of its pretraining objective, or with its speaker embedding.
+    """
+    if head not in HEADS:
+        raise ValueError(f"head={head!r} must be one of {', '.join(map(repr, HEADS))}.")
+    model: UniSpeechSatPreTrainedModel = HEADS[head].from_pretrained(str(folder(name)))
+    return model.float()
