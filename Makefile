@@ -8,9 +8,11 @@ NBVAL = --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg
 # The fast tests, run once more with every shape in every signature checked
 SHAPES = tests/test_frames.py tests/test_masking.py tests/test_model.py tests/test_group_norm.py tests/test_quantizer.py tests/test_sites.py \
 	tests/test_capture.py tests/test_audio.py tests/test_corpus.py tests/test_plots.py tests/test_plots_heads.py \
-	tests/test_heads.py tests/test_feature_extraction.py tests/test_tokenization.py tests/test_processing.py
+	tests/test_heads.py tests/test_feature_extraction.py tests/test_tokenization.py tests/test_processing.py \
+	tests/test_losses.py tests/test_mixing.py tests/test_pretraining.py tests/test_targets.py tests/test_training_data.py \
+	tests/test_plots_objective.py
 
-.PHONY: lab tour test check format notebooks speech benchmarks clean
+.PHONY: lab tour test check format notebooks speech tiny benchmarks clean
 
 lab: .venv/.notebook  ## open JupyterLab on the tour
 	$(BIN)/jupyter lab $(LAB_OPTIONS) --LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb
@@ -39,8 +41,16 @@ notebooks: .venv/.test  ## run every notebook and store its outputs
 speech: .venv/.notebook  ## make the built-in speech anew (needs espeak-ng)
 	$(BIN)/python data/make_speech.py
 
-benchmarks: .venv/.test  ## time unisat against transformers and write benchmarks/results
+tiny: .venv/.test  ## train the built-in checkpoint anew where the recorded speech is present (an hour on two cores)
+	$(BIN)/unisat pretrain --config recipes/tiny-1.toml
+	$(BIN)/unisat pretrain --config recipes/tiny-2.toml
+	$(BIN)/unisat xvector --config recipes/tiny-xvector.toml
+	$(BIN)/python benchmarks/tiny.py
+
+benchmarks: .venv/.test  ## time unisat against transformers, train the ablation, and write the tables
 	$(BIN)/python benchmarks/forward.py
+	$(BIN)/python benchmarks/pretraining_step.py
+	$(BIN)/python benchmarks/ablation.py
 
 clean:
 	rm -rf .venv build

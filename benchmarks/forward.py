@@ -84,10 +84,10 @@ def worker(kind: str, folder: str, threads: int) -> None:
 class Process:
     """One of the two processes."""
 
-    def __init__(self, kind: str, folder: str, threads: int, site: Path | None = None):
+    def __init__(self, kind: str, folder: str, threads: int, site: Path | None = None, script: str = __file__):
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TRANSFORMERS_OFFLINE": "1"}
         environment["PYTHONPATH"] = str(site) if site else ""
-        command = [sys.executable, __file__, "--worker", kind, folder, str(threads)]
+        command = [sys.executable, script, "--worker", kind, folder, str(threads)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         self.process = subprocess.Popen(command, text=True, env=environment, **pipes)
         self.facts = self.answer()

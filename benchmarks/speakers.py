@@ -1,8 +1,8 @@
 """How well a model tells voices apart that it never heard, layer by layer: the same measure for every model here.
 
 Each file of the trial list is cut to its first two seconds; a layer's vector is the mean of its hidden states. Two
-back ends: the cosine of two vectors, and the cosine behind a linear discriminant analysis (shrunk covariance) that was
-fitted on the training speakers.
+back ends: the cosine of two vectors from which the training speakers' mean was taken, and the cosine behind a linear
+discriminant analysis (covariance shrunk by 0.1) that was fitted on the training speakers.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def evaluate(
     vectors = {p: embed(w) for p, w in tqdm(clips(unseen).items(), desc="unseen speakers", leave=False)}
     fitted = [embed(w) for w in tqdm(clips(list(train["path"])).values(), desc="train speakers", leave=False)]
     known, who = np.stack(fitted), train["speaker"].to_numpy()  # (utterances, layers, dim)
+    several = pd.Series(who).groupby(who).transform("size").to_numpy() > 1  # one utterance has no scatter
     same = trials["label"].to_numpy().astype(bool)
     speaker = dict(zip(table["path"], table["speaker"], strict=True))
     sides = tuple([speaker[path] for path in trials[column]] for column in ("enrol_path", "test_path"))
@@ -78,8 +79,8 @@ def evaluate(
         for backend in ("cosine", "LDA"):
             matrix = np.stack([vectors[path][layer] for path in unseen])
             if backend == "LDA":
-                discriminant = LinearDiscriminantAnalysis(solver="eigen", shrinkage="auto")
-                matrix = discriminant.fit(known[:, layer], who).transform(matrix)
+                discriminant = LinearDiscriminantAnalysis(solver="eigen", shrinkage=0.1)
+                matrix = discriminant.fit(known[several, layer], who[several]).transform(matrix)
             else:
                 matrix = matrix - known[:, layer].mean(0)
             unit = dict(zip(unseen, matrix / np.linalg.norm(matrix, axis=1, keepdims=True), strict=True))

@@ -87,7 +87,7 @@ def test_a_label_for_every_frame_of_every_length():
     features = MfccFeatures()
     for samples in [400, 401, 559, 560, 719, 720, *range(32_000, 40_000, 37)]:
         frames = us.frames.stack_length(samples, [10, 3, 3, 3, 3, 2, 2], [5, 2, 2, 2, 2, 2, 2])
-        rows = torch.arange((samples - 400) // 160 + 1)[:, None]
+        rows = torch.arange((samples - 400) // 160 + 1.0)[:, None]
         assert align(rows, frames).flatten().tolist() == [2 * t for t in range(frames)]
     assert features(torch.zeros(399)).shape == (0, 39)
     assert len(features(torch.randn(32_100))) == (32_100 - 400) // 320 + 1

@@ -254,7 +254,7 @@ def test_a_batch_mixes_speakers():
     # as LibriSpeech lies on the disk: a hundred utterances of one speaker after the other, sorted by length
     seconds = np.repeat(np.linspace(5, 6, 10), 100)
     names = np.repeat([f"s{row}" for row in range(10)], 100)
-    batches = plan(seconds, names, crop_seconds=3.0, batch_seconds=24.0, draw=np.random.default_rng(0))
+    batches = plan(seconds, names.tolist(), crop_seconds=3.0, batch_seconds=24.0, draw=np.random.default_rng(0))
     different = np.mean([len(set(names[batch])) / len(batch) for batch in batches])
     chance = np.mean([len(set(names[np.random.default_rng(i).choice(1000, 8, False)])) / 8 for i in range(500)])
     assert different > chance + 0.1

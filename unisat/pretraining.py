@@ -77,7 +77,7 @@ class UniSpeechSatForPreTraining(HeadModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         *,
-        targets: Int[Tensor, "batch frames"] | None = None,
+        targets: Int[Tensor, "batch labels"] | None = None,
         mask_time_indices: Bool[Tensor, "batch frames"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Any:

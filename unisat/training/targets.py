@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,7 @@ MOST_UNREADABLE = 0.05
 """Share of files that may be unreadable before a run stops."""
 
 
+@runtime_checkable
 class Features(Protocol):
     """A function from a waveform to one row of features for each frame of the model."""
 
