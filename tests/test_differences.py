@@ -65,6 +65,16 @@ def test_pretraining_gives_its_quantities(both):
     assert right.logits.shape == (3, 45, 12)  # clusters
 
 
+def test_pretraining_has_a_loss(both):
+    ours, theirs = both("UniSpeechSatForPreTraining")
+    assert theirs(WAVES).loss is None
+    assert ours(WAVES).loss is None
+    hide = torch.arange(45)[None].expand(3, 45) % 2 == 0
+    right = ours(WAVES, targets=torch.zeros(3, 45).long(), mask_time_indices=hide)
+    assert right.loss.item() > 0
+    assert right.loss.requires_grad
+
+
 def test_pretraining_freezes_its_feature_encoder(both):
     ours, theirs = both("UniSpeechSatForPreTraining")
     with pytest.raises(AttributeError, match="wav2vec2"):

@@ -200,6 +200,7 @@ def test_frames_that_hear_two():
     assert not nothing.overlapped_frames(10, hop=320, receptive_field=400).any()
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize(
     ("options", "message"),
     [

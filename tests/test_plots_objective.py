@@ -19,10 +19,14 @@ def test_similarity_shows_the_matrix_and_its_blocks():
     assert sorted(line.get_xdata()[0] for line in ax.lines if line.get_xdata()[0] == line.get_xdata()[1]) == [2]
     assert ax.get_xlabel() == "quantized frames, by utterance"
     assert ax.get_ylabel() == "anchors, by utterance"
-    with pytest.raises(ValueError, match=r"each of the 5 masked frames in order, got \(4,\)"):
-        plots.similarity(matrix, utterances[:4])
     with pytest.raises(ValueError, match="in order"):
         plots.similarity(matrix, utterances.flip(0))
+
+
+@pytest.mark.wrong_types
+def test_similarity_of_other_frames():
+    with pytest.raises(ValueError, match=r"each of the 5 masked frames in order, got \(4,\)"):
+        plots.similarity(torch.zeros(5, 5), torch.zeros(4).long())
 
 
 def test_mixing_shades_where_two_speak():
