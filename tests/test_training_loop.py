@@ -327,8 +327,11 @@ def test_a_full_disk_leaves_the_last_checkpoint(speech, whole, tmp_path, monkeyp
 
 def test_collapse_is_called_by_its_name():
     assert loop.collapse({"code_perplexity_0": 3.0, "feature_penalty": 0.1}) == []
-    found = loop.collapse({"code_perplexity_0": 1.0, "code_perplexity_1": 2.0, "feature_penalty": 1e3})
-    assert len(found) == 2
+    found = loop.collapse(
+        {"code_perplexity_0": 1.0, "code_perplexity_1": 2.0, "feature_penalty": 1e3}
+        | {"accuracy_unmasked": 1.0, "content_unmasked": 1e-4}
+    )
+    assert len(found) == 3
     assert found[0].startswith("code_perplexity_0 is 1.00")
 
 

@@ -34,6 +34,17 @@ from unisat.training.recipe import Recipe, differences, from_dict
 from unisat.training.targets import HiddenFeatures, MfccFeatures, Targets, make_targets
 
 # these may change between a run and its resumption: they do not change what is computed
+PROGRESS = {
+    "loss": "loss",
+    "content": "content_masked",
+    "accuracy": "accuracy_masked",
+    "contrastive": "contrastive",
+    "chance": "contrastive_chance",
+    "codes": "code_perplexity_0",
+    "norm": "grad_norm",
+}
+"""What the progress bar shows of a step, under shorter names."""
+
 _FREE = {"run.log_every", "run.valid_every", "run.save_every", "run.keep", "run.tensorboard", "data.cache_mb", "out"}
 
 
@@ -206,7 +217,7 @@ class Trainer:
                 if self.log is not None:
                     for warning in self.log.add(self.step, row, write=last or self.step % recipe.run.log_every == 0):
                         tqdm.write(f"step {self.step}: {warning}")
-                bar.set_postfix({name: f"{row[name]:.3g}" for name in ("loss", "accuracy_masked") if name in row})
+                bar.set_postfix({short: f"{row[name]:.3g}" for short, name in PROGRESS.items() if name in row})
                 bar.update()
                 if self.valid is not None and (last or self.step % recipe.run.valid_every == 0):
                     row = self.validate()
@@ -452,6 +463,8 @@ def collapse(row: dict[str, float]) -> list[str]:
     for name, value in row.items():
         if name.startswith("code_perplexity") and value < 1.5:
             found.append(f"{name} is {value:.2f}: (nearly) every masked frame picks the same code.")
+    if not math.isnan(row.get("accuracy_unmasked", math.nan)) and row["content_unmasked"] < 1e-3:
+        found.append("content_unmasked is nearly 0: are there more than a few labels? See targets.json.")
     if row.get("feature_penalty", 0) > 100:
         found.append(f"feature_penalty is {row['feature_penalty']:.3g}: the features of the convolutions blow up.")
     return found

@@ -1,0 +1,133 @@
+"""The checkpoint that comes with unisat: that it loads whole, is small, says where it comes from, and has learned."""
+
+import csv
+import json
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT
+
+import unisat as us
+from unisat import zoo
+from unisat.interpret.verification import eer
+from unisat.masking import span_mask
+from unisat.training import recipe
+from unisat.training.targets import Clusters, mfcc
+
+
+def test_every_head_loads_without_a_word():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        backbone, pretraining, voices = (us.load("tiny", head) for head in (None, "pretraining", "xvector"))
+    for model in (backbone, pretraining, voices):
+        assert not model.training
+        assert model.dtype == torch.float32
+    for name, weight in backbone.state_dict().items():
+        for model in (pretraining, voices):
+            assert torch.equal(model.unispeech_sat.state_dict()[name], weight), name
+    assert isinstance(voices, us.UniSpeechSatForXVector)
+    assert len(voices.config.id2label) == voices.config.num_labels > 300
+    with pytest.raises(ValueError, match="no built-in checkpoint 'large'; there are: tiny"):
+        us.load("large")
+    with pytest.raises(ValueError, match="head='ctc' must be one of None, 'pretraining', 'xvector'"):
+        us.load("tiny", "ctc")
+
+
+def test_it_is_small_and_says_where_it_comes_from():
+    folder = zoo.folder("tiny")
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 12e6
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    for name in (
+        "LibriSpeech",
+        "speechocean762",
+        "Arabic Speech Commands",
+        "Free Spoken Digit",
+        "VCTK",
+        "CC BY-SA 4.0",
+    ):
+        assert name in card
+    described = json.loads((folder / "targets.json").read_text())
+    assert described["label_hash"][:16] in card
+    assert Clusters.load(folder).centroids.shape == (us.load("tiny").config.num_clusters, 192)
+    for iteration in (1, 2):
+        plan = recipe.read(ROOT / "recipes" / f"tiny-{iteration}.toml")
+        with (folder / f"iteration-{iteration}-train.csv").open() as lines:
+            rows = list(csv.DictReader(lines))
+        assert int(rows[-1]["step"]) == plan.optimizer.steps
+        config = plan.model_config()
+        ours = us.load("tiny", "pretraining").config
+        assert (config.hidden_size, config.conv_dim, config.num_clusters) == (
+            ours.hidden_size,
+            ours.conv_dim,
+            ours.num_clusters,
+        )
+
+
+def test_the_cards_numbers_are_the_scripts():
+    results = json.loads((ROOT / "benchmarks" / "tiny.json").read_text())
+    card = (zoo.folder("tiny") / "README.md").read_text(encoding="utf-8")
+    for table in results["speakers"].values():
+        best = min(row["eer"] for row in table if row["backend"] == "cosine")
+        assert f"{best:.3f}" in card
+    for final in results["final"].values():
+        assert f"{final['accuracy_masked']:.3f}" in card
+
+
+def test_it_has_learned_what_it_was_taught():
+    model = us.load("tiny", "pretraining")
+    torch.manual_seed(0)
+    fresh = us.UniSpeechSatForPreTraining(model.config).eval()
+    speech = us.corpus.builtin()
+    rows = [speech.where(speaker=f"v{i:02d}", sentence=f"s{i:02d}").batch().waveforms[0] for i in range(1, 9)]
+    batch = us.Batch.from_arrays(rows, sampling_rate=16_000)
+    options = dict(attention_mask=batch.attention_mask)
+    with torch.no_grad():
+        clean = model(batch.input_values, **options)
+        hide = span_mask(
+            clean.lengths,
+            int(clean.lengths.max()),
+            mask_prob=0.65,
+            mask_length=10,
+            generator=torch.Generator().manual_seed(0),
+        )
+        options |= dict(targets=clean.logits.argmax(-1), mask_time_indices=hide)
+        trained, untrained = (
+            m(batch.input_values, **options, generator=torch.Generator().manual_seed(0)) for m in (model, fresh)
+        )
+    assert trained.metrics["accuracy_masked"] > 5 * untrained.metrics["accuracy_masked"]
+    assert trained.terms["contrastive"] < trained.metrics["contrastive_chance"]
+    assert untrained.terms["contrastive"] > untrained.metrics["contrastive_chance"]
+
+
+def unseen(recorded, every):
+    """Trials and their first two seconds."""
+    trials = pd.read_csv(recorded / "trials.csv").iloc[::every]
+    paths = sorted({*trials["enrol_path"], *trials["test_path"]})
+    return trials, {path: us.audio.normalize(us.audio.load(recorded / path)[:32_000]) for path in paths}
+
+
+def rate(trials, waves, embed):
+    vectors = {path: torch.nn.functional.normalize(embed(wave), dim=0) for path, wave in waves.items()}
+    pairs = zip(trials["enrol_path"], trials["test_path"], strict=True)
+    return eer(np.array([float(vectors[a] @ vectors[b]) for a, b in pairs]), trials["label"].to_numpy() == 1)
+
+
+def test_voices_it_never_heard(recorded):
+    trials, waves = unseen(recorded, every=4)
+    voices = us.load("tiny", "xvector")
+    torch.manual_seed(0)
+    fresh = us.UniSpeechSatModel(voices.config).eval()
+
+    def statistics(wave):
+        features = mfcc(wave)
+        return torch.cat([features.mean(0), features.std(0)])
+
+    with torch.no_grad():
+        ours = rate(trials, waves, lambda wave: voices(wave[None]).embeddings[0])
+        untrained = rate(trials, waves, lambda wave: fresh(wave[None]).last_hidden_state[0].mean(0))
+        trained = rate(trials, waves, lambda wave: voices.unispeech_sat(wave[None]).last_hidden_state[0].mean(0))
+    assert ours < rate(trials, waves, statistics)
+    assert ours < trained < untrained
