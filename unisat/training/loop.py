@@ -33,7 +33,6 @@ from unisat.training.data import TrainingBatch, TrainingData, manifest, union
 from unisat.training.recipe import Recipe, differences, from_dict
 from unisat.training.targets import HiddenFeatures, MfccFeatures, Targets, make_targets
 
-# these may change between a run and its resumption: they do not change what is computed
 PROGRESS = {
     "loss": "loss",
     "content": "content_masked",
@@ -45,6 +44,7 @@ PROGRESS = {
 }
 """What the progress bar shows of a step, under shorter names."""
 
+# these may change between a run and its resumption: they do not change what is computed
 _FREE = {"run.log_every", "run.valid_every", "run.save_every", "run.keep", "run.tensorboard", "data.cache_mb", "out"}
 
 
