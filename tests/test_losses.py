@@ -72,6 +72,13 @@ def test_contrastive_losses(case):
     assert bce.item() == pytest.approx(reference.contrastive_bce(*lists, instances.tolist(), 0.5), rel=1e-10)
     infonce = losses.contrastive_infonce(similarity, utterances)
     assert infonce.item() == pytest.approx(reference.contrastive_infonce(*lists, 0.5), rel=1e-10)
+    right = [
+        (similarity[row, other] >= 0) == (utterances[other] == utterances[row])
+        for row in range(len(utterances))
+        for other in [row, *instances[row].tolist()]
+    ]
+    report = losses.contrastive_report(similarity, utterances, instances)
+    assert report["contrastive_accuracy"].item() == pytest.approx(sum(right).item() / len(right))
     single = losses.contrastive_similarity(anchors.float(), quantized.float(), 0.5)
     assert losses.contrastive_bce(single, utterances, instances).item() == pytest.approx(bce.item(), abs=1e-5)
     # who is called utterance 0, and in which order frames come, changes nothing

@@ -189,10 +189,12 @@ def test_a_pair_by_hand_is_the_batch():
 
 def test_frames_that_hear_two():
     one = torch.tensor([1])
+    for start, end in ((1000, 1300), (720, 960), (719, 961), (640, 641)):  # on, and next to, the ends of frames
+        record = Mixing(one, torch.tensor([start]), torch.tensor([end]), one, torch.tensor([0.0]))
+        touched = record.overlapped_frames(10, hop=320, receptive_field=400)[0]
+        by_hand = [any(start <= sample < end for sample in range(320 * t, 320 * t + 400)) for t in range(10)]
+        assert touched.tolist() == by_hand
     record = Mixing(one, torch.tensor([1000]), torch.tensor([1300]), one, torch.tensor([0.0]))
-    touched = record.overlapped_frames(10, hop=320, receptive_field=400)[0]
-    by_hand = [any(1000 <= sample < 1300 for sample in range(320 * t, 320 * t + 400)) for t in range(10)]
-    assert touched.tolist() == by_hand
     assert record.rows() == [
         {"utterance": 0, "secondary": 1, "start": 1000, "end": 1300, "source_start": 1, "snr_db": 0.0}
     ]

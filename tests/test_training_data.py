@@ -178,6 +178,17 @@ def test_a_batch_is_a_function_of_its_number(speech):
     assert epochs[0] != epochs[1]
 
 
+def test_an_utterance_is_cropped_anew_in_each_epoch(speech):
+    corpus = manifest(speech / "table.csv").where(id=["10", "11"])
+    data = TrainingData(corpus, counting(corpus), small_config(), crop_seconds=0.5, batch_seconds=2.0)
+    assert data.batches_per_epoch == 1
+    starts = {name: set() for name in ("10", "11")}
+    for step in range(12):
+        for name, start in zip(data[step].ids, data[step].starts.tolist(), strict=True):
+            starts[name].add(start)
+    assert min(map(len, starts.values())) > 8
+
+
 def test_processes_share_an_epoch(speech):
     parts = [made(speech, processes=2, rank=rank) for rank in range(2)]
     assert parts[0].batches_per_epoch == parts[1].batches_per_epoch >= 1

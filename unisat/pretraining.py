@@ -233,7 +233,7 @@ class UniSpeechSatForPreTraining(HeadModel):
 def check_targets(
     targets: Tensor, valid: Bool[Tensor, "batch frames"], num_clusters: int
 ) -> Int[Tensor, "batch frames"]:
-    """Refuse targets that cannot be the frames' clusters; give one for each frame, -100 on padding."""
+    """Refuse targets that cannot be the frames' clusters; give one for each frame of the batch."""
     batch, frames = valid.shape
     if targets.ndim != 2 or len(targets) != batch or targets.is_floating_point() or targets.dtype == torch.bool:
         raise ValueError(
@@ -252,4 +252,4 @@ def check_targets(
             f"to {num_clusters - 1}, and -100 where there is none."
         )
     targets = F.pad(targets, (0, max(0, frames - targets.shape[1])), value=-100)[:, :frames]
-    return targets.long().masked_fill(~valid, -100)
+    return targets.long()

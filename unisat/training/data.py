@@ -222,9 +222,8 @@ def _deal(bucket: list[int], speakers: Sequence[Any], size: int, draw: np.random
     by_speaker: dict[Any, list[int]] = {}
     for row in [bucket[place] for place in draw.permutation(len(bucket))]:
         by_speaker.setdefault(speakers[row], []).append(row)
-    # one speaker after the other, dealt around like cards: the largest groups first, so that they spread evenly
-    groups = sorted(by_speaker.values(), key=len, reverse=True)
-    cards = [row for group in groups for row in group][: count * size]
+    # one speaker after the other, dealt around like cards
+    cards = [row for group in by_speaker.values() for row in group][: count * size]
     return [cards[place::count] for place in range(count)]
 
 
