@@ -173,7 +173,16 @@ def card(results: dict) -> str:
     for layer in by_layer["tiny"].index.unique("layer"):
         cells = [rate(by_layer["tiny"].loc[(layer, backend)].to_dict()) for backend in ("cosine", "LDA")]
         lines.append(f"| tiny, layer {layer} | {cells[0]} | {cells[1]} |")
-    lines += ["", "For the untrained network the layer is the best one for each back end.", ""]
+    best = {name: table["eer"].unstack()["cosine"].min() for name, table in by_layer.items()}
+    simple = [label for label in ("tiny", "x-vector") if best[label] >= best["MFCC"]]
+    lines += ["", "For the untrained network the layer is the best one for each back end."]
+    if simple:
+        lines[-1] += (
+            " **Plain MFCC statistics still tell these voices apart better** than "
+            + " and ".join({"tiny": "any layer", "x-vector": "the x-vector head"}[label] for label in simple)
+            + ": the model has heard a few hours of speech, its head a few utterances of each speaker."
+        )
+    lines.append("")
     lines += ["Share of the uncertainty about the spoken word that a cluster takes away (PNMI against words.csv):", ""]
     lines += [f"- {name}: {value:.3f}" for name, value in results["word_pnmi"].items()]
     lines += [

@@ -198,8 +198,63 @@ def test_frames_that_hear_two():
     assert record.rows() == [
         {"utterance": 0, "secondary": 1, "start": 1000, "end": 1300, "source_start": 1, "snr_db": 0.0}
     ]
+    # a frame that ends where the overlap begins, or begins where it ends, hears nothing of it
+    edges = Mixing(one, torch.tensor([1040]), torch.tensor([1280]), one, torch.tensor([0.0]))
+    touched = edges.overlapped_frames(10, hop=320, receptive_field=400)[0]
+    assert touched.nonzero().flatten().tolist() == [3]
     nothing = Mixing(-one, 0 * one, 0 * one, 0 * one, torch.tensor([math.nan]))
     assert not nothing.overlapped_frames(10, hop=320, receptive_field=400).any()
+
+
+@given(st.integers(0, 60), st.integers(0, 20), st.integers(1, 9), st.integers(1, 15))
+def test_frames_that_hear_two_by_hand(start, length, hop, field):
+    one = torch.tensor([1])
+    record = Mixing(one, one * start, one * (start + length), one, torch.tensor([0.0]))
+    touched = record.overlapped_frames(12, hop=hop, receptive_field=field)[0]
+    heard = set(range(start, start + length))
+    assert touched.tolist() == [bool(heard & set(range(hop * t, hop * t + field))) for t in range(12)]
+
+
+def test_half_precision_stays_half_precision():
+    generators = (torch.Generator().manual_seed(2) for _ in range(2))
+    exact, half = (
+        mix_utterances(wave, LENGTHS, mixing_prob=1.0, generator=generator)[0]
+        for wave, generator in zip((waves().half().double(), waves().half()), generators, strict=True)
+    )
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half.double(), exact, atol=4e-3, rtol=4e-3)
+
+
+def test_too_short_for_a_stretch_is_not_mixed():
+    single = torch.randn(3, 1)
+    mixed, record = mix_utterances(single, mixing_prob=1.0)
+    assert torch.equal(mixed, single)
+    assert not record.mixed.any()
+
+
+def test_the_longest_stretch_is_computed_in_float64():
+    # 0.29 * 400 is a little less than 116 in float64, and 116 in float32
+    wave = torch.randn(2, 400)
+    spans = [
+        (record.end - record.start).max()
+        for seed in range(600)
+        for record in [mix_utterances(wave, mixing_prob=1.0, max_share=0.29, generator=torch.manual_seed(seed))[1]]
+    ]
+    assert max(spans) == int(0.29 * 400) == 115
+
+
+def test_what_is_not_finite_is_refused():
+    broken = waves()
+    broken[2, 5] = torch.nan
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        mix_utterances(broken, LENGTHS, mixing_prob=1.0)
+    padded = waves()
+    padded[3, 1000:] = torch.nan  # padding may be anything
+    mixed, _ = mix_utterances(padded, LENGTHS, mixing_prob=1.0)
+    assert all(mixed[row, :length].isfinite().all() for row, length in enumerate(LENGTHS))
+    for level in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ValueError, match="finite number of decibels"):
+            mix_pair(broken[0], broken[1], snr_db=level, start=0, length=10)
 
 
 @pytest.mark.wrong_types
@@ -209,6 +264,10 @@ def test_frames_that_hear_two():
         (dict(mixing_prob=1.5), r"mixing_prob=1.5 must be in \[0, 1\]"),
         (dict(max_share=0.0), r"max_share=0.0 in \(0, 1\]"),
         (dict(snr_db=(5.0, -5.0)), "lowest, highest"),
+        (dict(snr_db=(-math.inf, 5.0)), "both finite"),
+        (dict(snr_db=(math.nan, 5.0)), "both finite"),
+        (dict(mixing_prob=math.nan), r"mixing_prob=nan must be in"),
+        (dict(lengths=torch.tensor([9.5, 2, 3, 4, 5, 6])), "whole numbers of samples, got torch.float32"),
         (dict(lengths=torch.tensor([1, 2])), r"lengths must be \(6,\)"),
         (dict(lengths=torch.tensor([1, 2, 3, 4, 5, 4001])), "from 1 to 4000"),
     ],

@@ -94,6 +94,32 @@ def test_manifests_without_lengths_or_files(speech, tmp_path):
         union({})
 
 
+def test_only_files_that_are_kept_have_to_be_there(speech):
+    table = pd.read_csv(speech / "table.csv")
+    table.loc[table["split"] == "b", "path"] = [f"absent{row}.wav" for row in range(6)]
+    table.to_csv(speech / "half.csv", index=False)
+    assert len(manifest(speech / "half.csv", split="a")) == 6
+    with pytest.raises(ValueError, match="6 of 6 files could not be read"):
+        manifest(speech / "half.csv", split="b")
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_labels_are_strings(speech, ending):
+    table = pd.read_csv(speech / "table.csv").assign(id=range(12), speaker=[None, *range(11)], text="7")
+    write = {"csv": table.to_csv, "parquet": table.to_parquet}[ending]
+    write(speech / f"numbers.{ending}", index=False)
+    first, second = manifest(speech / f"numbers.{ending}").table[["id", "speaker", "text"]].head(2).to_numpy().tolist()
+    assert (first[0], first[2], second[0], second[2]) == ("0", "7", "1", "7")
+    assert pd.isna(first[1])
+    assert isinstance(second[1], str)
+
+
+def test_a_row_without_a_path(speech):
+    pd.read_csv(speech / "table.csv").assign(path=["00.wav", None] * 6).to_csv(speech / "no.csv", index=False)
+    with pytest.raises(ValueError, match=r"a path in each row; row\(s\) \[1, 3, 5, 7, 9, 11\]"):
+        manifest(speech / "no.csv")
+
+
 # reading
 
 
@@ -108,6 +134,26 @@ def test_a_part_of_a_file_is_that_part(tmp_path):
         expected = us.audio.load(file)[5000:9000]
         torch.testing.assert_close(read_crop(file, 5000, 4000), expected, rtol=0, atol=1e-6)
     assert len(read_crop(files[1], len(whole) - 10, 4000)) == 10
+
+
+@pytest.mark.parametrize("coding", ["OPUS", "VORBIS", "MPEG_LAYER_III", "PCM_16", "ALAW", "FLAC"])
+def test_any_part_is_exactly_the_whole_file_s(tmp_path, coding):
+    clips = us.corpus.builtin().batch([0, 40, 80]).waveforms
+    whole = torch.cat(clips).numpy()
+    ending = {"OPUS": "ogg", "VORBIS": "ogg", "MPEG_LAYER_III": "mp3", "FLAC": "flac"}.get(coding, "wav")
+    soundfile.write(tmp_path / f"a.{ending}", whole, 16_000, subtype="PCM_16" if coding == "FLAC" else coding)
+    expected = us.audio.load(tmp_path / f"a.{ending}")
+    for start in range(0, len(whole) - 4000, 4160):
+        assert torch.equal(read_crop(tmp_path / f"a.{ending}", start, 4000), expected[start : start + 4000])
+
+
+def test_a_file_with_nan_is_refused_with_and_without_a_cache(tmp_path):
+    samples = np.full(16_000, 0.1)
+    samples[4000:] = np.nan
+    soundfile.write(tmp_path / "nan.wav", samples, 16_000, subtype="FLOAT")
+    for cache in (0, 1):
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            SoundCache(cache).crop(str(tmp_path / "nan.wav"), 3900, 400)
 
 
 def test_the_cache_keeps_its_bound(speech):
@@ -187,6 +233,37 @@ def test_an_utterance_is_cropped_anew_in_each_epoch(speech):
         for name, start in zip(data[step].ids, data[step].starts.tolist(), strict=True):
             starts[name].add(start)
     assert min(map(len, starts.values())) > 8
+
+
+def test_crops_change_from_step_to_step(speech):
+    # as long as each other and one at a time: only the draw decides
+    corpus = manifest(speech / "table.csv")
+    table = pd.concat([corpus.table.iloc[[11]]] * 8).assign(id=list("abcdefgh"), speaker=list("abcdefgh"))
+    corpus = Corpus(table)
+    data = TrainingData(corpus, counting(corpus), small_config(), crop_seconds=1.0, batch_seconds=2.0)
+    first = [int(data[step].starts[0]) for step in range(12)]
+    assert len(set(first)) > 6
+    pair = dict(crop_seconds=1.0, batch_seconds=2.0, processes=2)
+    ranks = [TrainingData(corpus, counting(corpus), small_config(), **pair, rank=rank) for rank in range(2)]
+    assert any(not torch.equal(ranks[0][step].starts, ranks[1][step].starts) for step in range(4))
+
+
+def test_crops_of_the_published_front_end(speech):
+    config = us.UniSpeechSatConfig.tiny()
+    hop, field = config.inputs_to_logits_ratio, config.receptive_field
+    assert (hop, field) == (320, 400)
+    corpus = manifest(speech / "table.csv")
+    frames = {row.id: (round(row.seconds * 16_000) - field) // hop + 1 for row in corpus.table.itertuples()}
+    labels = {name: torch.arange(count, dtype=torch.int16) for name, count in frames.items()}
+    data = TrainingData(corpus, labels, config, crop_seconds=1.01, batch_seconds=4.0, do_normalize=False)
+    for step in range(6):
+        batch = data[step]
+        assert batch.targets.dtype == torch.int64
+        for row, name in enumerate(batch.ids):
+            start = round(batch.input_values[row, 0].item() * 1e6) - 40_000 * int(name)
+            count = int((batch.targets[row] != -100).sum())
+            assert batch.targets[row, :count].tolist() == list(range(start // hop, start // hop + count))
+            assert count == (int(batch.attention_mask[row].sum()) - field) // hop + 1
 
 
 def test_processes_share_an_epoch(speech):
@@ -311,6 +388,43 @@ def test_files_that_break_later(speech):
     with pytest.warns(UserWarning, match="left out: .*bad"), pytest.raises(ValueError, match="3 of 48 files"):
         all_steps()
     assert len(data.unreadable) == 3
+
+
+def test_a_batch_never_shrinks_to_one(speech):
+    table = pd.concat([pd.read_csv(speech / "table.csv")] * 4, ignore_index=True)
+    table["id"] = [f"r{row}" for row in range(48)]
+    table.to_csv(speech / "many.csv", index=False)
+    corpus = manifest(speech / "many.csv")
+    options = dict(crop_seconds=1.0, batch_seconds=2.0)
+    whole = TrainingData(corpus, counting(corpus), small_config(), **options)
+    broken = TrainingData(corpus, counting(corpus), small_config(), **options)
+    first, second = whole.rows(0)
+    (speech / "bad.wav").write_bytes(b"not a sound")
+    broken.table.loc[first, "path"] = str(speech / "bad.wav")
+    with pytest.warns(UserWarning, match="left out: .*bad"):
+        batch = broken[0]
+    assert batch.ids[0] == whole.table["id"][second]
+    assert batch.ids[1] == whole.table["id"][whole.rows(1)[0]]
+    # what is left is cropped as it would have been
+    assert batch.starts[0] == whole[0].starts[1]
+
+
+def test_more_processes_than_batches(speech):
+    with pytest.raises(ValueError, match=r"12 utterances make 1 batch\(es\) of batch_seconds=60.0, too few for 2"):
+        made(speech, batch_seconds=60.0, processes=2)
+
+
+def test_every_epoch_has_as_many_batches():
+    seconds = np.random.default_rng(0).uniform(0.5, 9, 301)
+    names = [f"s{row % 7}" for row in range(301)]
+    options = dict(crop_seconds=5.0, batch_seconds=20.0)
+    counts = {len(plan(seconds, names, **options, draw=np.random.default_rng(seed))) for seed in range(30)}
+    assert len(counts) == 1
+
+
+def test_a_crop_is_not_rounded_down_by_floating_point(speech):
+    assert int(4.02 * 16_000) == 64_319  # one short of 1,005 hops
+    assert made(speech, crop_seconds=4.02, batch_seconds=10.0).crop == 64_320
 
 
 def test_a_manifest_that_promises_too_much(speech):

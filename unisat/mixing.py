@@ -5,6 +5,7 @@ The labels stay those of the main speaker, so a model that is to predict them ha
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +84,8 @@ def mix_utterances(
 
     With probability ``mixing_prob`` an utterance gets a stretch of another one, taken from the batch as it came in:
     of 1 to ``max_share`` of its samples, from anywhere in the other and to anywhere in this one, at a level drawn
-    uniformly in decibels. Levels compare whole utterances. A silent secondary adds silence.
+    uniformly in decibels. Levels compare whole utterances. A silent secondary adds silence. An utterance that is too
+    short for a stretch of one sample stays as it is.
 
     Parameters
     ----------
@@ -114,11 +116,13 @@ def mix_utterances(
     Raises
     ------
     ValueError
-        If a number is out of its range, or lengths do not fit.
+        If a number is out of its range, lengths do not fit, or a sample is NaN or infinite.
     """
     batch, samples = input_values.shape
     lengths = torch.full((batch,), samples, device=input_values.device) if lengths is None else lengths
     _check(lengths, batch, samples, mixing_prob, max_share, snr_db)
+    if not power(input_values, lengths).isfinite().all():
+        raise ValueError("input_values hold samples that are NaN or infinite; repair or drop these utterances.")
     device = generator.device if generator is not None else torch.device("cpu")
 
     # six numbers for each utterance, whatever happens to it: one more mixture changes no other
@@ -130,13 +134,14 @@ def mix_utterances(
         secondary = (who * batch).long()
     else:
         secondary = (torch.arange(batch) + 1 + (who * (batch - 1)).long()) % max(batch, 1)
-    longest = torch.minimum((max_share * sizes).long(), sizes[secondary])
+    # in float64, where a product does not round up to more samples than there are
+    longest = torch.minimum((max_share * sizes.double()).long(), sizes[secondary])
     span = (span * (longest + 1)).long() if faithful else (1 + (span * longest).long()).minimum(longest)
     start = (here * (sizes - span + 1)).long()
     source_start = (there * (sizes[secondary] - span + 1)).long()
     decibels = snr_db[0] + level * (snr_db[1] - snr_db[0])
 
-    none = ~hit
+    none = ~hit if faithful else ~hit | (span == 0)  # too short for a stretch of one sample
     record = Mixing(
         secondary=secondary.masked_fill(none, -1).to(input_values.device),
         start=start.masked_fill(none, 0).to(input_values.device),
@@ -205,8 +210,10 @@ def mix_pair(
     Raises
     ------
     ValueError
-        If the stretch does not lie inside both utterances.
+        If the stretch does not lie inside both utterances, or the level is not a finite number.
     """
+    if not math.isfinite(snr_db):
+        raise ValueError(f"snr_db={snr_db} must be a finite number of decibels.")
     for name, first, wave in (("primary", start, primary), ("secondary", source_start, secondary)):
         if not 0 <= first <= first + length <= len(wave):
             raise ValueError(
@@ -226,7 +233,9 @@ def _check(
 ) -> None:
     if not 0 <= mixing_prob <= 1 or not 0 < max_share <= 1:
         raise ValueError(f"mixing_prob={mixing_prob} must be in [0, 1] and max_share={max_share} in (0, 1].")
-    if not snr_db[0] <= snr_db[1]:
-        raise ValueError(f"snr_db={snr_db} must be (lowest, highest) in decibels.")
+    if not -math.inf < snr_db[0] <= snr_db[1] < math.inf:
+        raise ValueError(f"snr_db={snr_db} must be (lowest, highest) in decibels, both finite.")
+    if lengths.is_floating_point():
+        raise ValueError(f"lengths must be whole numbers of samples, got {lengths.dtype}.")
     if lengths.shape != (batch,) or (batch and not 1 <= int(lengths.min()) <= int(lengths.max()) <= samples):
         raise ValueError(f"lengths must be ({batch},) numbers of samples from 1 to {samples}, got {lengths.tolist()}.")

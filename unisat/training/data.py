@@ -11,6 +11,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from queue import Empty, Full, Queue
 from typing import Any
@@ -29,6 +30,12 @@ from unisat.corpus import Corpus
 from unisat.frames import SAMPLE_RATE, valid_positions
 from unisat.training.targets import MOST_UNREADABLE, Targets, too_many
 
+LABELS = {"id", "speaker", "session", "text", "sentence", "sex", "accent"}
+"""Columns of a table that are strings, whatever they look like."""
+
+EXACT = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
+"""Codings of samples (soundfile's subtypes, those of FLAC among them) in which a jump lands on the sample."""
+
 
 def manifest(source: str | Path, **where: Any) -> Corpus:
     """Open speech for training; no sound is read.
@@ -44,32 +51,38 @@ def manifest(source: str | Path, **where: Any) -> Corpus:
     Raises
     ------
     ValueError
-        If the table has no ``path``, no row fits, or more than 5 % of its files are missing; fewer are left out with a
-        warning and listed in the corpus's ``report``.
+        If the table has no ``path``, no row fits, or more than 5 % of the files kept are missing; fewer are left out
+        with a warning and listed in the corpus's ``report``.
     """
     if source == "builtin":
         found = corpus.builtin()
     elif Path(source).is_dir():
         found = corpus.folder(source)
     else:
-        found = _table(Path(source))
+        return _table(Path(source), where)
     return found.where(**where) if where else found
 
 
-def _table(file: Path) -> Corpus:
+def _table(file: Path, where: Mapping[str, Any]) -> Corpus:
     if not file.exists():
         raise FileNotFoundError(f"there is no manifest {file}; expected a .csv or .parquet table, or a folder.")
     if file.suffix == ".parquet":
         table = pd.read_parquet(file)
     else:
-        table = pd.read_csv(
-            file, dtype={"id": str, "speaker": str, "session": str}, keep_default_na=False, na_values=[""]
-        )
+        table = pd.read_csv(file, dtype=dict.fromkeys(LABELS, str), keep_default_na=False, na_values=[""])
     if "path" not in table or table.empty:
         raise ValueError(f"{file} needs a column path and at least a row; its columns are {list(table)}.")
+    if table["path"].isna().any():
+        rows = np.flatnonzero(table["path"].isna()).tolist()
+        raise ValueError(f"{file} needs a path in each row; row(s) {rows[:10]}, counted from 0, have none.")
+    # labels stay strings where a table holds numbers: targets are found by their id
+    for name in LABELS & set(table):
+        table[name] = [None if pd.isna(label) else str(label) for label in table[name]]
     if "id" not in table:
         table["id"] = [Path(path).with_suffix("").as_posix() for path in table["path"]]
     table["path"] = [str((file.parent / path).resolve()) for path in table["path"]]
+    # files that nobody asks for need not be there
+    table = Corpus(table).where(**where).table if where else table
     unreadable: dict[str, str] = {}
     known = table["seconds"].to_dict() if "seconds" in table else {}
     seconds = []
@@ -103,13 +116,22 @@ def union(corpora: Mapping[str, Corpus]) -> Corpus:
 
 
 def read_crop(path: str | Path, start: int, samples: int) -> Float[Tensor, " samples"]:
-    """Read ``samples`` samples from ``start`` on, counted at 16 kHz; of a file at that rate only this part."""
+    """Read ``samples`` samples from ``start`` on, counted at 16 kHz; of a mono file at that rate only this part.
+
+    It is the part that `unisat.audio.load` would give. Opus and MP3 are decoded from their beginning up to the part,
+    since their decoders need time after a jump: samples would differ, and with them what a cache changes.
+    """
     with soundfile.SoundFile(path) as file:
         if file.samplerate == SAMPLE_RATE and file.channels == 1:
             if start >= file.frames:
                 raise ValueError(f"{path} has {file.frames} samples and none from {start} on: its manifest says more.")
-            file.seek(start)
-            return torch.from_numpy(file.read(samples, dtype="float32"))
+            skip = start if file.subtype.startswith(EXACT) else 0
+            if skip:
+                file.seek(skip)  # and not to 0: MP3 would already be decoded differently
+            part = file.read(start - skip + samples, dtype="float32")[start - skip :]
+            if not np.isfinite(part).all():
+                raise ValueError(f"{path} has NaN or infinite samples between {start} and {start + samples}.")
+            return torch.from_numpy(np.ascontiguousarray(part))
     return audio.load(path)[start : start + samples]
 
 
@@ -260,7 +282,7 @@ class TrainingData:
         rank: int = 0,
     ) -> None:
         self.hop, self.receptive_field = config.inputs_to_logits_ratio, config.receptive_field
-        crop = int(crop_seconds * SAMPLE_RATE) // self.hop * self.hop
+        crop = round(crop_seconds * SAMPLE_RATE) // self.hop * self.hop  # 2.01 * 16000 is a little less than 32160
         if crop < self.receptive_field or batch_seconds < 2 * crop_seconds:
             raise ValueError(
                 f"crop_seconds={crop_seconds} must hold a frame and batch_seconds={batch_seconds} two crops: the "
@@ -291,10 +313,15 @@ class TrainingData:
         self.seed, self.processes, self.rank = seed, processes, rank
         self.cache = SoundCache(cache_mb)
         self.unreadable: dict[str, str] = {}
-        self.read_files = 0
         self._plans: OrderedDict[int, list[list[int]]] = OrderedDict()
         self._workers: list[tuple[threading.Event, threading.Thread]] = []
+        # the same in every epoch: how many there are depends on the lengths alone
         self.batches_per_epoch = len(self._plan(0)) // processes
+        if not self.batches_per_epoch:
+            raise ValueError(
+                f"{len(table)} utterances make {len(self._plan(0))} batch(es) of batch_seconds={batch_seconds}, too "
+                f"few for {processes} processes; choose smaller batches or fewer processes."
+            )
 
     def _plan(self, epoch: int) -> list[list[int]]:
         if epoch not in self._plans:
@@ -317,14 +344,21 @@ class TrainingData:
         return batches[place * self.processes + self.rank]
 
     def __getitem__(self, step: int) -> TrainingBatch:
-        """Read the batch of a step; files that cannot be read are left out and listed in ``unreadable``."""
+        """Read the batch of a step; files that cannot be read are left out and listed in ``unreadable``.
+
+        Where fewer than two utterances are left, which the contrastive loss cannot compare, one of the next step's
+        joins them.
+        """
         draw = np.random.default_rng([self.seed, 1, step, self.rank])
-        parts = []
-        for row in self.rows(step):
+        parts: list[tuple[int, int, Tensor, Tensor]] = []
+        own = self.rows(step)
+        spare = (row for row in self.rows(step + 1) if row not in own)
+        for place, row in enumerate(chain(own, spare)):
+            if place >= len(own) and len(parts) >= 2:
+                break
             entry = self.table.iloc[row]
             first_draw = draw.random()  # also for a file that cannot be read: the others' crops stay the same
             try:
-                self.read_files += 1
                 parts.append((row, *self._crop(entry, first_draw)))
             except (soundfile.LibsndfileError, OSError, ValueError) as error:
                 if isinstance(error, MisalignedTargetsError):
@@ -333,8 +367,11 @@ class TrainingData:
                 warnings.warn(f"left out: {entry['path']}: {error}", UserWarning, stacklevel=2)
                 if len(self.unreadable) > MOST_UNREADABLE * len(self.table):
                     too_many(self.unreadable, len(self.table))
-        if not parts:
-            raise ValueError(f"no file of step {step} could be read: {list(self.unreadable.values())[-1]}")
+        if len(parts) < 2:
+            raise ValueError(
+                f"{len(parts)} file(s) of step {step} could be read, two are needed: "
+                f"{list(self.unreadable.values())[-1]}"
+            )
         rows, starts, crops, labels = zip(*parts, strict=True)
         waves = [audio.normalize(wave) if self.do_normalize else wave for wave in crops]
         lengths = torch.tensor([len(wave) for wave in waves])
@@ -363,7 +400,7 @@ class TrainingData:
                 "labels were made for other audio or another frame rate; make them anew."
             )
         first = start // self.hop
-        part = labels[first : first + frames]
+        part = labels[first : first + frames].long()
         return start, wave, torch.nn.functional.pad(part, (0, frames - len(part)), value=-100)
 
     def iterate(self, step: int = 0, *, ahead: int = 2) -> Iterator[TrainingBatch]:
