@@ -10,8 +10,9 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,12 +25,15 @@ from tqdm.auto import tqdm
 
 from unisat import audio
 from unisat.corpus import Corpus
-from unisat.frames import SAMPLE_RATE
+from unisat.frames import SAMPLE_RATE, conv_length, frame_seconds
 from unisat.model import UniSpeechSatModel
 from unisat.training.checkpoints import whole_folder
 
 MOST_UNREADABLE = 0.05
 """Share of files that may be unreadable before a run stops."""
+
+MOST_CLUSTERS = 65_535
+"""Labels are stored in 16 bits."""
 
 
 @runtime_checkable
@@ -91,7 +95,7 @@ class MfccFeatures:
 
     def __call__(self, waveform: Float[Tensor, " samples"]) -> Float[Tensor, "frames 39"]:
         """Give (frames, 39)."""
-        frames = max(0, (len(waveform) - self.receptive_field) // self.hop + 1)
+        frames = conv_length(len(waveform), self.receptive_field, self.hop)
         return align(mfcc(waveform), frames, self.hop // 160)
 
     def describe(self) -> dict[str, Any]:
@@ -116,7 +120,7 @@ def align(features: Float[Tensor, "rows dim"], frames: int, ratio: int = 2) -> F
 
 
 class HiddenFeatures:
-    """A hidden state of a trained model, nothing masked, in evaluation mode.
+    """A hidden state of a trained model, nothing masked, in evaluation mode whatever mode the model is in.
 
     Parameters
     ----------
@@ -135,7 +139,7 @@ class HiddenFeatures:
     ) -> None:
         if not 1 <= layer <= model.config.num_hidden_layers:
             raise ValueError(f"layer={layer} must be one of the model's {model.config.num_hidden_layers} layers.")
-        self.model, self.layer, self.do_normalize = model.eval(), layer, do_normalize
+        self.model, self.layer, self.do_normalize = model, layer, do_normalize
         self.chunk = max(1, int(chunk_seconds * SAMPLE_RATE / model.config.inputs_to_logits_ratio))
 
     @torch.inference_mode()
@@ -143,7 +147,7 @@ class HiddenFeatures:
         """Give (frames, hidden)."""
         config = self.model.config
         hop, field = config.inputs_to_logits_ratio, config.receptive_field
-        frames = max(0, (len(waveform) - field) // hop + 1)
+        frames = conv_length(len(waveform), field, hop)
         waveform = audio.normalize(waveform) if self.do_normalize and frames else waveform
         parts = [torch.zeros(0, config.hidden_size)]
         for first in range(0, frames, self.chunk):
@@ -151,14 +155,28 @@ class HiddenFeatures:
             # what lies behind the last frame belongs to it: a group norm hears that too
             end = len(waveform) if last == frames else (last - 1) * hop + field
             piece = waveform[first * hop : end].to(self.model.device)
-            states = self.model(piece[None], output_hidden_states=True).hidden_states
+            with evaluating(self.model):
+                states = self.model(piece[None], output_hidden_states=True).hidden_states
             parts.append(states[self.layer][0].float().cpu())
         return torch.cat(parts)
 
     def describe(self) -> dict[str, Any]:
         """Give what they are."""
         name = getattr(self.model, "name_or_path", None)
-        return {"features": "hidden", "layer": self.layer, "model": name and Path(name).name}
+        model = name and Path(name).name
+        return {"features": "hidden", "layer": self.layer, "do_normalize": self.do_normalize, "model": model}
+
+
+@contextmanager
+def evaluating(model: UniSpeechSatModel) -> Iterator[None]:
+    """Put a model into evaluation mode, and each of its modules back into its own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @dataclass(frozen=True)
@@ -170,10 +188,16 @@ class Clusters:
     centroids : (clusters, dim)
     inertia : float
         Mean squared distance of the sample's frames to their centroids.
+    features : str or None
+        What was clustered, as `Features.describe` says: ``"mfcc"``, ``"hidden"``; None where nobody said.
+    layer : int or None
+        Of hidden states, which.
     """
 
     centroids: Float[Tensor, "clusters dim"]
     inertia: float
+    features: str | None = None
+    layer: int | None = None
 
     def assign(self, features: Float[Tensor, "frames dim"], block: int = 8192) -> Int[Tensor, " frames"]:
         """Give the nearest centroid of each frame."""
@@ -187,25 +211,30 @@ class Clusters:
         return torch.cat(nearest) if nearest else torch.zeros(0, dtype=torch.long)
 
     def save(self, folder: str | Path) -> None:
-        """Write ``kmeans.safetensors``."""
+        """Write ``kmeans.safetensors``; which features it is of goes into the metadata."""
         from safetensors.torch import save_file
 
         tensors = {"centroids": self.centroids.contiguous(), "inertia": torch.tensor(self.inertia, dtype=torch.float64)}
-        save_file(tensors, Path(folder) / "kmeans.safetensors")
+        about = {"features": json.dumps(self.features), "layer": json.dumps(self.layer)}
+        save_file(tensors, Path(folder) / "kmeans.safetensors", about)
 
     @classmethod
     def load(cls, folder: str | Path) -> Clusters:
         """Read what `save` wrote."""
-        from safetensors.torch import load_file
+        from safetensors import safe_open
 
-        tensors = load_file(Path(folder) / "kmeans.safetensors")
-        return cls(tensors["centroids"], float(tensors["inertia"]))
+        with safe_open(Path(folder) / "kmeans.safetensors", "pt") as file:
+            centroids, inertia = file.get_tensor("centroids"), float(file.get_tensor("inertia"))
+            about = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
+        return cls(centroids, inertia, about.get("features"), about.get("layer"))
 
 
 def fit(sample: Float[Tensor, "frames dim"], clusters: int, seed: int = 0) -> Clusters:
     """Fit k-means with fairseq's settings for HuBERT (scikit-learn's ``MiniBatchKMeans``)."""
-    from sklearn.cluster import MiniBatchKMeans
-
+    try:
+        from sklearn.cluster import MiniBatchKMeans
+    except ImportError as error:
+        raise ImportError("k-means needs scikit-learn: pip install 'unisat[train]'.") from error
     if len(sample) < clusters:
         raise ValueError(
             f"{len(sample)} frames cannot make {clusters} clusters; take a larger sample or fewer clusters."
@@ -228,7 +257,15 @@ def fit(sample: Float[Tensor, "frames dim"], clusters: int, seed: int = 0) -> Cl
 
 
 def bounded_sample(corpus: Corpus, features: Features, *, seconds: float, seed: int) -> Float[Tensor, "frames dim"]:
-    """Features of utterances drawn at random until they last ``seconds``; read one after the other."""
+    """Features of utterances drawn at random until they last ``seconds``; read one after the other.
+
+    Raises
+    ------
+    ValueError
+        If ``seconds`` is not positive, or more than 5 % of the corpus's files turn out to be unreadable.
+    """
+    if not seconds > 0:
+        raise ValueError(f"seconds={seconds} must be positive: so much audio is drawn to fit k-means on.")
     order = torch.randperm(len(corpus), generator=torch.Generator().manual_seed(seed)).tolist()
     parts, heard = [], 0.0
     reader = Reader(corpus)
@@ -241,12 +278,15 @@ def bounded_sample(corpus: Corpus, features: Features, *, seconds: float, seed: 
                 parts.append(features(waveform))
                 heard += len(waveform) / SAMPLE_RATE
                 bar.update(round(len(waveform) / SAMPLE_RATE))
-    reader.check(len(parts) + len(reader.unreadable))
     return torch.cat(parts)
 
 
 class Reader:
-    """Reads a corpus file by file; what cannot be read is listed, skipped and counted."""
+    """Reads a corpus file by file; what cannot be read is listed, skipped and counted.
+
+    As soon as more than 5 % of the corpus could not be read it is a ValueError: of the corpus, not of the files read so
+    far, of which a single one may be many.
+    """
 
     def __init__(self, corpus: Corpus) -> None:
         self.corpus = corpus
@@ -260,11 +300,8 @@ class Reader:
         except (ValueError, OSError) as error:
             self.unreadable[str(path)] = str(error)
             warnings.warn(f"left out: {error}", UserWarning, stacklevel=2)
+            too_many(self.unreadable, len(self.corpus))
             return None
-
-    def check(self, tried: int) -> None:
-        """Refuse to go on where too many files could not be read."""
-        too_many(self.unreadable, tried)
 
 
 def too_many(unreadable: dict[str, str], tried: int) -> None:
@@ -299,13 +336,32 @@ class Targets:
 
     @classmethod
     def load(cls, folder: str | Path) -> Targets:
-        """Open a folder that `write_targets` wrote."""
+        """Open a folder that `write_targets` wrote; only its index is read.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there are no targets in it.
+        ValueError
+            If index and labels do not belong together.
+        """
         folder = Path(folder)
         if not (folder / "targets.json").exists():
             raise FileNotFoundError(f"{folder} holds no targets (no targets.json); make_targets writes such a folder.")
         description = json.loads((folder / "targets.json").read_text(encoding="utf-8"))
         index = pd.read_csv(folder / "index.csv", dtype={"id": str}, keep_default_na=False).set_index("id")
-        return cls(index, np.load(folder / "labels.npy", mmap_mode="r"), Clusters.load(folder), description)
+        labels = np.load(folder / "labels.npy", mmap_mode="r")
+        if index["frames"].sum() != len(labels):
+            raise ValueError(
+                f"{folder} is broken: its index.csv counts {index['frames'].sum()} frames, its labels.npy holds "
+                f"{len(labels)}; make the targets again."
+            )
+        return cls(index, labels, Clusters.load(folder), description)
+
+    @property
+    def ids(self) -> list[str]:
+        """Utterances that have targets, in the corpus's order."""
+        return list(self.index.index)
 
     @property
     def label_hash(self) -> str:
@@ -319,21 +375,43 @@ class Targets:
         if name not in self.index.index:
             raise KeyError(f"there are no targets for utterance {name!r}; were they made for another corpus?")
         start, frames = self.index.loc[name, ["start", "frames"]]
-        return torch.from_numpy(np.asarray(self.labels[start : start + frames]).astype(np.int64))
+        labels = np.asarray(self.labels[start : start + frames]).astype(np.int64)
+        check_labels(labels, len(self.clusters.centroids))
+        return torch.from_numpy(labels)
 
     def histogram(self) -> Int[Tensor, " clusters"]:
         """Frames in each cluster."""
-        count = np.bincount(self.labels, minlength=len(self.clusters.centroids))
-        return torch.from_numpy(count)
+        return torch.from_numpy(count_labels(self.labels, len(self.clusters.centroids)))
+
+
+def check_labels(labels: np.ndarray, clusters: int) -> None:
+    """Refuse labels that no cluster has."""
+    if len(labels) and (largest := int(labels.max())) >= clusters:
+        raise ValueError(
+            f"there is a label {largest}, but {clusters} clusters have the labels 0 to {clusters - 1}: labels and "
+            "k-means are of different runs; make the targets again."
+        )
+
+
+def count_labels(labels: np.ndarray, clusters: int, block: int = 2**20) -> np.ndarray:
+    """Frames in each cluster, (clusters,); block by block, as the labels of a corpus may not fit into memory."""
+    count = np.zeros(clusters, dtype=np.int64)
+    for start in range(0, len(labels), block):
+        part = labels[start : start + block]
+        check_labels(part, clusters)
+        count += np.bincount(part, minlength=clusters)
+    return count
 
 
 def make_targets(
     corpus: Corpus, features: Features, folder: str | Path, *, clusters: int, sample_seconds: float, seed: int
 ) -> Targets:
     """Fit k-means on a sample of the corpus, assign all of it, and write the labels to ``folder``."""
-    if not 2 <= clusters <= 65_535:
-        raise ValueError(f"clusters={clusters} must be between 2 and 65,535.")
+    if not 2 <= clusters <= MOST_CLUSTERS:
+        raise ValueError(f"clusters={clusters} must be between 2 and {MOST_CLUSTERS:,}.")
     found = fit(bounded_sample(corpus, features, seconds=sample_seconds, seed=seed), clusters, seed)
+    described = features.describe()
+    found = replace(found, features=described.get("features"), layer=described.get("layer"))
     return write_targets(corpus, features, found, folder, {"seed": seed, "sample_seconds": sample_seconds})
 
 
@@ -351,8 +429,9 @@ def write_targets(
     Raises
     ------
     ValueError
-        If more than 5 % of the files cannot be read.
+        If more than 5 % of the files cannot be read, or the clusters are of other features or too many.
     """
+    check_clusters(clusters, features.describe())
     folder = Path(folder)
     reader, rows, short = Reader(corpus), [], []
     start = 0
@@ -370,7 +449,6 @@ def write_targets(
                 labels.tofile(written)
                 rows.append({"id": name, "start": start, "frames": len(labels)})
                 start += len(labels)
-        reader.check(len(corpus))
         if not start:
             raise ValueError(f"no utterance of the corpus is as long as a frame; {len(short)} are too short.")
         labels = np.memmap(flat, np.uint16, "r")  # a corpus may have more labels than the memory holds
@@ -378,7 +456,7 @@ def write_targets(
         flat.unlink()
         pd.DataFrame(rows, columns=["id", "start", "frames"]).to_csv(partial / "index.csv", index=False)
         clusters.save(partial)
-        count = np.bincount(labels, minlength=len(clusters.centroids))
+        count = count_labels(labels, len(clusters.centroids))
         description = {
             **features.describe(),
             **(about or {}),
@@ -396,12 +474,26 @@ def write_targets(
     return Targets.load(folder)
 
 
+def check_clusters(clusters: Clusters, described: dict[str, Any]) -> None:
+    """Refuse clusters of other features, as far as they say of which, and more than 16 bits can count."""
+    if len(clusters.centroids) > MOST_CLUSTERS:
+        raise ValueError(
+            f"{len(clusters.centroids)} clusters are more than the {MOST_CLUSTERS:,} that labels can name."
+        )
+    ours, theirs = (clusters.features, clusters.layer), (described.get("features"), described.get("layer"))
+    if clusters.features is not None and ours != theirs:
+        raise ValueError(
+            f"the clusters are of features={ours[0]!r}, layer={ours[1]}, the features are {theirs[0]!r}, "
+            f"layer={theirs[1]}; give the features that the clusters were fitted on."
+        )
+
+
 def label_hash(rows: Iterable[dict[str, Any]], labels: np.ndarray) -> str:
     """SHA-256 of whose frames the labels are, and of the labels."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(f"{row['id']}\t{row['start']}\t{row['frames']}\n".encode())
-    digest.update(np.ascontiguousarray(labels, dtype="<u2").tobytes())
+    digest.update(np.ascontiguousarray(labels, dtype="<u2").data)  # its buffer: no copy of a memory-mapped file
     return digest.hexdigest()
 
 
@@ -465,11 +557,13 @@ def interval_labels(
 ) -> tuple[Int[Tensor, " frames"], list[str]]:
     """Turn (start, end, label) in seconds into a number for each frame, -1 where there is none, and the labels' names.
 
-    A frame has the label at the middle of what it sees.
+    A frame has the label at the middle of what it sees; where intervals overlap, that of the last of them.
     """
     intervals = list(intervals)
+    if backward := [interval for interval in intervals if not interval[0] <= interval[1]]:
+        raise ValueError(f"an interval ends where it starts or later, in seconds; got {backward[0]}.")
     names = sorted({label for _, _, label in intervals})
-    middle = (np.arange(frames) * hop + receptive_field / 2) / SAMPLE_RATE
+    middle = frame_seconds(frames, [receptive_field], [hop]).numpy()
     codes = np.full(frames, -1)
     for start, end, label in intervals:
         codes[(middle >= start) & (middle < end)] = names.index(label)
