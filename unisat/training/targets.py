@@ -561,7 +561,9 @@ def interval_labels(
     """
     intervals = list(intervals)
     if backward := [interval for interval in intervals if not interval[0] <= interval[1]]:
-        raise ValueError(f"an interval ends where it starts or later, in seconds; got {backward[0]}.")
+        raise ValueError(
+            f"an interval cannot end before it starts, got {backward[0]}; give (start, end, label) in seconds."
+        )
     names = sorted({label for _, _, label in intervals})
     middle = frame_seconds(frames, [receptive_field], [hop]).numpy()
     codes = np.full(frames, -1)
