@@ -104,7 +104,7 @@ class MfccFeatures:
 
 
 def align(features: Float[Tensor, "rows dim"], frames: int, ratio: int = 2) -> Float[Tensor, "frames dim"]:
-    """Row ``ratio · t`` for frame ``t`` of the model.
+    """Row ``ratio · t`` for frame ``t`` of the model, for as many of its frames as there are rows.
 
     Raises
     ------
