@@ -113,6 +113,15 @@ def cosine(a, b):
     return dot / max(math.sqrt(sum(x * x for x in a)), 1e-12) / max(math.sqrt(sum(y * y for y in b)), 1e-12)
 
 
+def softplus(x):
+    """ln(1 + e^x): -ln sigmoid(-x), without the digits that 1 - sigmoid loses."""
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def content_logits(states, embeddings, temperature):
+    return [[cosine(state, embedding) / temperature for embedding in embeddings] for state in states]
+
+
 def content_loss(states, embeddings, targets, temperature):
     """As fairseq: cross-entropy of [positive; all], the positive's copy among all struck out."""
     total, counted = 0.0, 0
@@ -126,29 +135,58 @@ def content_loss(states, embeddings, targets, temperature):
     return total / counted
 
 
+def gathered(anchors, quantized, utterances, instances, temperature):
+    """Scores and answers of [own frame; instances], with the codes of all instances copied out, as the authors do."""
+    codes = [list(quantized)] + [
+        [quantized[drawn[place]] for drawn in instances] for place in range(len(instances[0]))
+    ]  # (1 + K, S, dim)
+    owners = [list(utterances)] + [
+        [utterances[drawn[place]] for drawn in instances] for place in range(len(instances[0]))
+    ]
+    pairs = []
+    for copies, whose in zip(codes, owners, strict=True):
+        for anchor, utterance, code, owner in zip(anchors, utterances, copies, whose, strict=True):
+            pairs.append((cosine(anchor, code) / temperature, owner == utterance))
+    return pairs
+
+
 def contrastive_bce(anchors, quantized, utterances, instances, temperature):
-    """The authors' loss with every instance gathered: anchor by anchor, yes or no by yes or no."""
-    terms = []
-    for row, anchor in enumerate(anchors):
-        for place, other in enumerate([row, *instances[row]]):
-            score = cosine(anchor, quantized[other]) / temperature
-            positive = place == 0 or utterances[other] == utterances[row]
-            sigmoid = 1 / (1 + math.exp(-score))
-            terms.append(-math.log(sigmoid if positive else 1 - sigmoid))
-    return sum(terms) / len(terms)
+    """The authors' loss: yes or no by yes or no."""
+    pairs = gathered(anchors, quantized, utterances, instances, temperature)
+    return sum(softplus(-score if same else score) for score, same in pairs) / len(pairs)
 
 
 def contrastive_infonce(anchors, quantized, utterances, temperature):
     terms = []
     for row, anchor in enumerate(anchors):
-        own = math.exp(cosine(anchor, quantized[row]) / temperature)
+        own = cosine(anchor, quantized[row]) / temperature
         rivals = [
-            math.exp(cosine(anchor, other) / temperature)
+            cosine(anchor, other) / temperature
             for place, other in enumerate(quantized)
             if utterances[place] != utterances[row]
         ]
-        terms.append(-math.log(own / (own + sum(rivals))))
+        terms.append(math.log1p(sum(math.exp(rival - own) for rival in rivals)))
     return sum(terms) / len(terms)
+
+
+def contrastive_report(anchors, quantized, utterances, instances, temperature):
+    """Share of right answers, that of the best constant answer, and its loss; ``instances`` None for the paper's."""
+    if instances is not None:
+        pairs = gathered(anchors, quantized, utterances, instances, temperature)
+        yes = sum(same for _, same in pairs) / len(pairs)
+        right = sum((score >= 0) == same for score, same in pairs) / len(pairs)
+        entropy = -sum(p * math.log(p) for p in (yes, 1 - yes) if p)
+        return right, max(yes, 1 - yes), entropy
+    right, guess, chance = 0, 0.0, 0.0
+    for row, anchor in enumerate(anchors):
+        own = cosine(anchor, quantized[row])
+        rivals = [
+            cosine(anchor, code) for code, whose in zip(quantized, utterances, strict=True) if whose != utterances[row]
+        ]
+        right += all(own > rival for rival in rivals)
+        guess += 1 / (1 + len(rivals))
+        chance += math.log(1 + len(rivals))
+    return right / len(anchors), guess / len(anchors), chance / len(anchors)
 
 
 def diversity(probabilities):

@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unisat import losses
-from unisat.precision import full_precision
+from unisat.precision import full_precision, xlogx
 from unisat.quantizer import perplexity
+
+EXACT = dict(rel=1e-12, abs=1e-12)  # float64 against the loops
+SINGLE = dict(rel=1e-6, abs=1e-6)  # float32 against the loops in float64 on the same numbers
 
 
 def numbers(*shape, seed=0):
@@ -36,12 +39,16 @@ def test_content_loss(frames, clusters, seed, temperature):
     states, embeddings = numbers(frames, 4, seed=seed), numbers(clusters, 4, seed=seed + 1)
     targets = torch.randint(0, clusters, (frames,), generator=torch.Generator().manual_seed(seed))
     targets[1::3] = -100
-    loss = losses.content_loss(losses.content_logits(states, embeddings, temperature), targets)
-    expected = reference.content_loss(states.tolist(), embeddings.tolist(), targets.tolist(), temperature)
-    assert loss.item() == pytest.approx(expected, rel=1e-10)
-    single = losses.content_loss(losses.content_logits(states.float(), embeddings.float(), temperature), targets)
-    assert single.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    for tensors, close in (((states, embeddings), EXACT), ((states.float(), embeddings.float()), SINGLE)):
+        lists = [tensor.double().tolist() for tensor in tensors]
+        logits = losses.content_logits(*tensors, temperature)
+        assert logits.dtype == tensors[0].dtype
+        for row, expected in zip(logits.tolist(), reference.content_logits(*lists, temperature), strict=True):
+            assert row == pytest.approx(expected, rel=close["rel"], abs=close["abs"] / temperature)
+        expected = reference.content_loss(*lists, targets.tolist(), temperature)
+        assert losses.content_loss(logits, targets).item() == pytest.approx(expected, **close)
     cosines = F.cosine_similarity(states[:, None], embeddings[None], dim=-1)
+    loss = losses.content_loss(losses.content_logits(states, embeddings, temperature), targets)
     torch.testing.assert_close(loss, F.cross_entropy(cosines / temperature, targets))
 
 
@@ -63,32 +70,49 @@ def test_content_loss_of_no_target_is_zero_with_a_gradient():
     assert logits.grad.abs().max() == 0
 
 
+@given(contrastive_cases(), st.sampled_from([0.1, 0.5, 2.0]))
+def test_contrastive_losses(case, temperature):
+    anchors, quantized, utterances, instances = case
+    for tensors, close in (((anchors, quantized), EXACT), ((anchors.float(), quantized.float()), SINGLE)):
+        lists = [tensor.double().tolist() for tensor in tensors] + [utterances.tolist()]
+        similarity = losses.contrastive_similarity(*tensors, temperature)
+        expected = [[reference.cosine(a, q) / temperature for q in lists[1]] for a in lists[0]]
+        for row, slow in zip(similarity.tolist(), expected, strict=True):
+            assert row == pytest.approx(slow, rel=close["rel"], abs=close["abs"] / temperature)
+        bce = losses.contrastive_bce(similarity, utterances, instances)
+        assert bce.item() == pytest.approx(reference.contrastive_bce(*lists, instances.tolist(), temperature), **close)
+        infonce = losses.contrastive_infonce(similarity, utterances)
+        assert infonce.item() == pytest.approx(reference.contrastive_infonce(*lists, temperature), **close)
+        for drawn in (instances, None):
+            report = losses.contrastive_report(similarity, utterances, drawn)
+            slow = reference.contrastive_report(*lists, None if drawn is None else drawn.tolist(), temperature)
+            assert [value.item() for value in report.values()] == pytest.approx(slow, **close)
+            assert list(report) == ["contrastive_accuracy", "contrastive_accuracy_chance", "contrastive_chance"]
+
+
 @given(contrastive_cases())
-def test_contrastive_losses(case):
+def test_the_order_of_utterances_and_frames_changes_nothing(case):
     anchors, quantized, utterances, instances = case
     similarity = losses.contrastive_similarity(anchors, quantized, 0.5)
-    lists = anchors.tolist(), quantized.tolist(), utterances.tolist()
     bce = losses.contrastive_bce(similarity, utterances, instances)
-    assert bce.item() == pytest.approx(reference.contrastive_bce(*lists, instances.tolist(), 0.5), rel=1e-10)
     infonce = losses.contrastive_infonce(similarity, utterances)
-    assert infonce.item() == pytest.approx(reference.contrastive_infonce(*lists, 0.5), rel=1e-10)
-    right = [
-        (similarity[row, other] >= 0) == (utterances[other] == utterances[row])
-        for row in range(len(utterances))
-        for other in [row, *instances[row].tolist()]
-    ]
-    report = losses.contrastive_report(similarity, utterances, instances)
-    assert report["contrastive_accuracy"].item() == pytest.approx(sum(right).item() / len(right))
-    single = losses.contrastive_similarity(anchors.float(), quantized.float(), 0.5)
-    assert losses.contrastive_bce(single, utterances, instances).item() == pytest.approx(bce.item(), abs=1e-5)
-    # who is called utterance 0, and in which order frames come, changes nothing
     renamed = (utterances + 2) % 4
     torch.testing.assert_close(losses.contrastive_bce(similarity, renamed, instances), bce)
-    order = torch.randperm(len(utterances))
-    place = order.argsort()
-    shuffled = losses.contrastive_similarity(anchors[order], quantized[order], 0.5)
-    torch.testing.assert_close(losses.contrastive_bce(shuffled, utterances[order], place[instances[order]]), bce)
-    torch.testing.assert_close(losses.contrastive_infonce(shuffled, utterances[order]), infonce)
+    torch.testing.assert_close(losses.contrastive_infonce(similarity, renamed), infonce)
+    # whole utterances in another order, and frames at random; instances go where their frames went
+    for order in (utterances.argsort(descending=True, stable=True), torch.randperm(len(utterances))):
+        place = order.argsort()
+        shuffled = losses.contrastive_similarity(anchors[order], quantized[order], 0.5)
+        torch.testing.assert_close(losses.contrastive_bce(shuffled, utterances[order], place[instances[order]]), bce)
+        torch.testing.assert_close(losses.contrastive_infonce(shuffled, utterances[order]), infonce)
+
+
+def test_anchors_are_rows_and_codes_are_columns():
+    anchors, quantized = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 1.0], [1.0, 0.0]])
+    expected = torch.tensor([[math.sqrt(0.5), 1.0], [math.sqrt(0.5), 0.0]])
+    torch.testing.assert_close(losses.contrastive_similarity(anchors, quantized, 0.5), expected / 0.5)
+    targets = losses.contrastive_targets(torch.tensor([4, 7]), torch.tensor([[1, 0, 1], [1, 0, 0]]))
+    assert targets.tolist() == [[True, False, True, False], [True, True, False, False]]
 
 
 def test_contrastive_values_that_one_knows():
@@ -138,6 +162,15 @@ def test_one_utterance_is_nothing_to_compare():
     ):
         with pytest.raises(ValueError, match="at least two utterances, or set contrastive_loss_weight=0"):
             loss()
+    two = losses.draw_instances(2, 3, generator=torch.Generator().manual_seed(0))
+    losses.contrastive_bce(torch.zeros(2, 2), torch.tensor([5, 0]), two)
+
+
+def test_no_instances_are_nothing_to_compare_with():
+    with pytest.raises(ValueError, match="num_instances=0 leaves nothing to compare with; draw at least one"):
+        losses.draw_instances(5, 0)
+    assert losses.draw_instances(5, 1).shape == (5, 1)
+    assert losses.draw_instances(5).shape == (5, 100)
 
 
 def test_instances_are_uniform():
@@ -148,14 +181,52 @@ def test_instances_are_uniform():
     assert not torch.equal(drawn[0], drawn[1])
 
 
-@given(st.integers(1, 6), st.integers(1, 3), st.integers(2, 5), st.integers(0, 999))
-def test_diversity(frames, groups, entries, seed):
-    probabilities = numbers(frames, groups, entries, seed=seed).softmax(-1)
-    authors, wav2vec2 = reference.diversity(probabilities.tolist())
-    soft = perplexity(probabilities)
-    assert ((soft >= 1 - 1e-9) & (soft <= entries + 1e-9)).all()
-    assert losses.diversity_loss(soft, entries).item() == pytest.approx(authors, rel=1e-9, abs=1e-12)
-    assert losses.diversity_entropy(probabilities.mean(0)).item() == pytest.approx(wav2vec2, rel=1e-9)
+@given(st.integers(1, 6), st.integers(1, 3), st.integers(2, 5), st.integers(0, 999), st.sampled_from([0.1, 1, 9, 400]))
+def test_diversity(frames, groups, entries, seed, scale):
+    logits = numbers(frames, groups, entries, seed=seed) * scale
+    for probabilities, close in ((logits.softmax(-1), EXACT), (logits.float().softmax(-1), SINGLE)):
+        authors, wav2vec2 = reference.diversity(probabilities.double().tolist())
+        soft = perplexity(probabilities)
+        assert soft.shape == (groups,)
+        assert ((soft >= 1 - 1e-6) & (soft <= entries * (1 + 1e-6))).all()
+        assert groups * (1 - 1e-6) <= soft.sum().item() <= groups * entries * (1 + 1e-6)
+        assert losses.diversity_loss(soft, entries).item() == pytest.approx(authors, **close)
+        assert losses.diversity_entropy(probabilities.mean(0)).item() == pytest.approx(wav2vec2, **close)
+
+
+def slow_xlogx(p):
+    return p * math.log(p) if p else 0.0
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
+def test_x_log_x(values):
+    probability = torch.tensor(values, dtype=torch.float64)
+    assert xlogx(probability).tolist() == pytest.approx([slow_xlogx(p) for p in values], **EXACT)
+    entropy = [-slow_xlogx(p) - slow_xlogx(1 - p) for p in values]
+    assert losses.binary_entropy(probability).tolist() == pytest.approx(entropy, **EXACT)
+    assert xlogx(torch.tensor([0.0, 1.0])).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_entry_of_probability_zero_stops_no_gradient(dtype):
+    """`torch.xlogy` has the gradient NaN there: a fresh Base got it in its first step."""
+    distant = -2000.0
+    rest = numbers(3, 1, 3).to(dtype)
+    for loss in (
+        lambda p: losses.diversity_loss(perplexity(p), 4),
+        lambda p: losses.diversity_entropy(p.mean(0)) * 4,
+        lambda p: losses.binary_entropy(p).sum(),
+    ):
+        logits = F.pad(rest, (0, 1), value=distant).requires_grad_()
+        probabilities = logits.softmax(-1)
+        assert (probabilities[..., 3] == 0).all()
+        loss(probabilities).backward()
+        assert (logits.grad[..., 3] == 0).all()
+        # and the other entries' gradient is the limit: that of an entry far down that is not quite 0
+        near = F.pad(rest, (0, 1), value=-60.0).requires_grad_()
+        loss(near.softmax(-1)).backward()
+        torch.testing.assert_close(logits.grad, near.grad)
+        assert logits.grad.abs().max() > 1e-3
 
 
 def test_diversity_at_its_ends():
@@ -168,10 +239,13 @@ def test_diversity_at_its_ends():
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=4), st.integers(0, 99))
 def test_feature_penalty(lengths, seed):
-    features = numbers(len(lengths), 3, 7, seed=seed)
     valid = torch.arange(7) < torch.tensor(lengths)[:, None]
-    expected = reference.feature_penalty(features.tolist(), lengths)
-    assert losses.feature_penalty(features, valid).item() == pytest.approx(expected, rel=1e-10)
+    features = numbers(len(lengths), 3, 7, seed=seed)
+    for tensor, close in ((features, EXACT), (features.float(), SINGLE)):
+        expected = reference.feature_penalty(tensor.double().tolist(), lengths)
+        garbage = tensor.masked_fill(~valid[:, None], 1e9)
+        assert losses.feature_penalty(tensor, valid).item() == pytest.approx(expected, **close)
+        assert losses.feature_penalty(garbage, valid).item() == pytest.approx(expected, **close)
 
 
 @given(st.integers(1, 900), st.integers(1, 900), st.floats(0.1, 3), st.sampled_from([0.0, 0.5, 2.0]))
@@ -194,6 +268,27 @@ def test_total(masked, unmasked, weight, unmasked_weight):
     assert losses.total_loss(terms, weights, used).item() == pytest.approx(expected, rel=1e-12)
 
 
+def test_the_total_is_a_mean_over_the_frames_that_count():
+    """Twice the masked frames leave the total where it is, and fairseq's sum doubles (torchaudio forgot the S)."""
+    terms = {"content_masked": torch.tensor(4.0), "feature_penalty": torch.tensor(0.5)}
+    weights = {"content_masked": 1.0, "feature_penalty": 10.0}
+    for count in (7, 14):
+        total = losses.total_loss(terms, weights, {"content_masked": count})
+        assert total.item() == 9
+        summed = reference.criterion({"content_masked": 4.0 * count}, {"content_masked": count}, weights, {})
+        assert total.item() * count == summed * count + 10 * 0.5 * count
+    # no content at all
+    assert losses.total_loss({"feature_penalty": torch.tensor(0.5)}, weights, {}).item() == 5
+    # one of two contents has no frame
+    both = {"content_masked": torch.tensor(0.0), "content_unmasked": torch.tensor(3.0)}
+    weights = {"content_masked": 1.0, "content_unmasked": 2.0}
+    assert losses.total_loss(both, weights, {"content_masked": 0, "content_unmasked": 5}).item() == 6
+    with pytest.raises(ValueError, match="none of the frames of content_masked, content_unmasked has a target"):
+        losses.total_loss(both, weights, {"content_masked": 0, "content_unmasked": 0})
+    with pytest.raises(KeyError, match="content_unmasked"):
+        losses.total_loss(both, {"content_masked": 1.0}, {"content_masked": 5})
+
+
 def test_gradients():
     states, embeddings = numbers(4, 3).requires_grad_(), numbers(5, 3, seed=1).requires_grad_()
     targets, utterances = torch.tensor([0, 4, -100, 2]), torch.tensor([0, 1, 1, 0])
@@ -207,27 +302,77 @@ def test_gradients():
     logits = numbers(3, 2, 4).requires_grad_()
     assert check(lambda z: losses.diversity_loss(perplexity(z.softmax(-1)), 4), (logits,))
     assert check(lambda z: losses.diversity_entropy(z.softmax(-1).mean(0)), (logits,))
+    assert check(lambda z: xlogx(z.softmax(-1)).sum(), (logits,))
+    assert check(lambda z: losses.binary_entropy(z.sigmoid()).sum(), (logits,))
+    pieces = [numbers(1, seed=seed).requires_grad_() for seed in range(3)]
+    weights, counts = {"m": 1.5, "u": 0.5, "p": 10.0}, {"m": 3, "u": 8}
+    assert check(lambda *t: losses.total_loss(dict(zip("mup", t, strict=True)), weights, counts), pieces)
     valid = torch.tensor([[True, True, False], [True, False, False]])
     assert check(lambda f: losses.feature_penalty(f, valid), (numbers(2, 4, 3).requires_grad_(),))
 
 
-def test_islands_of_full_precision():
+UTTERANCES, DRAWN = torch.tensor([0, 0, 1, 2, 1, 2]), torch.tensor([[5, 1], [2, 2], [0, 4], [3, 1], [4, 4], [0, 3]])
+VALID = torch.tensor([[True, True, False], [True, False, False]])
+ISLANDS = {
+    "content_logits": lambda: (numbers(6, 8), numbers(5, 8, seed=1), 0.1),
+    "content_loss": lambda: (3 * numbers(6, 5), torch.tensor([0, 4, 2, -100, 1, 1])),
+    "contrastive_similarity": lambda: (numbers(6, 8), numbers(6, 8, seed=1), 0.1),
+    "contrastive_bce": lambda: (3 * numbers(6, 6), UTTERANCES, DRAWN),
+    "contrastive_infonce": lambda: (3 * numbers(6, 6), UTTERANCES),
+    "contrastive_report": lambda: (3 * numbers(6, 6), UTTERANCES, DRAWN),
+    "diversity_loss": lambda: (1 + numbers(2).abs(), 8),
+    "diversity_entropy": lambda: (numbers(2, 8).softmax(-1),),
+    "feature_penalty": lambda: (numbers(2, 4, 3), VALID),
+}
+
+
+def floats(value):
+    return {"": value} if isinstance(value, torch.Tensor) else value
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ISLANDS)
+def test_islands_of_full_precision(name, half):
+    """In a model that computes in half: the value of the same halves in float32; float64 stays float64."""
+    function = getattr(losses, name)
+
+    def cast(dtype, arguments):
+        return [a.to(dtype) if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments]
+
+    halves = cast(half, ISLANDS[name]())
+    exact = floats(function(*cast(torch.float32, halves)))
+    with torch.autocast("cpu", half):
+        inside = floats(function(*halves))
+        wide = floats(function(*cast(torch.float32, halves)))
+    alone = floats(function(*halves))  # a model whose own weights are halves
+    double = floats(function(*ISLANDS[name]()))
+    for key, value in exact.items():
+        for other in (inside, wide, alone):
+            assert other[key].dtype == torch.float32
+            assert torch.equal(other[key], value)
+        assert double[key].dtype == torch.float64
+        if key != "contrastive_accuracy":
+            torch.testing.assert_close(double[key].float(), value, rtol=0.1, atol=0.1)
+
+
+def test_perplexity_is_no_lower_for_halves():
+    probabilities = numbers(2000, 2, 320).softmax(-1).bfloat16()
+    assert torch.equal(perplexity(probabilities), perplexity(probabilities.float()))
+
+
+def test_what_an_island_widens():
     states, embeddings = numbers(6, 8).bfloat16(), numbers(5, 8, seed=1).bfloat16()
-    exact = losses.content_logits(states.float(), embeddings.float())
     with torch.autocast("cpu", torch.bfloat16):
-        inside = losses.content_logits(states, embeddings)
-        product = states.float() @ embeddings.float().T
-    assert inside.dtype == torch.float32
-    assert torch.equal(inside, exact)
-    assert product.dtype == torch.bfloat16  # what autocast does to those who let it
-    assert losses.content_logits(states.double(), embeddings.double()).dtype == torch.float64
+        assert (states.float() @ embeddings.float().T).dtype == torch.bfloat16  # what autocast does to those who let it
 
     @full_precision
     def dtypes(a, *, b):
-        return a.dtype, b.dtype
+        return a.dtype, b.dtype, (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
 
-    assert dtypes(states, b=torch.zeros(1, dtype=torch.float16)) == (torch.float32, torch.float32)
-    assert dtypes(torch.zeros(1, dtype=torch.int64), b=states.double()) == (torch.int64, torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = dtypes(states, b=torch.zeros(1, dtype=torch.float16))
+    assert half == (torch.float32, torch.float32, torch.float32)
+    assert dtypes(torch.zeros(1, dtype=torch.int64), b=states.double())[:2] == (torch.int64, torch.float64)
 
 
 class Largest(TorchDispatchMode):

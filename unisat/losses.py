@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unisat.precision import full_precision
+from unisat.precision import full_precision, xlogx
 
 
 @full_precision
@@ -78,7 +78,17 @@ def draw_instances(
 
     A frame may draw itself, as in the authors' code in effect (their exclusion shifts the wrong axis); it is then one
     more positive of its own utterance.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to draw: without instances every answer would be yes.
     """
+    if num_instances < 1:
+        raise ValueError(
+            f"num_instances={num_instances} leaves nothing to compare with; draw at least one (config.num_negatives), "
+            "or set contrastive_loss_weight=0."
+        )
     source = generator.device if generator is not None else device
     return torch.randint(frames, (frames, num_instances), generator=generator, device=source).to(device or "cpu")
 
@@ -134,7 +144,7 @@ def contrastive_infonce(
     """Which of these codes is mine: the utterance-wise contrastive loss as the paper writes it.
 
     ``mean over t of -log exp(s_tt) / (exp(s_tt) + sum over q of other utterances of exp(s_tq))``
-    (arXiv:2110.05752, section 3.2; the paper sums over t).
+    (arXiv:2110.05752; the paper sums over t).
 
     Chance is the mean of ``ln(1 + N_t)`` with ``N_t`` frames of other utterances.
 
@@ -201,7 +211,7 @@ def diversity_entropy(mean_probabilities: Float[Tensor, "groups entries"]) -> Fl
     Between ``-ln(V) / V`` (equal use) and 0 (one entry). About a hundredth of `diversity_loss`: weights of the two
     are not interchangeable.
     """
-    return torch.xlogy(mean_probabilities, mean_probabilities).sum() / mean_probabilities.numel()
+    return xlogx(mean_probabilities).sum() / mean_probabilities.numel()
 
 
 @full_precision
@@ -225,16 +235,26 @@ def total_loss(terms: Mapping[str, Tensor], weights: Mapping[str, float], frames
     terms, weights : dict
         By name; a term without a weight is an error, a weight without a term is not used.
     frames : dict
-        How many frames each content term is a mean of, for those with a weight above 0.
+        How many frames each content term is a mean of, for those with a weight above 0; empty where none has.
+
+    Raises
+    ------
+    ValueError
+        If a content term is wanted and no frame of it has a target.
     """
     counted = sum(frames.values())
+    if frames and not counted:
+        raise ValueError(
+            f"none of the frames of {', '.join(frames)} has a target (all are -100), so there is nothing to predict; "
+            "mask frames that have one, or leave the batch out."
+        )
     parts = [weights[name] * term * (frames[name] / counted if name in frames else 1) for name, term in terms.items()]
     return torch.stack(parts).sum()
 
 
 def binary_entropy(probability: Tensor) -> Tensor:
     """``H(p) = -p ln p - (1 - p) ln(1 - p)`` in nats: the loss of the best constant answer to a yes-no question."""
-    return -torch.xlogy(probability, probability) - torch.xlogy(1 - probability, 1 - probability)
+    return -xlogx(probability) - xlogx(1 - probability)
 
 
 def _chosen(similarity: Tensor, instances: Tensor) -> Tensor:

@@ -207,7 +207,8 @@ class UniSpeechSatForPreTrainingOutput(ModelOutput):
     utterances : (masked frames,)
         The utterance of each masked frame, in the order of ``mask_time_indices.nonzero()``.
     sample_size : int
-        Frames that `loss` is a mean over (fairseq's name): multiply by it to add losses up over batches.
+        Frames that `loss` is a mean over (fairseq's name): multiply by it to add losses up over batches. The masked
+        frames with a target, unmasked ones too where they have a weight; all masked ones where no content term has any.
     """
 
     loss: Float[Tensor, ""] | None = None

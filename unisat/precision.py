@@ -1,4 +1,4 @@
-"""Islands of full precision in a model that otherwise computes in half."""
+"""Islands of full precision in a model that otherwise computes in half, and a logarithm that is safe at 0."""
 
 from __future__ import annotations
 
@@ -16,6 +16,16 @@ R = TypeVar("R")
 def widen(tensor: Tensor) -> Tensor:
     """float16 and bfloat16 as float32; anything else, float64 among it, as it is."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def xlogx(probability: Tensor) -> Tensor:
+    """``x ln x``, 0 at 0, with a gradient that is finite there.
+
+    The gradient of `torch.xlogy` at 0 is NaN, and a softmax in front of it does not help (0 · NaN). Codebook entries of
+    probability 0 are no rare thing: a fresh quantizer's logits have a standard deviation of ``sqrt(hidden_size)``, and
+    ``exp(-104)`` is 0 in float32. (fairseq takes ``ln(x + 1e-7)``.)
+    """
+    return probability * probability.clamp(min=torch.finfo(probability.dtype).tiny).log()
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:

@@ -86,7 +86,8 @@ class UniSpeechSatForPreTraining(HeadModel):
         In training, utterances are mixed with probability ``config.mixing_prob`` and, where no mask is given, a mask is
         drawn from the config's ``mask_time_*``. One forward pass serves all terms: the content loss reads the last
         hidden state, the contrastive loss and the quantizer that of ``config.contrastive_layer``, both of masked input.
-        LayerDrop may skip that layer; what it would have got is then read instead, as in the authors' code.
+        LayerDrop may skip that layer; what it would have got is then read instead, as in the authors' code. The last
+        layer of a pre-LN model is read behind the final norm (the authors: in front of it).
 
         Parameters
         ----------
@@ -106,8 +107,8 @@ class UniSpeechSatForPreTraining(HeadModel):
         Raises
         ------
         ValueError
-            If targets do not fit, no frame is masked, or all masked frames come from one utterance while
-            ``contrastive_loss_weight`` is not 0.
+            If targets do not fit, no frame is masked or none of those that count has a target, or all masked frames
+            come from one utterance while ``contrastive_loss_weight`` is not 0.
         """
         mixing = None
         if self.training and self.config.mixing_prob > 0:
@@ -226,7 +227,8 @@ class UniSpeechSatForPreTraining(HeadModel):
             metrics=metrics,
             instances=instances,
             utterances=utterances,
-            sample_size=sum(frames.values()),
+            # where no content term has a weight, the other terms are means over masked frames all the same
+            sample_size=sum(frames.values()) if frames else len(utterances),
         )
 
 
@@ -244,6 +246,7 @@ def check_targets(
             f"targets have {targets.shape[1]} frames, the features {frames}: more than one apart. Were they made at "
             "another frame rate (MFCC: take every second), or of another crop?"
         )
+    targets = targets.long()  # before -100, which small integers cannot hold
     wrong = ((targets < 0) & (targets != -100)) | (targets >= num_clusters)
     if wrong.any():
         row, frame = wrong.nonzero()[0].tolist()
@@ -251,5 +254,4 @@ def check_targets(
             f"targets[{row}, {frame}] is {int(targets[row, frame])}; with num_clusters={num_clusters} they run from 0 "
             f"to {num_clusters - 1}, and -100 where there is none."
         )
-    targets = F.pad(targets, (0, max(0, frames - targets.shape[1])), value=-100)[:, :frames]
-    return targets.long()
+    return F.pad(targets, (0, max(0, frames - targets.shape[1])), value=-100)[:, :frames]

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from unisat.config import UniSpeechSatConfig
-from unisat.precision import widen
+from unisat.precision import widen, xlogx
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def perplexity(
     if not len(flat):
         raise ValueError("perplexity over no frames: the mask is False everywhere; let at least one frame count.")
     mean = widen(flat).mean(0)  # (groups, entries)
-    return torch.exp(-torch.xlogy(mean, mean).sum(-1))
+    return torch.exp(-xlogx(mean).sum(-1))
 
 
 class GumbelVectorQuantizer(nn.Module):
