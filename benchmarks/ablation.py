@@ -1,6 +1,6 @@
 """What each part of UniSpeech-SAT adds to HuBERT, at a size that a laptop trains: contrastive loss, mixing, both.
 
-    python benchmarks/ablation.py [--steps 400] [--seeds 0 1 2]
+    python benchmarks/ablation.py [--steps 500] [--seeds 0 1 2]
 
 Four arms on the same MFCC clusters: the content loss alone, with the contrastive loss, with utterance mixing, with
 both; several seeds each, the same crops for all arms of a seed. Every model is judged the same way: error rate of
@@ -35,6 +35,7 @@ ARMS = {
     "+ mixing": dict(contrastive_loss_weight=0.0, diversity_loss_weight=0.0),
     "+ both": dict(),
 }
+PLAN = recipe.read(ROOT / "recipes" / "tiny-1.toml")
 SIZE = dict(hidden_size=96, num_hidden_layers=4, num_attention_heads=4, intermediate_size=384, conv_dim=[64] * 7)
 MEASURES = {
     "eer_cosine": "speaker EER, cosine, best layer",
@@ -46,8 +47,8 @@ MEASURES = {
 
 def run(arm: str, seed: int, steps: int, out: Path) -> Path:
     """Train one model, or find it trained."""
-    plan = recipe.read(ROOT / "recipes" / "tiny-1.toml", {"out": str(out), "seed": seed})
-    values = plan.flat() | {"optimizer.steps": steps, "optimizer.warmup_steps": steps // 10}
+    values = PLAN.flat() | {"out": str(out), "seed": seed}
+    values |= {"optimizer.steps": steps, "optimizer.warmup_steps": steps // 10}
     values |= {"run.valid_every": steps, "run.save_every": steps, "run.keep": 1}
     values |= {f"model.{name}": value for name, value in {**SIZE, **ARMS[arm]}.items()}
     if not (out / "model").exists():
@@ -132,7 +133,7 @@ def report(results: pd.DataFrame, steps: int) -> str:
     arms = [arm for arm in ARMS if arm in set(results["arm"])]
     lines = ["# What each part adds, at a small size", ""]
     lines += [
-        f"Written by `python benchmarks/ablation.py --steps {steps}`: {len(seeds)} seeds, {steps} steps of 30 s, "
+        f"Written by `python benchmarks/ablation.py --steps {steps}`: {len(seeds)} seeds, {steps} steps of {PLAN.data.batch_seconds:g} s, "
         f"{SIZE['num_hidden_layers']} layers of width {SIZE['hidden_size']}. The models of the paper saw many thousand "
         "times as much speech. Mean over seeds ± half of its 95 % interval (Student's t); less is "
         "better for error rates. Best layers are chosen on what they are judged by, in all arms alike."
@@ -181,7 +182,7 @@ def report(results: pd.DataFrame, steps: int) -> str:
 def main() -> None:
     """Train what is missing, judge it, write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "ablation")
     options = parser.parse_args()
