@@ -438,6 +438,19 @@ def test_a_manifest_that_promises_too_much(speech):
         read_crop(speech / "01.wav", 20_000, 10)
 
 
+def test_folders_stop_at_as_many_broken_files_as_manifests(tmp_path):
+    tone = np.sin(np.arange(8000) / 10).astype("float32") / 2
+    for row in range(38):
+        soundfile.write(tmp_path / f"{row:02d}.wav", tone, 16_000)
+    (tmp_path / "broken1.wav").write_bytes(b"RIFF and no more")
+    (tmp_path / "broken2.wav").write_bytes(b"")
+    with pytest.warns(UserWarning, match="2 file"):
+        assert len(manifest(tmp_path)) == 38  # 5 % may be broken
+    (tmp_path / "00.wav").write_bytes(b"no more")
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="3 of 40 files could not be read, more than 5%"):
+        manifest(tmp_path)
+
+
 def test_a_real_corpus(recorded):
     corpus = manifest(recorded / "metadata.csv", split="train")
     assert len(corpus) == 833

@@ -51,13 +51,15 @@ def manifest(source: str | Path, **where: Any) -> Corpus:
     Raises
     ------
     ValueError
-        If the table has no ``path``, no row fits, or more than 5 % of the files kept are missing; fewer are left out
+        If the table has no ``path``, no row fits, or more than 5 % of the files cannot be read; fewer are left out
         with a warning and listed in the corpus's ``report``.
     """
     if source == "builtin":
         found = corpus.builtin()
     elif Path(source).is_dir():
         found = corpus.folder(source)
+        unreadable = dict(found.report.itertuples(index=False, name=None))
+        too_many(unreadable, len(found) + len(unreadable))
     else:
         return _table(Path(source), where)
     return found.where(**where) if where else found
