@@ -133,10 +133,11 @@ def report(results: pd.DataFrame, steps: int) -> str:
     arms = [arm for arm in ARMS if arm in set(results["arm"])]
     lines = ["# What each part adds, at a small size", ""]
     lines += [
-        f"Written by `python benchmarks/ablation.py --steps {steps}`: {len(seeds)} seeds, {steps} steps of {PLAN.data.batch_seconds:g} s, "
-        f"{SIZE['num_hidden_layers']} layers of width {SIZE['hidden_size']}. The models of the paper saw many thousand "
-        "times as much speech. Mean over seeds ± half of its 95 % interval (Student's t); less is "
-        "better for error rates. Best layers are chosen on what they are judged by, in all arms alike."
+        f"Written by `python benchmarks/ablation.py --steps {steps}`: {len(seeds)} seeds, {steps} steps of "
+        f"{PLAN.data.batch_seconds:g} s, {SIZE['num_hidden_layers']} layers of width {SIZE['hidden_size']}. "
+        "The models of the paper saw many thousand times as much speech. Mean over seeds ± half of its 95 % interval "
+        "(Student's t); less is better for error rates. Best layers are chosen on what they are judged by, in all arms "
+        "alike."
     ]
     lines += ["", "| | " + " | ".join(MEASURES.values()) + " |", "|---|" + "---|" * len(MEASURES)]
     for arm in arms:

@@ -107,6 +107,7 @@ def card(results: dict) -> str:
     """The model card."""
     targets = json.loads((TINY / "targets.json").read_text())
     recipes = {i: json.loads((BUILD / str(i) / "model" / "recipe.json").read_text()) for i in (1, 2)}
+    voices = json.loads((BUILD / "xvector" / "model" / "recipe.json").read_text())
     by_layer = {name: pd.DataFrame(rows).set_index(["layer", "backend"]) for name, rows in results["speakers"].items()}
     audio = {i: pd.read_csv(TINY / f"iteration-{i}-train.csv") for i in (1, 2)}
     hours = {i: float(table["audio_seconds"].mean() * table["step"].iloc[-1] / 3600) for i, table in audio.items()}
@@ -152,7 +153,8 @@ def card(results: dict) -> str:
     lines += [
         "",
         f"Accuracies are on the validation split, without mixing; chance is {1 / clusters:.3f}, and {math.log(clusters):.2f} "
-        f"nats. Then an x-vector head on the frozen backbone. Labels: {targets['label_hash'][:16]}…",
+        f"nats. Then an x-vector head on the frozen backbone, {voices['steps']} steps on the speakers of the same speech, "
+        f"heard at {', '.join(map(str, voices['speeds']))} times its speed. Labels: {targets['label_hash'][:16]}…",
         "",
         "## What it knows",
         "",
@@ -163,7 +165,11 @@ def card(results: dict) -> str:
         "| | cosine | LDA |",
         "|---|---|---|",
     ]
-    names = {"untrained": "the same network untrained", "MFCC": "MFCC, mean and deviation", "x-vector": "x-vector head"}
+    names = {
+        "untrained": "the same network untrained",
+        "MFCC": "MFCC, mean and deviation",
+        "x-vector": "x-vector head",
+    }
     for name, label in names.items():
         table = by_layer[name]["eer"].unstack()
         picks = [(int(table[backend].idxmin()), backend) for backend in ("cosine", "LDA")]
@@ -180,7 +186,7 @@ def card(results: dict) -> str:
         lines[-1] += (
             " **Plain MFCC statistics still tell these voices apart better** than "
             + " and ".join({"tiny": "any layer", "x-vector": "the x-vector head"}[label] for label in simple)
-            + ": the model has heard a few hours of speech, its head a few utterances of each speaker."
+            + ": the model has heard a few hours of speech, and few utterances of each speaker."
         )
     lines.append("")
     lines += ["Share of the uncertainty about the spoken word that a cluster takes away (PNMI against words.csv):", ""]
@@ -196,7 +202,9 @@ def card(results: dict) -> str:
         "## Data, licences, attribution",
         "",
         "Train split and pool of the recorded set, and unisat's synthetic voices (data/README.md, MIT). Changes: cut, "
-        "resampled to 16 kHz, crops of three seconds, utterances mixed.",
+        "resampled to 16 kHz, "
+        f"crops of {recipes[2]['data']['crop_seconds']:g} seconds, utterances mixed, for the x-vector also played "
+        "faster and slower.",
         "",
         '- LibriSpeech, "LibriSpeech (c) 2014 by Vassil Panayotov", CC BY 4.0; Panayotov, Chen, Povey, Khudanpur, ICASSP '
         "2015. <https://www.openslr.org/12>",

@@ -54,34 +54,89 @@ def test_a_head_learns_voices_and_leaves_the_backbone(speech):
     with (speech / "out" / "train.csv").open() as lines:
         losses = [float(row["loss"]) for row in csv.DictReader(lines)]
     assert losses[-1] < 0.7 * losses[0]
-    assert not (speech / "out" / "hidden.f16").exists()
+    assert not (speech / "out" / "features.f16").exists()
     assert json.loads((folder / "recipe.json").read_text())["steps"] == 60
     again = speakers.train(made(speech, out=str(speech / "again")), progress=False)
     same = us.UniSpeechSatForXVector.from_pretrained(again).state_dict()
     assert all(torch.equal(value, same[name]) for name, value in model.state_dict().items())
 
 
-def test_stored_hidden_states_are_the_models(speech, tmp_path):
-    backbone = us.UniSpeechSatModel.from_pretrained(speech / "backbone")
-    corpus = us.corpus.folder(speech, layout="metadata") if (speech / "metadata.csv").exists() else None
-    corpus = speakers.manifest(speech / "table.csv") if corpus is None else corpus
-    store = speakers.HiddenStore(backbone, corpus, tmp_path / "store")
-    row = 7
-    wave = us.audio.normalize(us.audio.load(corpus.table["path"][row]))
+def test_the_transformer_may_learn_too(speech):
+    recipe = made(speech, backbone_learning_rate=1e-3, speeds=[1.0, 0.8], precision="bf16", margin=0.2)
+    model = us.UniSpeechSatForXVector.from_pretrained(speakers.train(recipe, progress=False))
+    before = us.UniSpeechSatModel.from_pretrained(speech / "backbone").state_dict()
+    kept = {name: torch.equal(value, before[name]) for name, value in model.unispeech_sat.state_dict().items()}
+    assert all(same for name, same in kept.items() if name.startswith("feature_extractor."))
+    assert not kept["feature_projection.projection.weight"]
+    assert not kept["encoder.layers.1.attention.q_proj.weight"]
+    # the classes of the other speed are gone: what is left tells the speakers at their own
+    assert model.objective.weight.shape == (model.config.xvector_output_dim, 6)
+    assert model.config.num_labels == 6
+    right = 0
+    for voice in range(6):
+        wave = us.audio.normalize(us.audio.load(speech / f"{voice}3.wav"))
+        with torch.no_grad():
+            logits = model(wave[None]).logits
+        right += int((logits @ torch.nn.functional.normalize(model.objective.weight, dim=0)).argmax() == voice)
+    assert right >= 5
+
+
+def test_a_fresh_head_gives_signals_their_size(speech):
+    """Mean 0 and variance 1 for each channel of each layer, on the batch it began with."""
+    model = shuffled(us.UniSpeechSatForXVector(small_config(use_weighted_layer_sum=True, **TDNN))).eval()
+    features = torch.randn(16, 40, model.config.conv_dim[-1], generator=torch.Generator().manual_seed(0))
+    lengths = torch.full((16,), 40)
+    speakers._start(model, features, lengths)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    seen = {}
+    for name in ("projector", "feature_extractor", "classifier"):
+        getattr(model, name).register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
+    for index, layer in enumerate(model.tdnn):
+        layer.activation.register_forward_pre_hook(lambda _, given, name=f"tdnn {index}": seen.update({name: given[0]}))
     with torch.no_grad():
-        states = backbone(wave[None], output_hidden_states=True).hidden_states
-    crop = store.crop(row, 5, 20)
-    assert crop.shape == (20, 4, 16)
-    torch.testing.assert_close(crop[:, 2].float(), states[2][0, 5:25], rtol=2e-3, atol=2e-3)
-    assert store.speakers[row] == "s1"
-    # the head on the stored states is the head on the waveform
-    model = shuffled(us.UniSpeechSatForXVector(backbone.config.replace(use_weighted_layer_sum=True)))
+        model.classifier(speakers.embed(model, features, lengths))
+    assert len(seen) == 3 + len(model.tdnn)
+    for name, out in seen.items():
+        std, mean = torch.std_mean(out.flatten(0, -2), 0)
+        torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-4, msg=name)
+        # a channel behind dead units is constant, and stays so
+        assert ((std - 1).abs() < 1e-3).float().mean() > 0.9, name
+
+
+def test_stored_features_are_the_models(speech, tmp_path):
+    backbone = us.UniSpeechSatModel.from_pretrained(speech / "backbone")
+    corpus = speakers.manifest(speech / "table.csv")
+    store = speakers.FeatureStore(backbone, corpus, tmp_path / "store", speeds=[1.0, 2.0])
+    assert len(store.frames) == 2 * len(corpus)
+    row = 14  # the eighth utterance at its own speed, the fifteenth row
+    wave = us.audio.normalize(us.audio.load(corpus.table["path"][row // 2]))
+    with torch.no_grad():
+        conv = backbone.feature_extractor(wave[None])[0].T
+    torch.testing.assert_close(store.crop(row, 5, 20).float(), conv[5:25], rtol=2e-3, atol=2e-3)
+    assert store.voices[row : row + 2] == [(1.0, "s1"), (2.0, "s1")]
+    assert abs(store.frames[row + 1] - store.frames[row] / 2) <= 2
+    # the model on the stored features is the model on the waveform; padding changes nothing
+    model = shuffled(us.UniSpeechSatForXVector(backbone.config.replace(use_weighted_layer_sum=True))).eval()
     model.unispeech_sat.load_state_dict(backbone.state_dict())
     with torch.no_grad():
-        whole = store.crop(row, 0, store.frames[row]).float()[None]
-        torch.testing.assert_close(
-            model.embed(model.weigh(whole.unbind(2))), model(wave[None]).embeddings, rtol=1e-2, atol=1e-2
-        )
+        features = torch.stack([store.crop(row, 0, store.frames[row]).float()] * 2)
+        lengths = torch.tensor([len(features[0]), 30])
+        first, short = speakers.embed(model, features, lengths)
+        torch.testing.assert_close(first, model(wave[None]).embeddings[0], rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(short, speakers.embed(model, features[:1, :30], lengths[1:])[0])
+
+
+def test_another_speed_moves_the_pitch(speech, tmp_path):
+    """At twice the speed a tone of 400 Hz is one of 800 Hz, and half as long."""
+    time = np.arange(16_000) / 16_000
+    soundfile.write(tmp_path / "slow.wav", 0.3 * np.sin(2 * np.pi * 400 * time), 16_000)
+    soundfile.write(tmp_path / "fast.wav", 0.3 * np.sin(2 * np.pi * 800 * time[:8000]), 16_000)
+    pd.DataFrame({"path": ["slow.wav", "fast.wav"], "speaker": ["a", "b"]}).to_csv(tmp_path / "t.csv", index=False)
+    backbone = us.UniSpeechSatModel.from_pretrained(speech / "backbone")
+    store = speakers.FeatureStore(backbone, speakers.manifest(tmp_path / "t.csv"), tmp_path / "s", speeds=[1.0, 2.0])
+    inner = slice(3, 18)  # resampling has edges
+    made_fast, fast = (store.crop(row, 0, 24)[inner].float() for row in (1, 2))
+    torch.testing.assert_close(made_fast, fast, rtol=0.05, atol=0.05 * float(fast.abs().max()))
 
 
 def test_mistakes(speech, capsys):
@@ -98,6 +153,9 @@ def test_mistakes(speech, capsys):
         (dict(train={}), "at least one source"),
         (dict(shortest_seconds=3.0), "must be positive and in order"),
         (dict(steps=0), "must be at least 1"),
+        (dict(speeds=[0.9, 1.0]), "begin with 1"),
+        (dict(speeds=[1.0, 0.9, 0.9]), "each another one"),
+        (dict(precision="fp16"), "must be 'no' or 'bf16'"),
     ]:
         with pytest.raises(ValueError, match=message):
             made(speech, **values)

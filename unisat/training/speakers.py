@@ -1,7 +1,7 @@
-"""A speaker embedding on a pretrained model: the x-vector head, trained on hidden states that stay as they are.
+"""A speaker embedding on a pretrained model: the x-vector head, alone or with the transformer under it.
 
-The backbone is frozen, so its hidden states are computed once, kept on the disk in half precision, and a step of
-training reads crops of them: minutes on a laptop, and the same backbone serves both checkpoints.
+The convolutions stay as they are, so what they give is computed once, kept on the disk in half precision, and a step of
+training reads crops of it: minutes on a laptop.
 """
 
 from __future__ import annotations
@@ -15,18 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soxr
 import torch
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from unisat import audio
 from unisat.config import nearest
 from unisat.corpus import Corpus
+from unisat.frames import SAMPLE_RATE, valid_positions
 from unisat.model import UniSpeechSatModel
 from unisat.training.checkpoints import whole_folder
 from unisat.training.data import manifest, union
 from unisat.training.recipe import apply, check_types
-from unisat.xvector import UniSpeechSatForXVector
+from unisat.xvector import AMSoftmaxLoss, TDNNLayer, UniSpeechSatForXVector
 
 
 @dataclass
@@ -41,10 +44,17 @@ class XVectorRecipe:
         Sources of speech with speakers, as in `unisat.training.recipe.Data`.
     shortest_seconds, longest_seconds : float
         Crops have a length drawn anew for each batch, in between.
+    speeds : list of float
+        Speeds at which the speech is heard, 1 first: a voice at another speed counts as another speaker (Ko et al.,
+        2015). Their classes are dropped in the end.
     batch_size, steps, learning_rate, weight_decay
-        Utterances in a batch, each of another speaker; AdamW with a straight line down to 0.
-    input_dropout : float
-        Dropout on the weighted sum of the layers.
+        Utterances in a batch, each of another speaker; AdamW, one cycle up to the learning rate and down to 0.
+    backbone_learning_rate : float
+        That of the transformer and the feature projection; 0 leaves them as they are. The convolutions never learn.
+    margin : float
+        Of the AM-softmax.
+    precision : {"no", "bf16"}
+        What the forward pass computes in.
     head : dict
         Fields of the model's config to change, ``tdnn_kernel`` for example.
     """
@@ -55,11 +65,14 @@ class XVectorRecipe:
     train: dict[str, dict[str, Any]] = field(default_factory=dict)
     shortest_seconds: float = 1.0
     longest_seconds: float = 3.0
+    speeds: list[float] = field(default_factory=lambda: [1.0])
     batch_size: int = 64
     steps: int = 1000
     learning_rate: float = 1e-3
+    backbone_learning_rate: float = 0.0
+    margin: float = 0.4
     weight_decay: float = 0.01
-    input_dropout: float = 0.0
+    precision: str = "no"
     do_normalize: bool = True
     head: dict[str, Any] = field(default_factory=dict)
 
@@ -73,6 +86,10 @@ class XVectorRecipe:
             )
         if min(self.batch_size, self.steps) < 1:
             raise ValueError(f"batch_size={self.batch_size} and steps={self.steps} must be at least 1.")
+        if not self.speeds or self.speeds[0] != 1 or min(self.speeds) <= 0 or len({*self.speeds}) < len(self.speeds):
+            raise ValueError(f"speeds={self.speeds} must be positive, each another one, and begin with 1.")
+        if self.precision not in ("no", "bf16"):
+            raise ValueError(f"precision={self.precision!r} must be 'no' or 'bf16'.")
 
 
 def read(path: str | Path, changes: Mapping[str, Any] | None = None) -> XVectorRecipe:
@@ -91,40 +108,61 @@ def read(path: str | Path, changes: Mapping[str, Any] | None = None) -> XVectorR
     return XVectorRecipe(**values)
 
 
-class HiddenStore:
-    """All hidden states of a corpus, (frames, layers + 1, hidden) in float16, in a memory-mapped file."""
+class FeatureStore:
+    """What the convolutions give for a corpus, (frames, channels) in float16, in a memory-mapped file."""
 
-    def __init__(self, model: UniSpeechSatModel, corpus: Corpus, file: Path, *, do_normalize: bool = True) -> None:
+    def __init__(
+        self,
+        model: UniSpeechSatModel,
+        corpus: Corpus,
+        file: Path,
+        *,
+        speeds: list[float] | None = None,
+        do_normalize: bool = True,
+    ) -> None:
         self.starts, self.frames = list[int](), list[int]()
-        self.speakers: list[str] = []
-        config = model.config
+        self.voices: list[tuple[float, str]] = []  # speed and speaker of each row
         file.parent.mkdir(parents=True, exist_ok=True)
         total = 0
         with file.open("wb") as written:
-            for row in tqdm(corpus.table.itertuples(), total=len(corpus), desc="hidden states"):
-                waveform = audio.load(row.path)
-                if len(waveform) < config.receptive_field:
-                    continue
-                values = (audio.normalize(waveform) if do_normalize else waveform)[None].to(model.device)
-                with torch.inference_mode():
-                    states = model(values, output_hidden_states=True).hidden_states
-                stack = torch.stack(states, dim=2)[0].half().cpu().numpy()  # (frames, layers + 1, hidden)
-                stack.tofile(written)
-                self.starts.append(total)
-                self.frames.append(len(stack))
-                self.speakers.append(row.speaker)
-                total += len(stack)
-        shape = (total, config.num_hidden_layers + 1, config.hidden_size)
-        self.states = np.memmap(file, np.float16, "r", shape=shape)
+            for utterance in tqdm(corpus.table.itertuples(), total=len(corpus), desc="features"):
+                waveform = audio.load(utterance.path)
+                for speed in speeds or [1.0]:
+                    faster = waveform
+                    if speed != 1:
+                        # as if it had been recorded at another rate: pitch and formants move too
+                        faster = torch.from_numpy(soxr.resample(waveform.numpy(), SAMPLE_RATE * speed, SAMPLE_RATE))
+                    if len(faster) < model.config.receptive_field:
+                        continue
+                    values = (audio.normalize(faster) if do_normalize else faster)[None].to(model.device)
+                    with torch.inference_mode():
+                        features = model.feature_extractor(values)[0].T.half().cpu().numpy()  # (frames, channels)
+                    features.tofile(written)
+                    self.starts.append(total)
+                    self.frames.append(len(features))
+                    self.voices.append((speed, utterance.speaker))
+                    total += len(features)
+        self.features = np.memmap(file, np.float16, "r", shape=(total, model.config.conv_dim[-1]))
 
-    def crop(self, utterance: int, first: int, frames: int) -> Tensor:
-        """Give (frames, layers + 1, hidden) of an utterance, from frame ``first`` on."""
-        start = self.starts[utterance] + first
-        return torch.from_numpy(np.array(self.states[start : start + frames]))
+    def crop(self, row: int, first: int, frames: int) -> Tensor:
+        """Give (frames, channels) of an utterance, from frame ``first`` on."""
+        start = self.starts[row] + first
+        return torch.from_numpy(np.array(self.features[start : start + frames]))
+
+
+def embed(
+    model: UniSpeechSatForXVector, features: Float[Tensor, "batch frames channels"], lengths: Int[Tensor, " batch"]
+) -> Float[Tensor, "batch xvector"]:
+    """Give the x-vectors of what the convolutions gave, ``lengths`` frames of each: the model from there on."""
+    backbone = model.unispeech_sat
+    valid = valid_positions(lengths, features.shape[1])
+    hidden, _ = backbone.feature_projection(features)
+    _, states, _ = backbone.encoder(hidden, None if valid.all() else valid, output_hidden_states=True)
+    return model.embed(model.weigh(states), lengths)
 
 
 def train(recipe: XVectorRecipe, *, progress: bool = True) -> Path:
-    """Train the head; give ``<out>/model`` with the backbone and the head in one checkpoint.
+    """Train the head, and the transformer if it is to learn; give ``<out>/model`` with both in one checkpoint.
 
     Speakers are drawn uniformly for each batch, then an utterance of each, then a crop. The log is ``<out>/train.csv``.
 
@@ -142,82 +180,121 @@ def train(recipe: XVectorRecipe, *, progress: bool = True) -> Path:
         raise ValueError(f"telling voices apart needs at least two speakers, got {speakers}.")
     out = Path(recipe.out)
     backbone = UniSpeechSatModel.from_pretrained(recipe.model)
-    store = HiddenStore(backbone, corpus, out / "hidden.f16", do_normalize=recipe.do_normalize)
+    store = FeatureStore(backbone, corpus, out / "features.f16", speeds=recipe.speeds, do_normalize=recipe.do_normalize)
 
     torch.manual_seed(recipe.seed)
     config = backbone.config.replace(
-        use_weighted_layer_sum=True, id2label=dict(enumerate(speakers)), label2id={}, num_labels=len(speakers)
+        use_weighted_layer_sum=True,
+        id2label=dict(enumerate(speakers)),
+        label2id={},
+        num_labels=len(speakers),
     ).replace(**recipe.head)
     model = UniSpeechSatForXVector(config)
-    _start(model)
     model.unispeech_sat.load_state_dict(backbone.state_dict())
     model.freeze_base_model()
-    model.train()
-    model.unispeech_sat.eval()
-    _fit(model, store, speakers, recipe, out, progress)
+    if recipe.backbone_learning_rate:
+        model.unispeech_sat.feature_projection.requires_grad_(True)
+        model.unispeech_sat.encoder.requires_grad_(True)
+    _fit(model, store, [(speed, name) for speed in recipe.speeds for name in speakers], recipe, out, progress)
 
     model.eval()
     with whole_folder(out / "model") as partial:
         model.save_pretrained(partial)
         (partial / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2), encoding="utf-8")
-    (out / "hidden.f16").unlink()
+    (out / "features.f16").unlink()
     return out / "model"
 
 
-def _start(model: UniSpeechSatForXVector) -> None:
-    """Draw the head's weights so that signals keep their size (He et al., 2015).
+@torch.no_grad()
+def _start(model: UniSpeechSatForXVector, features: Tensor, lengths: Tensor) -> None:
+    """Draw the head's weights so that every channel of every layer has mean 0 and variance 1 over a first batch.
 
-    The reference's 0.02, meant for transformers, lets them die on their way through the TDNN: after 200 steps the loss
-    has not moved.
+    (Salimans & Kingma, 2016, section 3.) The reference's 0.02, meant for transformers, lets signals die on their way
+    through the TDNN; with He's rule x-vectors begin with nearly equal directions, which is all that a cosine sees.
     """
-    for name, layer in model.named_modules():
-        if isinstance(layer, torch.nn.Linear) and not name.startswith(model.base_model_prefix):
-            torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            torch.nn.init.zeros_(layer.bias)
+
+    def standardize(layer: nn.Linear, out: Tensor) -> Tensor:
+        std, mean = torch.std_mean(out.flatten(0, -2), 0)
+        std = std.clamp(min=1e-6)
+        layer.weight.div_(std[:, None])
+        layer.bias.sub_(mean).div_(std)
+        return (out - mean) / std
+
+    linear = [model.projector, model.feature_extractor, model.classifier]
+    tdnn = [layer for layer in model.tdnn if isinstance(layer, TDNNLayer)]
+    for layer in (*linear, *(layer.kernel for layer in tdnn)):
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        nn.init.zeros_(layer.bias)
+    hooks = [layer.register_forward_hook(lambda layer, _, out: standardize(layer, out)) for layer in linear]
+    hooks += [  # what enters an activation of the TDNN is what the kernel gave
+        layer.activation.register_forward_pre_hook(lambda _, given, k=layer.kernel: standardize(k, given[0]))
+        for layer in tdnn
+    ]
+    try:
+        model.classifier(embed(model, features, lengths))
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _fit(
     model: UniSpeechSatForXVector,
-    store: HiddenStore,
-    speakers: list[str],
+    store: FeatureStore,
+    voices: list[tuple[float, str]],
     recipe: XVectorRecipe,
     out: Path,
     progress: bool,
 ) -> None:
-    """Take the steps, and write the log."""
-    of_speaker = [[row for row, name in enumerate(store.speakers) if name == speaker] for speaker in speakers]
-    heads = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(heads, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1 / recipe.steps, recipe.steps)
-    rate = 16_000 / model.config.inputs_to_logits_ratio  # frames a second
-    dropout = torch.nn.Dropout(recipe.input_dropout)
+    """Take the steps, and write the log. ``voices`` are the classes: all speakers at one speed after the other."""
+    of_voice = {voice: list[int]() for voice in voices}
+    for row, voice in enumerate(store.voices):
+        of_voice[voice].append(row)
+    heard = [label for label, voice in enumerate(voices) if of_voice[voice]]
+    speakers = model.config.num_labels
+    model.objective = AMSoftmaxLoss(model.config.xvector_output_dim, len(voices), margin=recipe.margin)
+    model.objective.init_own_weights()
+    rate = SAMPLE_RATE / model.config.inputs_to_logits_ratio  # frames a second
     draw = np.random.default_rng(recipe.seed)
+
+    def batch() -> tuple[Tensor, Tensor, Tensor]:
+        """Features, lengths and labels of one crop of each of some voices."""
+        frames = max(model.shortest_frames, int(rate * draw.uniform(recipe.shortest_seconds, recipe.longest_seconds)))
+        labels = [int(label) for label in draw.choice(heard, min(recipe.batch_size, len(heard)), replace=False)]
+        rows = [int(draw.choice(of_voice[voices[label]])) for label in labels]
+        lengths = [min(frames, store.frames[row]) for row in rows]
+        first = [int(draw.integers(store.frames[row] - length + 1)) for row, length in zip(rows, lengths, strict=True)]
+        crops = [store.crop(*place) for place in zip(rows, first, lengths, strict=True)]
+        features = nn.utils.rnn.pad_sequence(crops, batch_first=True).float()
+        return features, torch.tensor(lengths), torch.tensor(labels)
+
+    model.eval()
+    _start(model, *batch()[:2])
+    model.train()
+    backbone = [weight for weight in model.unispeech_sat.parameters() if weight.requires_grad]
+    model.unispeech_sat.train(bool(backbone))
+    known = {id(weight) for weight in model.unispeech_sat.parameters()}
+    heads = [weight for weight in model.parameters() if id(weight) not in known]
+    peaks = [recipe.learning_rate, recipe.backbone_learning_rate][: 2 if backbone else 1]
+    groups = [{"params": weights, "lr": peak} for weights, peak in zip((heads, backbone), peaks, strict=False)]
+    optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=recipe.steps + 1, pct_start=0.15)
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
     with (out / "train.csv").open("w", newline="", encoding="utf-8") as lines:
         log = csv.writer(lines)
         log.writerow(["step", "loss", "accuracy"])
         for step in tqdm(range(1, recipe.steps + 1), disable=not progress, desc="x-vector"):
-            frames = max(
-                model.shortest_frames, int(rate * draw.uniform(recipe.shortest_seconds, recipe.longest_seconds))
-            )
-            drawn = draw.choice(len(speakers), min(recipe.batch_size, len(speakers)), replace=False)
-            labels = [int(label) for label in drawn if of_speaker[label]]
-            rows = [int(draw.choice(of_speaker[label])) for label in labels]
-            lengths = [min(frames, store.frames[row]) for row in rows]
-            first = [
-                int(draw.integers(store.frames[row] - length + 1)) for row, length in zip(rows, lengths, strict=True)
-            ]
-            crops = [store.crop(*place) for place in zip(rows, first, lengths, strict=True)]
-            hidden = torch.nn.utils.rnn.pad_sequence(crops, batch_first=True).float()
-            embeddings = model.embed(dropout(model.weigh(hidden.unbind(2))), torch.tensor(lengths))
-            logits, truth = model.classifier(embeddings), torch.tensor(labels)
+            features, lengths, truth = batch()
+            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+                logits = model.classifier(embed(model, features, lengths)).float()
             loss = model.objective(logits, truth)
             optimizer.zero_grad()
             loss.backward()
+            nn.utils.clip_grad_norm_(learning, 5.0)
             optimizer.step()
             schedule.step()
             if step % 10 == 0 or step == recipe.steps:
-                cosine = torch.nn.functional.normalize(logits, dim=1) @ torch.nn.functional.normalize(
-                    model.objective.weight, dim=0
-                )
+                cosine = nn.functional.normalize(logits, dim=1) @ nn.functional.normalize(model.objective.weight, dim=0)
                 right = (cosine.argmax(1) == truth).float().mean()
                 log.writerow([step, f"{float(loss.detach()):.6g}", f"{float(right):.4f}"])
+    # voices at other speeds were there to learn from
+    model.objective.weight = nn.Parameter(model.objective.weight.detach()[:, :speakers].clone())
