@@ -57,11 +57,20 @@ def mfcc_statistics(wave: torch.Tensor) -> np.ndarray:
     return torch.cat([features.mean(0), features.std(0)])[None].numpy()
 
 
+def trial_list() -> tuple[pd.DataFrame, np.ndarray, tuple[list[str], list[str]]]:
+    """The trials, which of them are of one speaker, and who speaks on each side."""
+    trials = pd.read_csv(SPEECH / "trials.csv")
+    table = pd.read_csv(SPEECH / "metadata.csv")
+    speaker = dict(zip(table["path"], table["speaker"], strict=True))
+    sides = tuple([speaker[path] for path in trials[column]] for column in ("enrol_path", "test_path"))
+    return trials, trials["label"].to_numpy().astype(bool), (sides[0], sides[1])
+
+
 def evaluate(
     embed: Callable[[torch.Tensor], np.ndarray], *, n_boot: int = 500, limit: int | None = None
 ) -> pd.DataFrame:
-    """Equal error rates on unseen speakers: one row for each layer and back end, with intervals over speakers."""
-    trials = pd.read_csv(SPEECH / "trials.csv")
+    """Equal error rates on unseen speakers: one row for each layer and back end, with intervals and all scores."""
+    trials, same, sides = trial_list()
     table = pd.read_csv(SPEECH / "metadata.csv")
     train = table[table["split"] == "train"]
     if limit is not None:
@@ -71,9 +80,6 @@ def evaluate(
     fitted = [embed(w) for w in tqdm(clips(list(train["path"])).values(), desc="train speakers", leave=False)]
     known, who = np.stack(fitted), train["speaker"].to_numpy()  # (utterances, layers, dim)
     several = pd.Series(who).groupby(who).transform("size").to_numpy() > 1  # one utterance has no scatter
-    same = trials["label"].to_numpy().astype(bool)
-    speaker = dict(zip(table["path"], table["speaker"], strict=True))
-    sides = tuple([speaker[path] for path in trials[column]] for column in ("enrol_path", "test_path"))
     rows = []
     for layer in range(known.shape[1]):
         for backend in ("cosine", "LDA"):
@@ -88,5 +94,6 @@ def evaluate(
                 [unit[a] @ unit[b] for a, b in zip(trials["enrol_path"], trials["test_path"], strict=True)]
             )
             low, high = eer_interval(scores, same, sides, n_boot=n_boot)
-            rows.append({"layer": layer, "backend": backend, "eer": eer(scores, same), "low": low, "high": high})
+            rate = {"eer": eer(scores, same), "low": low, "high": high}
+            rows.append({"layer": layer, "backend": backend, **rate, "scores": scores})
     return pd.DataFrame(rows)

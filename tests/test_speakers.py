@@ -226,6 +226,12 @@ def test_intervals_are_over_speakers():
     low, high = eer_interval(scores, same, (first, second), n_boot=200)
     assert low < eer(scores, same) < high
     assert eer_interval(scores, same, (first, second), n_boot=200) == (low, high)
+    # against itself there is nothing; of a worse system each draw says so, though the intervals of the two overlap
+    assert eer_interval(scores, same, (first, second), versus=scores, n_boot=50) == (0, 0)
+    worse = scores + 1.5 * draw.normal(size=len(same))
+    below, above = eer_interval(scores, same, (first, second), versus=worse, n_boot=200)
+    assert below < eer(scores, same) - eer(worse, same) < above < 0
+    assert eer_interval(worse, same, (first, second), n_boot=200)[0] < high
     # many trials of few speakers: trials alone would promise far more than is known
     narrow = [eer(scores[rows], same[rows]) for rows in (draw.integers(len(same), size=len(same)) for _ in range(200))]
     assert high - low > 1.2 * (np.quantile(narrow, 0.975) - np.quantile(narrow, 0.025))

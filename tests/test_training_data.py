@@ -447,7 +447,10 @@ def test_folders_stop_at_as_many_broken_files_as_manifests(tmp_path):
     with pytest.warns(UserWarning, match="2 file"):
         assert len(manifest(tmp_path)) == 38  # 5 % may be broken
     (tmp_path / "00.wav").write_bytes(b"no more")
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match="3 of 40 files could not be read, more than 5%"):
+    with (
+        pytest.warns(UserWarning, match="3 file"),
+        pytest.raises(ValueError, match="3 of 40 files could not be read, more than 5%"),
+    ):
         manifest(tmp_path)
 
 

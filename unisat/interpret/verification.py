@@ -53,6 +53,7 @@ def eer_interval(
     same: np.ndarray,
     speakers: tuple[Sequence[str], Sequence[str]],
     *,
+    versus: np.ndarray | None = None,
     level: float = 0.95,
     n_boot: int = 1000,
     seed: int = 0,
@@ -66,6 +67,9 @@ def eer_interval(
     ----------
     speakers : two sequences of (trials,)
         Who speaks in the first and in the second recording of each trial.
+    versus : (trials,), optional
+        Scores of another system on the same trials: the interval is then that of the difference, this one's rate less
+        the other's, which is far narrower than the two rates' own where the same speakers are hard for both.
     """
     names, codes = np.unique(np.concatenate([np.asarray(side, dtype=str) for side in speakers]), return_inverse=True)
     first, second = codes[: len(scores)], codes[len(scores) :]
@@ -75,6 +79,6 @@ def eer_interval(
         count = np.bincount(draw.integers(len(names), size=len(names)), minlength=len(names)).astype(float)
         weights = np.where(first == second, count[first], count[first] * count[second])
         if weights[same].sum() > 0 and weights[~same].sum() > 0:
-            rates.append(eer(scores, same, weights))
+            rates.append(eer(scores, same, weights) - (0.0 if versus is None else eer(versus, same, weights)))
     low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
