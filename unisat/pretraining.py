@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor, nn
 
 from unisat.config import UniSpeechSatConfig
@@ -77,7 +77,7 @@ class UniSpeechSatForPreTraining(HeadModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         *,
-        targets: Int[Tensor, "batch labels"] | None = None,
+        targets: Integer[Tensor, "batch labels"] | None = None,
         mask_time_indices: Bool[Tensor, "batch frames"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Any:
