@@ -81,6 +81,21 @@ def test_the_transformer_may_learn_too(speech):
     assert right >= 5
 
 
+def test_margin_and_precision_reach_the_loss(speech):
+    def first_loss(name, **changes):
+        speakers.train(made(speech, out=str(speech / name), steps=1, **changes), progress=False)
+        return float(pd.read_csv(speech / name / "train.csv")["loss"].iloc[0])
+
+    none, some, half = (
+        first_loss("a", margin=0.0),
+        first_loss("b", margin=0.3),
+        first_loss("c", margin=0.0, precision="bf16"),
+    )
+    assert none < some <= none + 30 * 0.3 + 1e-4  # no more than scale times margin
+    assert half != none
+    assert half == pytest.approx(none, rel=0.1)
+
+
 def test_a_fresh_head_gives_signals_their_size(speech):
     """Mean 0 and variance 1 for each channel of each layer, on the batch it began with."""
     model = shuffled(us.UniSpeechSatForXVector(small_config(use_weighted_layer_sum=True, **TDNN))).eval()
