@@ -47,7 +47,7 @@ def assemble() -> None:
 
 
 def word_pnmi() -> dict[str, float]:
-    """How much the targets of each iteration, and the last model's own clusters, tell about the word being spoken."""
+    """How much the targets of each iteration tell about the word being spoken."""
     words = pd.read_csv(SPEECH / "words.csv")
     names = sorted(words["label"].unique())
     first = us.UniSpeechSatModel.from_pretrained(BUILD / "1" / "model")
