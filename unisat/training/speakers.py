@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -237,6 +237,27 @@ def _start(model: UniSpeechSatForXVector, features: Tensor, lengths: Tensor) -> 
             hook.remove()
 
 
+def batches(
+    store: FeatureStore, voices: list[tuple[float, str]], model: UniSpeechSatForXVector, recipe: XVectorRecipe
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Draw voices without end, an utterance of each, a crop of each: features, lengths and labels."""
+    of_voice = {voice: list[int]() for voice in voices}
+    for row, voice in enumerate(store.voices):
+        of_voice[voice].append(row)
+    heard = [label for label, voice in enumerate(voices) if of_voice[voice]]
+    rate = SAMPLE_RATE / model.config.inputs_to_logits_ratio  # frames a second
+    draw = np.random.default_rng(recipe.seed)
+    while True:
+        frames = max(model.shortest_frames, int(rate * draw.uniform(recipe.shortest_seconds, recipe.longest_seconds)))
+        labels = [int(label) for label in draw.choice(heard, min(recipe.batch_size, len(heard)), replace=False)]
+        rows = [int(draw.choice(of_voice[voices[label]])) for label in labels]
+        lengths = [min(frames, store.frames[row]) for row in rows]
+        first = [int(draw.integers(store.frames[row] - length + 1)) for row, length in zip(rows, lengths, strict=True)]
+        crops = [store.crop(*place) for place in zip(rows, first, lengths, strict=True)]
+        features = nn.utils.rnn.pad_sequence(crops, batch_first=True).float()
+        yield features, torch.tensor(lengths), torch.tensor(labels)
+
+
 def _fit(
     model: UniSpeechSatForXVector,
     store: FeatureStore,
@@ -246,29 +267,12 @@ def _fit(
     progress: bool,
 ) -> None:
     """Take the steps, and write the log. ``voices`` are the classes: all speakers at one speed after the other."""
-    of_voice = {voice: list[int]() for voice in voices}
-    for row, voice in enumerate(store.voices):
-        of_voice[voice].append(row)
-    heard = [label for label, voice in enumerate(voices) if of_voice[voice]]
     speakers = model.config.num_labels
     model.objective = AMSoftmaxLoss(model.config.xvector_output_dim, len(voices), margin=recipe.margin)
     model.objective.init_own_weights()
-    rate = SAMPLE_RATE / model.config.inputs_to_logits_ratio  # frames a second
-    draw = np.random.default_rng(recipe.seed)
-
-    def batch() -> tuple[Tensor, Tensor, Tensor]:
-        """Features, lengths and labels of one crop of each of some voices."""
-        frames = max(model.shortest_frames, int(rate * draw.uniform(recipe.shortest_seconds, recipe.longest_seconds)))
-        labels = [int(label) for label in draw.choice(heard, min(recipe.batch_size, len(heard)), replace=False)]
-        rows = [int(draw.choice(of_voice[voices[label]])) for label in labels]
-        lengths = [min(frames, store.frames[row]) for row in rows]
-        first = [int(draw.integers(store.frames[row] - length + 1)) for row, length in zip(rows, lengths, strict=True)]
-        crops = [store.crop(*place) for place in zip(rows, first, lengths, strict=True)]
-        features = nn.utils.rnn.pad_sequence(crops, batch_first=True).float()
-        return features, torch.tensor(lengths), torch.tensor(labels)
-
+    drawn = batches(store, voices, model, recipe)
     model.eval()
-    _start(model, *batch()[:2])
+    _start(model, *next(drawn)[:2])
     model.train()
     backbone = [weight for weight in model.unispeech_sat.parameters() if weight.requires_grad]
     model.unispeech_sat.train(bool(backbone))
@@ -283,7 +287,7 @@ def _fit(
         log = csv.writer(lines)
         log.writerow(["step", "loss", "accuracy"])
         for step in tqdm(range(1, recipe.steps + 1), disable=not progress, desc="x-vector"):
-            features, lengths, truth = batch()
+            features, lengths, truth = next(drawn)
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
                 logits = model.classifier(embed(model, features, lengths)).float()
             loss = model.objective(logits, truth)
