@@ -196,8 +196,8 @@ def card(results: dict) -> str:
     lines += [
         "",
         "For the untrained network the layer is the best one for each back end. Over the same draws of speakers the x-vector "
-        f"head's rate less that of MFCC is {' and '.join(margin)}. Few things were chosen by these numbers, but not none: "
-        "the shape of the head and its steps, among five tries.",
+        f"head's rate less that of MFCC is {' and '.join(margin)}. The head's shape and "
+        "training were chosen with these trials in view, so its rate is a little too good.",
     ]
     if simple:
         lines[-1] += (
