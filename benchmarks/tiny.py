@@ -173,11 +173,7 @@ def card(results: dict) -> str:
         "| | cosine | LDA |",
         "|---|---|---|",
     ]
-    names = {
-        "untrained": "the same network untrained",
-        "MFCC": "MFCC, mean and deviation",
-        "x-vector": "x-vector head",
-    }
+    names = {"untrained": "the same network untrained", "MFCC": "MFCC, mean and deviation", "x-vector": "x-vector head"}
     for name, label in names.items():
         table = by_layer[name]["eer"].unstack()
         picks = [(int(table[backend].idxmin()), backend) for backend in ("cosine", "LDA")]

@@ -168,6 +168,8 @@ def test_mistakes(speech, capsys):
         (dict(train={}), "at least one source"),
         (dict(shortest_seconds=3.0), "must be positive and in order"),
         (dict(steps=0), "must be at least 1"),
+        (dict(learning_rate=0.0), "must be positive"),
+        (dict(backbone_learning_rate=-1e-4), "at least 0"),
         (dict(speeds=[0.9, 1.0]), "begin with 1"),
         (dict(speeds=[1.0, 0.9, 0.9]), "each another one"),
         (dict(precision="fp16"), "must be 'no' or 'bf16'"),

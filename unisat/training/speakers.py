@@ -86,6 +86,11 @@ class XVectorRecipe:
             )
         if min(self.batch_size, self.steps) < 1:
             raise ValueError(f"batch_size={self.batch_size} and steps={self.steps} must be at least 1.")
+        if self.learning_rate <= 0 or self.backbone_learning_rate < 0:
+            raise ValueError(
+                f"learning_rate={self.learning_rate} must be positive and backbone_learning_rate="
+                f"{self.backbone_learning_rate} at least 0."
+            )
         if not self.speeds or self.speeds[0] != 1 or min(self.speeds) <= 0 or len({*self.speeds}) < len(self.speeds):
             raise ValueError(f"speeds={self.speeds} must be positive, each another one, and begin with 1.")
         if self.precision not in ("no", "bf16"):
@@ -184,10 +189,7 @@ def train(recipe: XVectorRecipe, *, progress: bool = True) -> Path:
 
     torch.manual_seed(recipe.seed)
     config = backbone.config.replace(
-        use_weighted_layer_sum=True,
-        id2label=dict(enumerate(speakers)),
-        label2id={},
-        num_labels=len(speakers),
+        use_weighted_layer_sum=True, id2label=dict(enumerate(speakers)), label2id={}, num_labels=len(speakers)
     ).replace(**recipe.head)
     model = UniSpeechSatForXVector(config)
     model.unispeech_sat.load_state_dict(backbone.state_dict())
@@ -274,12 +276,10 @@ def _fit(
     model.eval()
     _start(model, *next(drawn)[:2])
     model.train()
-    backbone = [weight for weight in model.unispeech_sat.parameters() if weight.requires_grad]
-    model.unispeech_sat.train(bool(backbone))
-    known = {id(weight) for weight in model.unispeech_sat.parameters()}
-    heads = [weight for weight in model.parameters() if id(weight) not in known]
-    peaks = [recipe.learning_rate, recipe.backbone_learning_rate][: 2 if backbone else 1]
-    groups = [{"params": weights, "lr": peak} for weights, peak in zip((heads, backbone), peaks, strict=False)]
+    model.unispeech_sat.train(recipe.backbone_learning_rate > 0)
+    heads = [weight for name, weight in model.named_parameters() if not name.startswith(model.base_model_prefix)]
+    peaks = [recipe.learning_rate, recipe.backbone_learning_rate]
+    groups = [{"params": heads, "lr": peaks[0]}, {"params": [*model.unispeech_sat.parameters()], "lr": peaks[1]}]
     optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=recipe.steps + 1, pct_start=0.15)
     learning = [weight for weight in model.parameters() if weight.requires_grad]
