@@ -17,8 +17,8 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from tqdm import tqdm
 
 import unisat as us
+from unisat.acoustics import mfcc
 from unisat.interpret.verification import eer, eer_interval
-from unisat.training.targets import mfcc
 
 SPEECH = Path(__file__).resolve().parents[2] / "shared" / "speech"
 SECONDS = 2.0

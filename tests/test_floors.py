@@ -12,8 +12,10 @@ FLOOR = {
     **dict.fromkeys(["config", "frames", "outputs", "precision"], 0),
     **dict.fromkeys(
         [
+            "acoustics",
             "audio",
             "checkpoint",
+            "clusters",
             "fairseq",
             "group_norm",
             "feature_extraction",

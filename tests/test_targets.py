@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 
 import numpy as np
 import pandas as pd
@@ -10,90 +9,20 @@ import pytest
 import soundfile
 import torch
 from conftest import shuffled, small_config
-from hypothesis import given
-from hypothesis import strategies as st
-from safetensors.torch import save_file
-from sklearn.metrics import mutual_info_score
 
 import unisat as us
+from unisat.acoustics import mfcc
+from unisat.clusters import Clusters, fit
 from unisat.training import targets as module
 from unisat.training.targets import (
-    Clusters,
     HiddenFeatures,
     MfccFeatures,
     Targets,
     align,
     bounded_sample,
-    cluster_purity,
-    deltas,
-    fit,
-    interval_labels,
     make_targets,
-    mfcc,
-    pnmi,
-    purity,
     write_targets,
 )
-
-
-def kaldi_mfcc(wave):
-    """Kaldi's feature-mfcc.cc in plain numpy: 13 cepstra from 23 mel bins, samples in [-1, 1]."""
-    frames = (len(wave) - 400) // 160 + 1
-    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399)) ** 0.85
-
-    def mel(hertz):
-        return 1127 * np.log(1 + hertz / 700)
-
-    edges = np.linspace(mel(20), mel(8000), 25)
-    bins = mel(np.arange(256) * 16_000 / 512)
-    rise = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    fall = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
-    banks = np.clip(np.minimum(rise, fall), 0, None)  # (23, 256)
-    order, places = np.arange(13)[:, None], np.arange(23) + 0.5
-    cosine = np.sqrt(2 / 23) * np.cos(np.pi / 23 * order * places)
-    cosine[0] = np.sqrt(1 / 23)
-    lifter = 1 + 11 * np.sin(np.pi * np.arange(13) / 22)
-    rows = []
-    for frame in range(frames):
-        x = wave[160 * frame : 160 * frame + 400].astype(np.float64)
-        x = x - x.mean()
-        x = x - 0.97 * np.concatenate([x[:1], x[:-1]])
-        power = np.abs(np.fft.rfft(x * window, 512)) ** 2
-        rows.append(lifter * (cosine @ np.log(np.maximum(banks @ power[:256], np.finfo(np.float32).eps))))
-    return np.array(rows)
-
-
-def deltas_by_loops(rows):
-    out = np.zeros_like(rows)
-    for t in range(len(rows)):
-        for n in (1, 2):
-            after, before = min(t + n, len(rows) - 1), max(t - n, 0)
-            out[t] += n * (rows[after] - rows[before]) / 10
-    return out
-
-
-def test_mfcc_against_plain_numpy():
-    wave = us.corpus.builtin().batch(0).waveforms[0][:16_000]
-    ours = mfcc(wave).numpy()
-    cepstra = kaldi_mfcc(wave.numpy())
-    assert ours.shape == (98, 39)
-    # cepstra reach 100; the difference is that of float32
-    np.testing.assert_allclose(ours[:, :13], cepstra, rtol=0, atol=1e-3)
-    first = deltas_by_loops(cepstra)
-    np.testing.assert_allclose(ours[:, 13:26], first, rtol=0, atol=1e-3)
-    np.testing.assert_allclose(ours[:, 26:], deltas_by_loops(first), rtol=0, atol=1e-3)
-    np.testing.assert_allclose(deltas(torch.from_numpy(cepstra)).numpy(), first, atol=1e-12)
-    assert mfcc(torch.zeros(399)).shape == (0, 39)
-
-
-@pytest.mark.parametrize(
-    ("library", "use"),
-    [("kaldi_native_fbank", lambda: mfcc(torch.zeros(800))), ("sklearn.cluster", lambda: fit(torch.eye(3), 2))],
-)
-def test_a_missing_library_says_what_to_install(library, use, monkeypatch):
-    monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(ImportError, match=r"pip install 'unisat\[train\]'"):
-        use()
 
 
 def test_a_label_for_every_frame_of_every_length():
@@ -121,36 +50,6 @@ def test_a_label_for_every_frame_of_every_length():
 
 
 # k-means
-
-
-def test_planted_clusters_are_found(tmp_path):
-    draw = torch.Generator().manual_seed(0)
-    centres = 10 * torch.randn(7, 5, generator=draw)
-    truth = torch.randint(0, 7, (3000,), generator=draw)
-    sample = centres[truth] + 0.1 * torch.randn(3000, 5, generator=draw)
-    found = fit(sample, 7, seed=0)
-    assert pnmi(found.assign(sample), truth) == pytest.approx(1)
-    assert found.inertia == pytest.approx(5 * 0.01, rel=0.05)
-    distances = torch.cdist(sample.double(), found.centroids.double())
-    assert torch.equal(found.assign(sample, block=100), distances.argmin(1))
-    found.save(tmp_path)
-    loaded = Clusters.load(tmp_path)
-    assert torch.equal(loaded.centroids, found.centroids)
-    assert loaded.inertia == found.inertia
-    assert (loaded.features, loaded.layer) == (None, None)
-    Clusters(found.centroids, 0.5, "hidden", 6).save(tmp_path)
-    assert (Clusters.load(tmp_path).features, Clusters.load(tmp_path).layer) == ("hidden", 6)
-    # as written before there was metadata
-    save_file({"centroids": found.centroids, "inertia": torch.tensor(0.5)}, tmp_path / "kmeans.safetensors")
-    assert (Clusters.load(tmp_path).inertia, Clusters.load(tmp_path).features) == (0.5, None)
-    # fairseq's settings decide where it ends: the same seed is the same result, another is another
-    crowded = torch.rand(500, 3, generator=draw)
-    assert torch.equal(fit(crowded, 20, seed=1).centroids, fit(crowded, 20, seed=1).centroids)
-    assert not torch.equal(fit(crowded, 20, seed=1).centroids, fit(crowded, 20, seed=2).centroids)
-    with pytest.raises(ValueError, match="5 frames cannot make 7 clusters"):
-        fit(sample[:5], 7)
-    with pytest.raises(ValueError, match="features of width 4 cannot be compared with centroids of 5"):
-        found.assign(sample[:, :4])
 
 
 class Loudness:
@@ -373,71 +272,3 @@ def test_hidden_features_of_a_model_in_training_are_of_one_in_evaluation():
     modes = [module.training for module in model.modules()]
     assert torch.equal(expected, features(wave))
     assert [module.training for module in model.modules()] == modes
-
-
-# what labels know
-
-
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=60), st.permutations(range(5)))
-def test_purities_and_information(pairs, names):
-    z, y = (torch.tensor(side) for side in zip(*pairs, strict=True))
-    table = {}
-    for label, phone in pairs:
-        table.setdefault(label, []).append(phone)
-    best = sum(max(phones.count(phone) for phone in phones) for phones in table.values())
-    assert purity(z, y) == pytest.approx(best / len(pairs))
-    table = {}
-    for label, phone in pairs:
-        table.setdefault(phone, []).append(label)
-    best = sum(max(labels.count(label) for label in labels) for labels in table.values())
-    assert cluster_purity(z, y) == pytest.approx(best / len(pairs))
-    uncertainty = mutual_info_score(y, y)
-    if uncertainty > 1e-9:
-        assert pnmi(z, y) == pytest.approx(mutual_info_score(z, y) / uncertainty, abs=1e-9)
-    assert -1e-9 <= pnmi(z, y) <= 1 + 1e-9
-    assert pnmi(torch.tensor(names)[z], y) == pytest.approx(pnmi(z, y))
-    assert pnmi(y, y) == pytest.approx(1)
-    # frames that nobody labelled count for nothing
-    assert pnmi(torch.cat([z, z]), torch.cat([y, torch.full_like(y, -1)])) == pytest.approx(pnmi(z, y))
-
-
-def test_information_of_chance_and_of_nothing():
-    draw = torch.Generator().manual_seed(0)
-    z, y = (torch.randint(0, 5, (50_000,), generator=draw) for _ in range(2))
-    assert pnmi(z, y) < 0.001
-    with pytest.raises(ValueError, match=r"got \(2,\) and \(3,\)"):
-        pnmi([0, 1], [0, 1, 2])
-    with pytest.raises(ValueError, match="no frame has both"):
-        purity([0, 1], [-1, -1])
-
-
-def test_labels_of_intervals():
-    codes, names = interval_labels([(0.0, 0.05, "b"), (0.07, 1.0, "a")], 6)
-    assert names == ["a", "b"]
-    # frames are centred at 12.5, 32.5, 52.5, 72.5, 92.5 and 112.5 ms
-    assert codes.tolist() == [1, 1, -1, 0, 0, 0]
-    # the centres of another front end: 37, 101 and 165 of 16,000; of two words at once the later
-    codes, _ = interval_labels([(0.0, 0.008, "b"), (0.006, 0.0103, "a")], 3, hop=64, receptive_field=74)
-    assert codes.tolist() == [1, 0, -1]
-    with pytest.raises(ValueError, match=r"an interval cannot end before it starts, got \(0.5, 0.1, 'x'\)"):
-        interval_labels([(0.5, 0.1, "x")], 6)
-
-
-def test_mfcc_clusters_know_words(recorded):
-    words = pd.read_csv(recorded / "words.csv")
-    files = words["path"].unique()[:40]
-    features, labels, truth = MfccFeatures(), [], []
-    waves = {path: us.audio.load(recorded / path) for path in files}
-    rows = {path: features(wave) for path, wave in waves.items()}
-    found = fit(torch.cat(list(rows.values())), 50)
-    names = sorted(words["label"].unique())
-    for path in files:
-        spoken = words[words["path"] == path]
-        labels.append(found.assign(rows[path]))
-        intervals = [(row.start, row.end, f"{names.index(row.label):03d}") for row in spoken.itertuples()]
-        codes, known = interval_labels(intervals, len(rows[path]))
-        truth.append(torch.tensor([int(known[code]) if code >= 0 else -1 for code in codes]))
-    z, y = torch.cat(labels), torch.cat(truth)
-    shuffled_labels = z[torch.randperm(len(z), generator=torch.Generator().manual_seed(0))]
-    assert (y >= 0).float().mean() > 0.5
-    assert pnmi(z, y) > 2 * pnmi(shuffled_labels, y)

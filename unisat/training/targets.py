@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +24,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from unisat import audio
+from unisat.acoustics import mfcc
+from unisat.clusters import Clusters, entropy, fit
 from unisat.corpus import Corpus
-from unisat.frames import SAMPLE_RATE, conv_length, frame_seconds
+from unisat.frames import SAMPLE_RATE, conv_length
 from unisat.model import UniSpeechSatModel
 from unisat.training.checkpoints import whole_folder
 
@@ -45,41 +47,6 @@ class Features(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Give what they are, to be stored with the labels."""
-
-
-def mfcc(waveform: Float[Tensor, " samples"]) -> Float[Tensor, "frames 39"]:
-    """13 MFCC with Kaldi's defaults, their deltas and the deltas of those, 100 frames a second.
-
-    As fairseq's ``dump_mfcc_feature.py``: 23 mel bins, windows of 25 ms every 10 ms, no energy, no dither, no mean
-    normalisation, samples in [-1, 1].
-    """
-    try:
-        import kaldi_native_fbank
-    except ImportError as error:
-        raise ImportError("MFCC need kaldi-native-fbank: pip install 'unisat[train]'.") from error
-    options = kaldi_native_fbank.MfccOptions()
-    options.frame_opts.dither = 0
-    options.frame_opts.samp_freq = SAMPLE_RATE
-    options.use_energy = False
-    computer = kaldi_native_fbank.OnlineMfcc(options)
-    computer.accept_waveform(SAMPLE_RATE, waveform.float().tolist())
-    computer.input_finished()
-    rows = [computer.get_frame(frame) for frame in range(computer.num_frames_ready)]
-    cepstra = torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, 13)
-    first = deltas(cepstra)
-    return torch.cat([cepstra, first, deltas(first)], dim=1)
-
-
-def deltas(features: Float[Tensor, "frames dim"]) -> Float[Tensor, "frames dim"]:
-    """Slope of each feature over five frames, the first and the last repeated beyond the ends.
-
-    ``sum over n = 1, 2 of n (c[t + n] - c[t - n]) / 10``.
-    """
-    if not len(features):
-        return features
-    index = torch.arange(len(features))
-    at = [features[(index + shift).clamp(0, len(features) - 1)] for shift in (-2, -1, 0, 1, 2)]
-    return (2 * (at[4] - at[0]) + (at[3] - at[1])) / 10
 
 
 class MfccFeatures:
@@ -177,83 +144,6 @@ def evaluating(model: UniSpeechSatModel) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-@dataclass(frozen=True)
-class Clusters:
-    """K-means: one centroid a cluster, and of which features.
-
-    Attributes
-    ----------
-    centroids : (clusters, dim)
-    inertia : float
-        Mean squared distance of the sample's frames to their centroids.
-    features : str or None
-        What was clustered, as `Features.describe` says: ``"mfcc"``, ``"hidden"``; None where nobody said.
-    layer : int or None
-        Of hidden states, which.
-    """
-
-    centroids: Float[Tensor, "clusters dim"]
-    inertia: float
-    features: str | None = None
-    layer: int | None = None
-
-    def assign(self, features: Float[Tensor, "frames dim"], block: int = 8192) -> Int[Tensor, " frames"]:
-        """Give the nearest centroid of each frame."""
-        if features.shape[1] != self.centroids.shape[1]:
-            raise ValueError(
-                f"features of width {features.shape[1]} cannot be compared with centroids of {self.centroids.shape[1]}."
-            )
-        squares = self.centroids.square().sum(1)
-        # |x|² is the same for all centroids
-        nearest = [(squares - 2 * part @ self.centroids.T).argmin(1) for part in features.float().split(block)]
-        return torch.cat(nearest) if nearest else torch.zeros(0, dtype=torch.long)
-
-    def save(self, folder: str | Path) -> None:
-        """Write ``kmeans.safetensors``; which features it is of goes into the metadata."""
-        from safetensors.torch import save_file
-
-        tensors = {"centroids": self.centroids.contiguous(), "inertia": torch.tensor(self.inertia, dtype=torch.float64)}
-        about = {"features": json.dumps(self.features), "layer": json.dumps(self.layer)}
-        save_file(tensors, Path(folder) / "kmeans.safetensors", about)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Clusters:
-        """Read what `save` wrote."""
-        from safetensors import safe_open
-
-        with safe_open(Path(folder) / "kmeans.safetensors", "pt") as file:
-            centroids, inertia = file.get_tensor("centroids"), float(file.get_tensor("inertia"))
-            about = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
-        return cls(centroids, inertia, about.get("features"), about.get("layer"))
-
-
-def fit(sample: Float[Tensor, "frames dim"], clusters: int, seed: int = 0) -> Clusters:
-    """Fit k-means with fairseq's settings for HuBERT (scikit-learn's ``MiniBatchKMeans``)."""
-    try:
-        from sklearn.cluster import MiniBatchKMeans
-    except ImportError as error:
-        raise ImportError("k-means needs scikit-learn: pip install 'unisat[train]'.") from error
-    if len(sample) < clusters:
-        raise ValueError(
-            f"{len(sample)} frames cannot make {clusters} clusters; take a larger sample or fewer clusters."
-        )
-    means = MiniBatchKMeans(
-        clusters,
-        init="k-means++",
-        n_init=20,
-        batch_size=10_000,
-        max_iter=100,
-        tol=0.0,
-        max_no_improvement=100,
-        reassignment_ratio=0.0,
-        compute_labels=False,
-        random_state=seed,
-    ).fit(sample.numpy())
-    found = Clusters(torch.from_numpy(np.asarray(means.cluster_centers_, dtype=np.float32)), 0.0)
-    distances = (sample - found.centroids[found.assign(sample)]).square().sum(1).mean()
-    return Clusters(found.centroids, float(distances))
 
 
 def bounded_sample(corpus: Corpus, features: Features, *, seconds: float, seed: int) -> Float[Tensor, "frames dim"]:
@@ -497,12 +387,6 @@ def label_hash(rows: Iterable[dict[str, Any]], labels: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def entropy(count: np.ndarray) -> float:
-    """Entropy of a histogram, in nats."""
-    share = count[count > 0] / max(1, count.sum())
-    return float((share * np.log(1 / share)).sum())
-
-
 def warn_of_labels(count: np.ndarray) -> None:
     """Say where a histogram of labels has empty clusters, or so few in use that they are easily guessed."""
     if empty := int((count == 0).sum()):
@@ -513,60 +397,3 @@ def warn_of_labels(count: np.ndarray) -> None:
             f"nats and the largest cluster holds {count.max() / max(1, count.sum()):.0%} of the frames.",
             stacklevel=3,
         )
-
-
-# how much clusters know about phones or words
-
-
-def joint(labels: Sequence[int] | Tensor, phones: Sequence[int] | Tensor) -> np.ndarray:
-    """Count how often each label meets each phone, (labels, phones); frames with a negative one are left out."""
-    z, y = np.asarray(labels), np.asarray(phones)
-    if z.shape != y.shape or z.ndim != 1:
-        raise ValueError(f"labels and phones must be one number for each frame, got {z.shape} and {y.shape}.")
-    known = (z >= 0) & (y >= 0)
-    if not known.any():
-        raise ValueError("no frame has both a label and a phone.")
-    _, z = np.unique(z[known], return_inverse=True)
-    _, y = np.unique(y[known], return_inverse=True)
-    table = np.zeros((z.max() + 1, y.max() + 1))
-    np.add.at(table, (z, y), 1)
-    return table
-
-
-def pnmi(labels: Sequence[int] | Tensor, phones: Sequence[int] | Tensor) -> float:
-    """Share of the uncertainty about the phone that the label takes away: ``I(y; z) / H(y)`` (HuBERT, section 5)."""
-    table = joint(labels, phones)
-    given = entropy(table.sum(0))
-    both, first = entropy(table.ravel()), entropy(table.sum(1))
-    return (given + first - both) / given if given > 0 else 1.0
-
-
-def purity(labels: Sequence[int] | Tensor, phones: Sequence[int] | Tensor) -> float:
-    """Accuracy of guessing each label's most frequent phone (HuBERT's phone purity)."""
-    table = joint(labels, phones)
-    return float(table.max(1).sum() / table.sum())
-
-
-def cluster_purity(labels: Sequence[int] | Tensor, phones: Sequence[int] | Tensor) -> float:
-    """Accuracy of guessing each phone's most frequent label (HuBERT's cluster purity)."""
-    return purity(phones, labels)
-
-
-def interval_labels(
-    intervals: Iterable[tuple[float, float, str]], frames: int, *, hop: int = 320, receptive_field: int = 400
-) -> tuple[Int[Tensor, " frames"], list[str]]:
-    """Turn (start, end, label) in seconds into a number for each frame, -1 where there is none, and the labels' names.
-
-    A frame has the label at the middle of what it sees; where intervals overlap, that of the last of them.
-    """
-    intervals = list(intervals)
-    if backward := [interval for interval in intervals if not interval[0] <= interval[1]]:
-        raise ValueError(
-            f"an interval cannot end before it starts, got {backward[0]}; give (start, end, label) in seconds."
-        )
-    names = sorted({label for _, _, label in intervals})
-    middle = frame_seconds(frames, [receptive_field], [hop]).numpy()
-    codes = np.full(frames, -1)
-    for start, end, label in intervals:
-        codes[(middle >= start) & (middle < end)] = names.index(label)
-    return torch.from_numpy(codes), names

@@ -1,0 +1,74 @@
+"""What can be measured on a waveform without a model: MFCC, log-mel bands, loudness; the baselines of every probe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unisat.frames import SAMPLE_RATE
+
+LEAST_DB = -100.0
+"""Level that silence is given, in dB of full scale."""
+
+
+def mfcc(waveform: Float[Tensor, " samples"]) -> Float[Tensor, "frames 39"]:
+    """13 MFCC with Kaldi's defaults, their deltas and the deltas of those, 100 frames a second.
+
+    As fairseq's ``dump_mfcc_feature.py``: 23 mel bins, windows of 25 ms every 10 ms, no energy, no dither, no mean
+    normalisation, samples in [-1, 1].
+    """
+    kaldi = _kaldi("MFCC")
+    options = kaldi.MfccOptions()
+    options.use_energy = False
+    cepstra = _frames(kaldi.OnlineMfcc, options, waveform, 13)
+    first = deltas(cepstra)
+    return torch.cat([cepstra, first, deltas(first)], dim=1)
+
+
+def deltas(features: Float[Tensor, "frames dim"]) -> Float[Tensor, "frames dim"]:
+    """Slope of each feature over five frames, the first and the last repeated beyond the ends.
+
+    ``sum over n = 1, 2 of n (c[t + n] - c[t - n]) / 10``.
+    """
+    if not len(features):
+        return features
+    index = torch.arange(len(features))
+    at = [features[(index + shift).clamp(0, len(features) - 1)] for shift in (-2, -1, 0, 1, 2)]
+    return (2 * (at[4] - at[0]) + (at[3] - at[1])) / 10
+
+
+def log_mel(waveform: Float[Tensor, " samples"], bands: int = 80) -> Float[Tensor, "frames bands"]:
+    """Logarithm of the energy in mel bands, Kaldi's defaults (Povey window, pre-emphasis), 100 frames a second."""
+    kaldi = _kaldi("log-mel bands")
+    options = kaldi.FbankOptions()
+    options.mel_opts.num_bins = bands
+    return _frames(kaldi.OnlineFbank, options, waveform, bands)
+
+
+def loudness(waveform: Float[Tensor, " samples"]) -> float:
+    """Root mean square of a waveform in dB, 0 for a full-scale square wave; silence is given -100."""
+    power = float(waveform.double().square().mean()) if len(waveform) else 0.0
+    return max(LEAST_DB, 10 * float(np.log10(power))) if power > 0 else LEAST_DB
+
+
+def _kaldi(what: str) -> Any:
+    try:
+        import kaldi_native_fbank
+    except ImportError as error:
+        raise ImportError(f"{what} need kaldi-native-fbank: pip install 'unisat[train]'.") from error
+    return kaldi_native_fbank
+
+
+def _frames(kind: Any, options: Any, waveform: Float[Tensor, " samples"], width: int) -> Float[Tensor, "frames width"]:
+    """Frames of one of Kaldi's computers, without dither, at our rate."""
+    options.frame_opts.dither = 0
+    options.frame_opts.samp_freq = SAMPLE_RATE
+    computer = kind(options)
+    computer.accept_waveform(SAMPLE_RATE, waveform.float().tolist())
+    computer.input_finished()
+    rows = [computer.get_frame(frame) for frame in range(computer.num_frames_ready)]
+    return torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, width)
