@@ -19,6 +19,7 @@ _HOME = {
     "AutoProcessor": "unisat.processing",
     "AutoTokenizer": "unisat.processing",
     "Batch": "unisat.corpus",
+    "FeatureBank": "unisat.interpret.bank",
     "GumbelVectorQuantizer": "unisat.quantizer",
     "Trace": "unisat.interpret.capture",
     "UniSpeechSatConfig": "unisat.config",
@@ -34,6 +35,7 @@ _HOME = {
     "Wav2Vec2Processor": "unisat.processing",
     "audio": "unisat.audio",
     "capture": "unisat.interpret.capture",
+    "collect": "unisat.interpret.collect",
     "corpus": "unisat.corpus",
     "frames": "unisat.frames",
     "load": "unisat.zoo",
@@ -51,6 +53,7 @@ __all__ = [
     "AutoProcessor",
     "AutoTokenizer",
     "Batch",
+    "FeatureBank",
     "GumbelVectorQuantizer",
     "Trace",
     "UniSpeechSatConfig",
@@ -66,6 +69,7 @@ __all__ = [
     "Wav2Vec2Processor",
     "audio",
     "capture",
+    "collect",
     "corpus",
     "frames",
     "load",
@@ -89,7 +93,9 @@ if TYPE_CHECKING:
         UniSpeechSatForCTC,
         UniSpeechSatForSequenceClassification,
     )
+    from unisat.interpret.bank import FeatureBank
     from unisat.interpret.capture import Trace, capture, run
+    from unisat.interpret.collect import collect
     from unisat.interpret.sites import sites
     from unisat.model import UniSpeechSatModel
     from unisat.pretrained import UniSpeechSatPreTrainedModel

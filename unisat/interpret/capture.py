@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from unisat.config import UniSpeechSatConfig, nearest
 from unisat.corpus import Batch
 from unisat.frames import frame_seconds, valid_positions
 from unisat.inputs import sample_lengths
+from unisat.interpret.reduce import PerUtterance, per_utterance
 from unisat.interpret.sites import (
     TIME_AXES,
     Selector,
@@ -49,6 +50,10 @@ class _Call:
     ids: tuple[str, ...]
     values: dict[str, Tensor] = field(default_factory=dict)
 
+    def valid(self, site: Site, config: UniSpeechSatConfig) -> Bool[Tensor, "batch positions"]:
+        """True on the utterance along the site's time axis, False on the padding."""
+        return valid_positions(site.positions(self.samples, config), site.positions(self.width, config))
+
 
 class Trace:
     """What `capture` recorded: ``trace["hidden.3"]``, with lengths, times and ids of the utterances.
@@ -57,9 +62,10 @@ class Trace:
     members speak of the only one and say so where there are more.
     """
 
-    def __init__(self, chosen: Sequence[Site], config: UniSpeechSatConfig):
+    def __init__(self, chosen: Sequence[Site], config: UniSpeechSatConfig, reduced: bool = False):
         self._sites = {site.name: site for site in chosen}
         self._config = config
+        self._reduced = reduced
         self._calls: list[_Call] = []
 
     @property
@@ -67,7 +73,7 @@ class Trace:
         """One trace for each forward pass of the scope."""
         singles = []
         for call in self._calls:
-            single = Trace(list(self._sites.values()), self._config)
+            single = Trace(list(self._sites.values()), self._config, self._reduced)
             single._calls = [call]
             singles.append(single)
         return singles
@@ -119,8 +125,7 @@ class Trace:
 
     def valid(self, name: str) -> Bool[Tensor, "batch positions"]:
         """True on the utterance, False on the padding behind it."""
-        positions = self._site(name).positions(self._call.width, self._config)
-        return valid_positions(self.lengths(name), positions)
+        return self._call.valid(self._site(name), self._config)
 
     def seconds(self, name: str) -> Float[Tensor, " positions"]:
         """Time of the centre of each position in the waveform (of what the convolutions see), in seconds."""
@@ -132,6 +137,8 @@ class Trace:
     def ragged(self, name: str) -> list[Tensor]:
         """One tensor for each utterance, without the padding."""
         site, lengths = self._site(name), self.lengths(name).tolist()
+        if self._reduced:
+            return list(self[name])
         return [
             tensor[tuple(slice(length) if axis in TIME_AXES else slice(None) for axis in site.shape[1:])]
             for tensor, length in zip(self[name], lengths, strict=True)
@@ -149,7 +156,8 @@ class Trace:
         for name, site in self._sites.items():
             value = self[name]
             parts = torch.cat([part.flatten() for part in self.ragged(name)]).double()
-            shape = " ".join(f"{axis}={size}" for axis, size in zip(site.shape, value.shape, strict=True))
+            axes = ("batch", *("reduced" for _ in value.shape[1:])) if self._reduced else site.shape
+            shape = " ".join(f"{axis}={size}" for axis, size in zip(axes, value.shape, strict=True))
             rows.append(
                 {
                     "site": name,
@@ -167,6 +175,7 @@ class Trace:
 def capture(
     model: nn.Module,
     *selectors: Selector,
+    reduce: str | PerUtterance | Mapping[str, PerUtterance] | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     grad: bool = False,
@@ -182,6 +191,10 @@ def capture(
         Also compiled; inside the block it runs eagerly, since compiled code does not call hooks.
     *selectors : str or re.Pattern
         Which sites (`unisat.sites` lists them): names, globs, ranges; ``hidden.*`` where none is given.
+    reduce : str or callable, optional
+        Keep of each utterance only this, computed inside the hook from its valid frames: ``"mean"``, ``"mean+std"``,
+        ``"norms"``, ``"counts"`` (of codes), a function of ``(values, valid)`` that gives (batch, ...), or such a
+        function for each site by name.
     dtype : torch.dtype, optional
         Precision to keep floats in, such as ``torch.float16``; None for that of the model.
     device : torch.device or str
@@ -216,8 +229,12 @@ def capture(
             "call model.eval() first, or pass allow_train=True."
         )
     limit = parse_bytes(budget)
-    trace = Trace(chosen, backbone.config)
-    recorder = _Recorder(trace, backbone, chosen, ids, limit, dtype, torch.device(device), grad)
+    reducers: dict[str, PerUtterance] = {}
+    if reduce is not None:
+        specs = reduce if isinstance(reduce, Mapping) else {site.name: reduce for site in chosen}
+        reducers = {site.name: per_utterance(specs[site.name], site, backbone.config) for site in chosen}
+    trace = Trace(chosen, backbone.config, reduced=reduce is not None)
+    recorder = _Recorder(trace, backbone, chosen, reducers, ids, limit, dtype, torch.device(device), grad)
     with ExitStack() as stack:
         if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it takes seconds
             stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -234,13 +251,14 @@ class _Recorder:
         trace: Trace,
         backbone: UniSpeechSatModel,
         chosen: Sequence[Site],
+        reducers: Mapping[str, PerUtterance],
         ids: Sequence[str] | None,
         limit: int,
         dtype: torch.dtype | None,
         device: torch.device,
         grad: bool,
     ):
-        self.trace, self.chosen, self.ids, self.limit = trace, chosen, ids, limit
+        self.trace, self.chosen, self.reducers, self.ids, self.limit = trace, chosen, reducers, ids, limit
         self.backbone: UniSpeechSatModel | None = backbone
         self.dtype, self.device, self.grad = dtype, device, grad
         self.signature = inspect.signature(backbone.forward)
@@ -276,7 +294,8 @@ class _Recorder:
         if waveforms.ndim != 2:
             return  # the model says what is wrong
         batch, width = waveforms.shape
-        self._check_budget(batch, width, (self.dtype or module.dtype).itemsize)
+        if not self.reducers:  # what is reduced is small
+            self._check_budget(batch, width, (self.dtype or module.dtype).itemsize)
         samples = torch.full((batch,), width) if mask is None else sample_lengths(mask).cpu()
         ids = tuple(self.ids) if self.ids is not None else tuple(str(index) for index in range(batch))
         if len(ids) != batch:
@@ -319,6 +338,9 @@ class _Recorder:
             return
         value = site.read(seen)
         value = value if self.grad else value.detach()
+        if self.reducers:
+            valid = self.call.valid(site, self.trace._config).to(value.device)
+            value = self.reducers[site.name](value, valid)
         self.call.values[site.name] = value.to(self.device, self.dtype if value.is_floating_point() else None)
 
 

@@ -1,0 +1,529 @@
+"""Run a model over a corpus and keep of every utterance only what is asked for: `collect` gives a `FeatureBank`.
+
+Utterances of like length share a padded batch, which changes nothing in their numbers; reducers run inside the hooks,
+so that memory does not grow with the corpus.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
+
+from unisat import acoustics, audio
+from unisat.config import UniSpeechSatConfig
+from unisat.corpus import Batch, Corpus
+from unisat.frames import SAMPLE_RATE, hop, receptive_field, stack_length, valid_positions
+from unisat.interpret.bank import LENGTHS, FeatureBank, Part, array_names, read_part, write_index, write_part
+from unisat.interpret.capture import capture, parse_bytes
+from unisat.interpret.reduce import PerUtterance, Reducer, describe, mean_std, per_utterance
+from unisat.interpret.sites import Selector, Site, find_backbone, itemsize, select, site_list, unwrap
+from unisat.masking import span_mask
+from unisat.model import UniSpeechSatModel
+
+FRAMES = ("valid", "masked", "visible")
+ACOUSTIC = {
+    "logmel": "mean and standard deviation of 80 log-mel bands",
+    "mfcc": "mean and standard deviation of 39 MFCC",
+    "loudness": "loudness (dB) and length (s)",
+}
+BASELINES = ("untrained", *ACOUSTIC)
+"""What `collect` can measure beside the model: fresh weights in the same architecture, and the sound itself."""
+
+BATCHES_A_PART = 32
+"""A part is written to the folder after so many batches: an interrupted run loses at most those."""
+
+
+@dataclass(frozen=True, eq=False)
+class Speech:
+    """Utterances to be read when needed: of a corpus, or of a batch in memory."""
+
+    source: Corpus | Batch
+    max_seconds: float | None
+    do_normalize: bool
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row for each utterance, with the seconds that will be heard."""
+        table = self.source.table() if isinstance(self.source, Batch) else self.source.table.copy()
+        if table["seconds"].isna().any():
+            missing = table["id"][table["seconds"].isna()].tolist()
+            raise ValueError(
+                f"the length of {len(missing)} utterance(s) is not known (first: {missing[0]!r}); fill the column "
+                "seconds, or let us.corpus.folder find the files."
+            )
+        if self.max_seconds is not None:
+            table["seconds"] = table["seconds"].astype(float).clip(upper=self.max_seconds)
+        return table
+
+    def read(self, rows: Sequence[int]) -> dict[int, Tensor]:
+        """Waveforms by row, cut but not normalised; what cannot be read is left out with a warning."""
+        waveforms = {}
+        for row in rows:
+            if isinstance(self.source, Batch):
+                waveforms[row] = self.source.waveforms[row]
+                continue
+            try:
+                waveforms[row] = audio.load(self.source.table["path"].iloc[row])
+            except (ValueError, OSError) as error:
+                warnings.warn(f"left out: {error}", UserWarning, stacklevel=2)
+        if self.max_seconds is not None:
+            waveforms = {row: wave[: round(self.max_seconds * SAMPLE_RATE)] for row, wave in waveforms.items()}
+        return waveforms
+
+    def normalize(self, waveform: Tensor) -> Tensor:
+        """The waveform as the model wants it."""
+        return audio.normalize(waveform) if self.do_normalize else waveform
+
+
+def collect(
+    model: nn.Module,
+    corpus: Corpus | Batch,
+    sites: Selector | Sequence[Selector] = "hidden.*",
+    *,
+    reduce: str | PerUtterance | Reducer = "mean+std",
+    frames: str = "valid",
+    baselines: Iterable[str] = (),
+    untrained_seeds: int = 3,
+    batch_seconds: float = 80.0,
+    max_seconds: float | None = None,
+    do_normalize: bool = True,
+    folder: str | Path | None = None,
+    budget: int | str = "2GB",
+    seed: int = 0,
+    progress: bool = True,
+) -> FeatureBank:
+    """Run a model over a corpus and keep a summary of each utterance at some sites.
+
+    Parameters
+    ----------
+    model : UniSpeechSatModel or a model that holds one
+        Put into evaluation mode for the time.
+    corpus : Corpus or Batch
+        Files of a corpus are read when their batch comes.
+    sites : selector or list of selectors
+        As in `unisat.capture`.
+    reduce : str, callable or Reducer
+        ``"mean+std"``, ``"mean"``, ``"norms"``, ``"counts"`` (of ``quant.codes``); ``"frames"`` keeps every frame; a
+        function of ``(values, valid)`` that gives (batch, ...); or a corpus-wide reducer
+        (`unisat.interpret.reduce`), of which ``bank.statistics(site)`` has the value.
+    frames : {"valid", "masked", "visible"}
+        Which frames count. With ``"masked"`` and ``"visible"`` each utterance's frames are hidden as in pretraining
+        (``mask_time_prob`` and the like of the config), the same ones for the same ``seed`` and id.
+    baselines : iterable of {"untrained", "logmel", "mfcc", "loudness"}
+        What to measure beside, from the same sound: the architecture with fresh weights (``untrained_seeds`` times, at
+        sites such as ``untrained.0.hidden.3``), and acoustic statistics. A curve over layers says little without.
+    batch_seconds : float
+        Most seconds of audio in one batch, padding included.
+    max_seconds : float, optional
+        Hear only the beginning of longer utterances: their length may give a speaker away.
+    do_normalize : bool
+        Bring each waveform to zero mean and unit variance, as the model was trained.
+    folder : path, optional
+        Where to write parts as they are finished. The same call goes on where an interrupted one stopped. Needed where
+        several processes (``torchrun``, ``accelerate launch``) share the work; each then gets the whole bank.
+    budget : int or str
+        Most bytes that the bank may have.
+    seed : int
+        Of masks and untrained weights.
+
+    Returns
+    -------
+    FeatureBank
+        In the order of the corpus, without what could not be read or is shorter than a frame (a warning says so).
+
+    Raises
+    ------
+    ValueError
+        If a site cannot be reduced so, nothing can be read, the bank would be larger than the budget, or the folder
+        holds a bank made otherwise.
+    """
+    inner = unwrap(model)
+    backbone = find_backbone(inner)[1]
+    selectors = [sites] if isinstance(sites, str | re.Pattern) else list(sites)
+    chosen = select(site_list(inner), selectors)
+    kinds = _check_choices(frames, list(baselines), reduce, chosen, backbone.config)
+    speech = Speech(corpus, max_seconds, do_normalize)
+    table = speech.table
+    plan = batches(table["seconds"].to_numpy(float), batch_seconds)
+    about: dict[str, Any] = {
+        "model": fingerprint(inner),
+        "sites": [site.name for site in chosen],
+        "reduce": describe(reduce),
+        "frames": frames,
+        "baselines": kinds,
+        "untrained_seeds": untrained_seeds if "untrained" in kinds else 0,
+        "hop": hop(backbone.config.conv_stride),
+        "receptive_field": receptive_field(backbone.config.conv_kernel, backbone.config.conv_stride),
+        "batch_seconds": batch_seconds,
+        "max_seconds": max_seconds,
+        "do_normalize": do_normalize,
+        "seed": seed,
+    }
+    if reduce == "frames":
+        _check_budget(chosen, table, backbone.config, parse_bytes(budget))
+    rank, world = processes()
+    store = _Store(None if folder is None else Path(folder), about, table, reduce, rank, world)
+    # by number, not by what is left: another process may have finished some already
+    mine = [(number, plan[number]) for number in range(rank, len(plan), world) if not store.done(plan[number])]
+    models = {"": inner} | {f"untrained.{n}.": fresh(backbone, seed + n) for n in range(about["untrained_seeds"])}
+    bar = tqdm(
+        total=sum(len(rows) for _, rows in mine), desc="collect", unit=" utterances", disable=not progress or rank > 0
+    )
+    modes = [(module, module.training) for module in inner.modules()]
+    inner.eval()
+    try:
+        with bar:
+            for number, rows, waveforms in _read_ahead(speech, mine):
+                waveforms = _long_enough(waveforms, about["receptive_field"], table)
+                if waveforms:
+                    store.add(number, *_measure(models, chosen, reduce, kinds, speech, waveforms, store))
+                bar.update(len(rows))
+    finally:
+        for module, training in modes:
+            module.training = training
+    return store.finish()
+
+
+def _check_choices(
+    frames: str, baselines: list[str], reduce: Any, chosen: Sequence[Site], config: UniSpeechSatConfig
+) -> list[str]:
+    if frames not in FRAMES:
+        raise ValueError(f"frames={frames!r} must be one of {', '.join(FRAMES)}.")
+    if frames != "valid" and config.mask_time_prob <= 0:
+        raise ValueError(f"frames={frames!r} hides frames, but this model's config has mask_time_prob=0.")
+    if wrong := [name for name in baselines if name not in BASELINES]:
+        raise ValueError(f"there is no baseline {wrong[0]!r}; there are {', '.join(BASELINES)}.")
+    for site in chosen:  # what cannot be reduced is refused before anything runs
+        if reduce == "frames" or isinstance(reduce, Reducer):
+            per_utterance(lambda values, valid: values, site, config)
+        else:
+            per_utterance(reduce, site, config)
+        if frames != "valid" and site.conv_layers != len(config.conv_dim):
+            raise ValueError(f"{site.name} has no masked frames: masks lie on the frames behind the convolutions.")
+    return [name for name in BASELINES if name in baselines]
+
+
+def _check_budget(chosen: Sequence[Site], table: pd.DataFrame, config: UniSpeechSatConfig, limit: int) -> None:
+    samples = (table["seconds"].to_numpy(float) * SAMPLE_RATE).astype(int)
+    sizes = {s.name: sum(s.numel(1, int(n), config) for n in samples) * itemsize(s, 4) for s in chosen}
+    if sum(sizes.values()) > limit:
+        largest = max(sizes, key=sizes.__getitem__)
+        frames = sum(stack_length(int(n), config.conv_kernel, config.conv_stride) for n in samples)
+        raise ValueError(
+            f"every frame of this corpus ({frames:,} frames) would be {sum(sizes.values()) / 1e6:,.0f} MB, over the "
+            f"budget of {limit / 1e6:,.0f} MB; the largest site is {largest!r} ({sizes[largest] / 1e6:,.0f} MB). "
+            "Choose fewer sites or utterances, a reducer such as 'mean+std', or raise budget."
+        )
+
+
+def batches(seconds: np.ndarray, batch_seconds: float) -> list[np.ndarray]:
+    """Rows of utterances of like length, longest first; a padded batch is at most so long, or a single utterance."""
+    if not batch_seconds > 0:
+        raise ValueError(f"batch_seconds={batch_seconds} must be positive.")
+    order = np.argsort(-seconds, kind="stable")
+    plan: list[np.ndarray] = []
+    start = 0
+    while start < len(order):
+        size = max(1, int(batch_seconds // max(seconds[order[start]], 1e-9)))
+        plan.append(order[start : start + size])
+        start += size
+    return plan
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Sixteen digits that two models share only if all their weights are equal."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(unwrap(model).state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def fresh(backbone: UniSpeechSatModel, seed: int) -> UniSpeechSatModel:
+    """A model of the same config with weights drawn anew, in evaluation mode: what the architecture alone can do."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        twin = type(backbone)(backbone.config)
+    return twin.to(device=backbone.device, dtype=backbone.dtype).eval()
+
+
+def processes() -> tuple[int, int]:
+    """Rank and number of the processes that share the work, as ``torchrun`` and ``accelerate launch`` say."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1:
+        torch.distributed.init_process_group("gloo")
+        return torch.distributed.get_rank(), world
+    return 0, 1
+
+
+def _read_ahead(
+    speech: Speech, todo: Sequence[tuple[int, np.ndarray]]
+) -> Iterator[tuple[int, np.ndarray, dict[int, Tensor]]]:
+    """Read the next batch while the model works on this one."""
+    with ThreadPoolExecutor(1) as reader:
+        futures = [reader.submit(speech.read, todo[0][1].tolist())] if todo else []
+        for place, (number, rows) in enumerate(todo):
+            future = futures.pop()
+            if place + 1 < len(todo):
+                futures.append(reader.submit(speech.read, todo[place + 1][1].tolist()))
+            yield number, rows, future.result()
+
+
+def _long_enough(waveforms: dict[int, Tensor], least: int, table: pd.DataFrame) -> dict[int, Tensor]:
+    for row in [row for row, wave in waveforms.items() if len(wave) < least]:
+        name, samples = table["id"].iloc[row], len(waveforms.pop(row))
+        warnings.warn(f"left out: {name!r} has {samples} samples, a frame needs {least}.", UserWarning, stacklevel=3)
+    return waveforms
+
+
+def _measure(
+    models: Mapping[str, nn.Module],
+    chosen: Sequence[Site],
+    reduce: Any,
+    kinds: Sequence[str],
+    speech: Speech,
+    waveforms: Mapping[int, Tensor],
+    store: _Store,
+) -> tuple[list[int], dict[str, np.ndarray]]:
+    """One batch: the rows of its utterances, and their arrays."""
+    rows = list(waveforms)
+    lengths = torch.tensor([len(waveforms[row]) for row in rows])
+    values = pad_sequence([speech.normalize(waveforms[row]) for row in rows], batch_first=True)
+    inputs = {"attention_mask": valid_positions(lengths, int(lengths.max())).long()}
+    config = find_backbone(models[""])[1].config
+    counted: Tensor | None = None
+    if store.about["frames"] != "valid":
+        mask = draw_masks(lengths, [store.table["id"].iloc[row] for row in rows], config, store.about["seed"])
+        inputs["mask_time_indices"] = mask
+        counted = mask if store.about["frames"] == "masked" else ~mask
+    arrays: dict[str, np.ndarray] = {}
+    for prefix, model in models.items():
+        here = [site for site in chosen if not prefix or site.in_backbone]
+        if not here:
+            continue
+        reducers = {
+            site.name: _reducer(site, prefix + site.name, reduce, counted, rows, config, store) for site in here
+        }
+        device = next(model.parameters()).device
+        with capture(model, *reducers, reduce=reducers) as trace, torch.inference_mode():
+            model(values.to(device), **{name: value.to(device) for name, value in inputs.items()})
+        for site in here if not isinstance(reduce, Reducer) else []:
+            arrays[prefix + site.name] = trace[site.name].numpy()
+            if reduce == "frames":
+                valid = valid_positions(trace.lengths(site.name), int(trace.lengths(site.name).max()))
+                arrays[prefix + site.name + LENGTHS] = (valid if counted is None else valid & counted).sum(1).numpy()
+    for name in kinds:
+        if name in ACOUSTIC:
+            arrays[name] = np.stack([acoustic(name, waveforms[row]) for row in rows])
+    return rows, arrays
+
+
+def _reducer(
+    site: Site,
+    name: str,
+    reduce: Any,
+    counted: Bool[Tensor, "batch frames"] | None,
+    rows: Sequence[int],
+    config: UniSpeechSatConfig,
+    store: _Store,
+) -> PerUtterance:
+    """What the hook at a site does with what it sees."""
+
+    def counting(valid: Tensor) -> Tensor:
+        return valid if counted is None else valid & counted.to(valid.device)
+
+    def gather(values: Tensor, valid: Tensor) -> Tensor:
+        reducer = store.reducer(name)
+        extra = [torch.tensor(rows)] if getattr(reducer, "wants_rows", False) else []
+        reducer.update(values, counting(valid), *extra)
+        return valid[:0]
+
+    if isinstance(reduce, Reducer):
+        return gather
+    if reduce == "frames":
+        return lambda values, valid: values[counting(valid)]
+    keep = per_utterance(reduce, site, config)
+    return lambda values, valid: keep(values, counting(valid))
+
+
+def draw_masks(
+    lengths: Tensor, ids: Sequence[str], config: UniSpeechSatConfig, seed: int
+) -> Bool[Tensor, "batch frames"]:
+    """Masks as in pretraining, one draw for each utterance: the same for the same id and seed, in any batch."""
+    frames = stack_length(lengths, config.conv_kernel, config.conv_stride)
+    masks = torch.zeros(len(frames), int(frames.max()), dtype=torch.bool)
+    for row, (length, name) in enumerate(zip(frames.tolist(), ids, strict=True)):
+        number = int.from_bytes(hashlib.sha256(f"{seed}\t{name}".encode()).digest()[:6], "big")
+        masks[row, :length] = span_mask(
+            torch.tensor([length]),
+            length,
+            mask_prob=config.mask_time_prob,
+            mask_length=config.mask_time_length,
+            min_spans=config.mask_time_min_masks,
+            generator=torch.Generator().manual_seed(number),
+        )[0]
+    return masks
+
+
+def acoustic(name: str, waveform: Tensor) -> np.ndarray:
+    """An acoustic baseline of one utterance, as `ACOUSTIC` describes it; of the sound as recorded."""
+    if name == "loudness":
+        return np.array([acoustics.loudness(waveform), len(waveform) / SAMPLE_RATE], dtype=np.float32)
+    rows = acoustics.log_mel(waveform) if name == "logmel" else acoustics.mfcc(waveform)
+    return mean_std(rows[None], torch.ones(1, len(rows), dtype=torch.bool))[0].numpy()
+
+
+STATE = "~"
+"""In front of the names under which a part keeps what corpus-wide reducers gathered."""
+
+
+class _Store:
+    """Where finished batches go: memory, or parts in a folder."""
+
+    def __init__(
+        self, folder: Path | None, about: dict[str, Any], table: pd.DataFrame, reduce: Any, rank: int, world: int
+    ) -> None:
+        self.folder, self.about, self.table, self.reduce = folder, about, table, reduce
+        self.rank, self.world = rank, world
+        self.pending: list[tuple[int, list[int], dict[str, np.ndarray]]] = []
+        self.parts: list[Part] = []
+        self.reducers: dict[str, Reducer] = {}
+        self.finished: set[int] = set()
+        if world > 1 and folder is None:
+            raise ValueError(f"{world} processes share this work; give them a folder, where they put it together.")
+        stateful = hasattr(reduce, "state") and hasattr(reduce, "merge")
+        if folder is not None and isinstance(reduce, Reducer) and not stateful:
+            raise ValueError(
+                f"{describe(reduce)} cannot be put together from parts: give it state() and merge(state), or leave "
+                "folder out."
+            )
+        if folder is not None:
+            self._open(folder)
+
+    def _open(self, folder: Path) -> None:
+        """Take up what an earlier call left, if it was the same call."""
+        ids = hashlib.sha256("\n".join(self.table["id"].astype(str)).encode()).hexdigest()[:16]
+        ours = json.loads(json.dumps({**self.about, "utterances": ids}))
+        started = folder / "collect.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        if started.exists():
+            theirs = json.loads(started.read_text(encoding="utf-8"))
+            if differ := [f"{k} ({theirs.get(k)} there)" for k in ours if ours[k] != theirs.get(k)]:
+                raise ValueError(f"{folder} holds a bank made otherwise: {', '.join(differ)}; use another folder.")
+        elif any(not path.name.startswith(("collect", "part-")) for path in folder.iterdir()):
+            raise ValueError(f"{folder} holds other files; give a bank a folder of its own.")
+        partial = folder / f"collect-{self.rank}.partial"
+        partial.write_text(json.dumps(ours, indent=2), encoding="utf-8")
+        partial.replace(started)
+        for path in sorted(folder.glob("part-*.safetensors")):
+            self.finished.update(read_part(path, []).rows.tolist())
+
+    def done(self, rows: np.ndarray) -> bool:
+        """Whether a batch is in the folder already."""
+        return bool(self.finished.intersection(rows.tolist()))
+
+    def reducer(self, name: str) -> Reducer:
+        """The corpus-wide reducer of a site."""
+        if name not in self.reducers:
+            self.reducers[name] = copy.deepcopy(self.reduce)
+        return self.reducers[name]
+
+    def add(self, number: int, rows: list[int], arrays: dict[str, np.ndarray]) -> None:
+        """Take in a batch."""
+        self.pending.append((number, rows, arrays))
+        if self.folder is not None and len(self.pending) >= BATCHES_A_PART:
+            self.flush()
+
+    def flush(self) -> None:
+        """Make a part of the batches that wait."""
+        if not self.pending:
+            return
+        names = list(self.pending[0][2])
+        rows = np.concatenate([rows for _, rows, _ in self.pending])
+        part = Part(rows, {name: np.concatenate([arrays[name] for *_, arrays in self.pending]) for name in names})
+        if self.folder is None:
+            self.parts.append(part)
+        else:
+            states = {
+                f"{STATE}{site}/{name}": value.cpu().numpy()
+                for site, reducer in self.reducers.items()
+                for name, value in reducer.state().items()  # type: ignore[attr-defined]
+            }
+            path = self.folder / f"part-{self.pending[0][0]:05d}.safetensors"
+            write_part(path, Part(rows, {**part.arrays, **states}))
+            self.reducers = {}
+        self.pending = []
+
+    def finish(self) -> FeatureBank:
+        """Put everything together."""
+        self.flush()
+        if self.folder is None:
+            return self._in_memory()
+        if self.world > 1:
+            torch.distributed.barrier()
+        if self.rank == 0 and not (self.folder / "bank.json").exists():
+            self._index(self.folder)
+        if self.world > 1:
+            torch.distributed.barrier()
+        return FeatureBank.load(self.folder)
+
+    def _in_memory(self) -> FeatureBank:
+        statistics = {site: _arrays(reducer.value()) for site, reducer in self.reducers.items()}
+        if not self.parts:
+            raise ValueError(f"none of the {len(self.table)} utterances could be read; the warnings say why.")
+        rows = np.concatenate([part.rows for part in self.parts])
+        kept = np.sort(rows)
+        renamed = [Part(np.searchsorted(kept, part.rows), part.arrays) for part in self.parts]
+        scattered = FeatureBank(self.table.iloc[kept], renamed, statistics, self.about)
+        # in the order of the corpus, so that reading an array copies nothing
+        arrays = {site: scattered[site] for site in scattered.sites}
+        arrays |= {site + LENGTHS: scattered.lengths(site) for site in scattered.sites if scattered.is_frames(site)}
+        return FeatureBank(scattered.table, [Part(np.arange(len(kept)), arrays)], statistics, self.about)
+
+    def _index(self, folder: Path) -> None:
+        paths = sorted(folder.glob("part-*.safetensors"))
+        if not paths:
+            raise ValueError(f"none of the {len(self.table)} utterances could be read; the warnings say why.")
+        names = array_names(paths[0])
+        self.reducers = {}
+        for path in paths:
+            states: dict[str, dict[str, Tensor]] = {}
+            for name, value in read_part(path, [name for name in names if name.startswith(STATE)]).arrays.items():
+                site, _, what = name.removeprefix(STATE).rpartition("/")
+                states.setdefault(site, {})[what] = torch.from_numpy(value)
+            for site, state in states.items():
+                self.reducer(site).merge(state)  # type: ignore[attr-defined]
+        kept = np.sort(np.concatenate([read_part(path, []).rows for path in paths]))
+        statistics = {site: _arrays(reducer.value()) for site, reducer in self.reducers.items()}
+        arrays = [name for name in self._order(names) if not name.startswith(STATE)]
+        write_index(folder, self.table.iloc[kept], self.about, statistics, arrays, [path.name for path in paths], kept)
+
+    def _order(self, names: Sequence[str]) -> list[str]:
+        """Array names in the order of the sites: a file sorts them by its own rules."""
+        prefixes = ["", *(f"untrained.{n}." for n in range(self.about["untrained_seeds"]))]
+        sites = [prefix + site for prefix in prefixes for site in self.about["sites"]] + list(ACOUSTIC)
+        wanted = [name for site in sites for name in (site, site + LENGTHS)]
+        return [name for name in wanted if name in names] + [name for name in names if name.startswith(STATE)]
+
+
+def _arrays(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(value.cpu() if isinstance(value, Tensor) else value) for name, value in values.items()}
