@@ -101,7 +101,7 @@ def collect(
     frames: str = "valid",
     baselines: Iterable[str] = (),
     untrained_seeds: int = 3,
-    batch_seconds: float = 80.0,
+    batch_seconds: float | None = None,
     max_seconds: float | None = None,
     do_normalize: bool = True,
     folder: str | Path | None = None,
@@ -129,8 +129,9 @@ def collect(
     baselines : iterable of {"untrained", "logmel", "mfcc", "loudness"}
         What to measure beside, from the same sound: the architecture with fresh weights (``untrained_seeds`` times, at
         sites such as ``untrained.0.hidden.3``), and acoustic statistics. A curve over layers says little without.
-    batch_seconds : float
-        Most seconds of audio in one batch, padding included.
+    batch_seconds : float, optional
+        Most seconds of audio in one batch, padding included; if None, 10 on a CPU (whose caches larger batches leave)
+        and 80 elsewhere.
     max_seconds : float, optional
         Hear only the beginning of longer utterances: their length may give a speaker away.
     do_normalize : bool
@@ -161,6 +162,8 @@ def collect(
     kinds = _check_choices(frames, list(baselines), reduce, chosen, backbone.config)
     speech = Speech(corpus, max_seconds, do_normalize)
     table = speech.table
+    if batch_seconds is None:
+        batch_seconds = 10.0 if backbone.device.type == "cpu" else 80.0
     plan = batches(table["seconds"].to_numpy(float), batch_seconds)
     about: dict[str, Any] = {
         "model": fingerprint(inner),
