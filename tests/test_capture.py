@@ -131,6 +131,60 @@ def test_budget_is_refused_before_the_forward_pass(one_model, wave):
     assert num_hooks(one_model) == 1
 
 
+def test_what_is_reduced_in_the_hook_is_what_one_would_reduce_afterwards(model, ragged):
+    waveforms, mask, _ = ragged
+    with torch.no_grad(), us.capture(model, "hidden.*", "block.1.attn.z") as whole:
+        model(waveforms, mask)
+    with torch.no_grad(), us.capture(model, "hidden.*", reduce="mean+std", budget=1) as trace:
+        model(waveforms, mask)
+    for row, frames in enumerate(whole.ragged("hidden.2")):
+        expected = torch.cat([frames.mean(0), frames.std(0, unbiased=False)])
+        torch.testing.assert_close(trace["hidden.2"][row], expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(trace.ragged("hidden.2")[row], expected, rtol=1e-5, atol=1e-6)
+    assert trace.table().loc["hidden.2", "shape"] == "batch=3 reduced=32"
+    assert trace.lengths("hidden.2").tolist() == whole.lengths("hidden.2").tolist()
+    reducers = {"hidden.1": lambda values, valid: valid.sum(1), "block.1.attn.z": lambda values, valid: values[:, 0]}
+    with torch.no_grad(), us.capture(model, *reducers, reduce=reducers) as trace:
+        model(waveforms, mask)
+    assert trace["hidden.1"].tolist() == whole.lengths("hidden.1").tolist()
+    assert torch.equal(trace["block.1.attn.z"], whole["block.1.attn.z"][:, 0])
+    with pytest.raises(ValueError, match="reduce='sum' must be one of mean"), us.capture(model, reduce="sum"):
+        pass
+
+
+def test_a_default_trace_of_base_is_small():
+    with torch.device("meta"):
+        base = us.UniSpeechSatModel(us.UniSpeechSatConfig())
+    hidden = us.sites(base, "hidden.*", seconds=10.0)
+    assert hidden["bytes"].sum() == 13 * 499 * 768 * 4 <= 20e6
+    # the mean and standard deviation of each
+    assert 13 * 2 * 768 * 4 <= 0.1e6
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "%%time\nwith us.capture(model, 'hidden.1') as trace:\n    model(wave)",
+        "%%timeit -n1 -r1\nwith us.capture(model, 'hidden.1') as trace: model(wave)\nseen.append(trace['hidden.1'])",
+        "with us.capture(model, 'hidden.1') as trace: model(wave)",
+        "exec(\"with us.capture(model, 'hidden.1') as trace: model(wave)\")",
+        "with us.capture(model, 'hidden.1') as trace:\n    try:\n        model(wave)\n    finally:\n        pass",
+    ],
+    ids=["time", "timeit", "one line", "exec", "try"],
+)
+def test_scopes_work_in_every_kind_of_cell(one_model, wave, cell):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell()
+    shell.user_ns |= {"us": us, "model": one_model, "wave": wave, "seen": []}
+    done = shell.run_cell(cell)
+    done.raise_error()
+    found = shell.user_ns["seen"][0] if "timeit" in cell else shell.user_ns["trace"]["hidden.1"]
+    with torch.no_grad():
+        expected = one_model(wave, output_hidden_states=True).hidden_states[1]
+    torch.testing.assert_close(found, expected)
+
+
 def test_parse_bytes():
     assert [parse_bytes(x) for x in (10, "10", "1kB", "500MB", "1.5 GB")] == [10, 10, 1000, 500 * 10**6, 15 * 10**8]
     with pytest.raises(ValueError, match="'much' is not a size"):
