@@ -23,21 +23,26 @@ _HOME = {
     "GumbelVectorQuantizer": "unisat.quantizer",
     "Trace": "unisat.interpret.capture",
     "UniSpeechSatConfig": "unisat.config",
-    "UniSpeechSatForCTC": "unisat.heads",
-    "UniSpeechSatForSequenceClassification": "unisat.heads",
     "UniSpeechSatForAudioFrameClassification": "unisat.heads",
-    "UniSpeechSatForXVector": "unisat.xvector",
+    "UniSpeechSatForCTC": "unisat.heads",
     "UniSpeechSatForPreTraining": "unisat.pretraining",
+    "UniSpeechSatForSequenceClassification": "unisat.heads",
+    "UniSpeechSatForXVector": "unisat.xvector",
     "UniSpeechSatModel": "unisat.model",
     "UniSpeechSatPreTrainedModel": "unisat.pretrained",
     "Wav2Vec2CTCTokenizer": "unisat.tokenization",
     "Wav2Vec2FeatureExtractor": "unisat.feature_extraction",
     "Wav2Vec2Processor": "unisat.processing",
+    "WeightedLayerSum": "unisat.interpret.layer_weights",
     "audio": "unisat.audio",
     "capture": "unisat.interpret.capture",
     "collect": "unisat.interpret.collect",
     "corpus": "unisat.corpus",
+    "embed": "unisat.interpret.embedding",
+    "fit_layer_weights": "unisat.interpret.layer_weights",
     "frames": "unisat.frames",
+    "layer_similarity": "unisat.interpret.similarity",
+    "layer_weights": "unisat.interpret.layer_weights",
     "load": "unisat.zoo",
     "losses": "unisat.losses",
     "masking": "unisat.masking",
@@ -46,6 +51,7 @@ _HOME = {
     "plots": "unisat.plots",
     "run": "unisat.interpret.capture",
     "sites": "unisat.interpret.sites",
+    "subspaces": "unisat.interpret.similarity",
     "widgets": "unisat.widgets",
 }
 __all__ = [
@@ -67,11 +73,16 @@ __all__ = [
     "Wav2Vec2CTCTokenizer",
     "Wav2Vec2FeatureExtractor",
     "Wav2Vec2Processor",
+    "WeightedLayerSum",
     "audio",
     "capture",
     "collect",
     "corpus",
+    "embed",
+    "fit_layer_weights",
     "frames",
+    "layer_similarity",
+    "layer_weights",
     "load",
     "losses",
     "masking",
@@ -80,6 +91,7 @@ __all__ = [
     "plots",
     "run",
     "sites",
+    "subspaces",
     "widgets",
 ]
 
@@ -96,6 +108,9 @@ if TYPE_CHECKING:
     from unisat.interpret.bank import FeatureBank
     from unisat.interpret.capture import Trace, capture, run
     from unisat.interpret.collect import collect
+    from unisat.interpret.embedding import embed
+    from unisat.interpret.layer_weights import WeightedLayerSum, fit_layer_weights, layer_weights
+    from unisat.interpret.similarity import layer_similarity, subspaces
     from unisat.interpret.sites import sites
     from unisat.model import UniSpeechSatModel
     from unisat.pretrained import UniSpeechSatPreTrainedModel
