@@ -7,7 +7,7 @@ peer either pads eight utterances at a time, in the order of the corpus, or take
 deviation over the valid frames of each hidden state. Two processes take turns, as in forward.py; a ratio is the peer's
 time over ours in neighbouring runs. Beside the time stands how far the peer's features lie from its own features of
 single utterances. Then: what capturing pooled hidden states adds to a forward pass of 10 s, in turn with and without;
-and the highest memory over a corpus of files and over one four times as long. Writes benchmarks/collect.json and .md.
+and the highest memory over a corpus of files and over one sixteen times as long. Writes collect.json and .md.
 """
 
 import argparse
@@ -190,9 +190,9 @@ def memory(folder: str, times: int) -> float:
     # the columns of a model of Base's depth, but narrow: memory of the corpus, not of the weights, is asked for
     model = us.load("tiny")
     corpus = us.corpus.Corpus(pd.DataFrame(rows))
-    us.collect(model, us.corpus.Corpus(corpus.table[:16]), "hidden.*", batch_seconds=40.0, progress=False)
+    us.collect(model, us.corpus.Corpus(corpus.table[:16]), "hidden.*", progress=False)
     peak_mb(reset=True)
-    us.collect(model, corpus, "hidden.*", batch_seconds=40.0, progress=False, folder=f"{folder}/bank-{times}")
+    us.collect(model, corpus, "hidden.*", progress=False, folder=f"{folder}/bank-{times}")
     return peak_mb()
 
 
@@ -225,9 +225,9 @@ def table(results: dict) -> str:
     lines[-1] += f"{cost['bytes'] / 1e6:.2f} MB kept."
     lines += ["", "## Memory over the corpus", ""]
     lines += [
-        f"Highest memory of the process: {mb['1']:.0f} MB over 16 files, {mb['4']:.0f} MB over four times as many "
+        f"Highest memory of the process: {mb['1']:.0f} MB over 16 files, {mb['16']:.0f} MB over sixteen times as many "
     ]
-    lines[-1] += f'(**{mb["4"] / mb["1"]:.2f}×**), `us.load("tiny")`, written to a folder.'
+    lines[-1] += f'(**{mb["16"] / mb["1"]:.2f}×**), `us.load("tiny")`, written to a folder.'
     return "\n".join(lines) + "\n"
 
 
@@ -263,7 +263,7 @@ def main() -> None:
         results["capture"] = capture_cost(folder, 4 * options.repeats)
         results["memory_mb"] = {
             times: float(subprocess.check_output([sys.executable, __file__, "--memory", folder, times]).split()[-1])
-            for times in ("1", "4")
+            for times in ("1", "16")
         }
         results["peers"] = [compare(folder, peer, options.repeats, options.threads) for peer in options.peers]
     (FOLDER / "collect.json").write_text(json.dumps(results, indent=1) + "\n")
