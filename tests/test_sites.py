@@ -1,4 +1,5 @@
 import re
+from dataclasses import fields, is_dataclass, replace
 
 import pytest
 import torch
@@ -6,6 +7,8 @@ from conftest import VARIANTS, shuffled, small_config
 from torch import nn
 
 import unisat as us
+from unisat.interpret.edits import Edit
+from unisat.interpret.intervene import intervene
 from unisat.interpret.sites import select, site_list
 
 
@@ -67,6 +70,115 @@ def test_every_site_records_what_a_raw_hook_records(variant, ragged):
         assert declared == [n for n, size in zip(expected.shape, site.sizes, strict=True) if size], site.name
         numbers = site.numel(3, 3000, config)
         assert numbers == expected.numel(), site.name
+
+
+class Both(WithQuantizer):
+    """As above, with what the backbone gives."""
+
+    def forward(self, input_values, attention_mask=None):
+        out = self.unispeech_sat(input_values, attention_mask, output_hidden_states=True)
+        return out, self.quantizer(out.hidden_states[2], out.valid)
+
+
+def own(raw):
+    """A copy of what a hook sees, however deep the tensors lie."""
+    if isinstance(raw, tuple):
+        return tuple(own(item) for item in raw)
+    if is_dataclass(raw):
+        return replace(raw, **{item.name: own(getattr(raw, item.name)) for item in fields(raw)})
+    return raw.clone() if isinstance(raw, torch.Tensor) else raw
+
+
+def halved(site, raw, config, lengths):
+    """Write ``|x| / 2 + 0.1`` over the valid part of a site, through views of a copy: no `write` of ours."""
+    beside = site.name.endswith("resid_mid") and config.do_stable_layer_norm  # the stream goes on beside the norm
+    raw = raw if beside else own(raw)
+    for row, length in enumerate(lengths):
+        for _ in range(site.conv_layers):
+            length = (length - 8) // 4 + 1
+        value = as_site(site.name, raw, config)[row]
+        value = value[:, :length, :length] if "queries" in site.shape else value[:length]
+        value.abs_().mul_(0.5).add_(0.1)
+    return raw
+
+
+def given(output):
+    """Every float that a model gives for valid frames, as one vector."""
+    out, quantized = output
+    frames = [*out.hidden_states, quantized.codevectors, quantized.probabilities]
+    convs = out.conv_features.transpose(1, 2)
+    return torch.cat([value[out.valid].flatten().float() for value in (convs, *frames)])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_site_edits_what_a_raw_hook_edits(variant, ragged):
+    config = small_config(**VARIANTS[variant])
+    model = shuffled(Both(config))
+    waveforms, mask, lengths = ragged
+    fixed = {"mask.indices", "quant.codes", "quant.probs"}
+    sites = [site for site in site_list(model) if site.name not in fixed]
+    assert len(sites) >= 55
+    with torch.no_grad():
+        plain = given(model(waveforms, mask))
+        for site in sites:
+            module = dict(model.named_modules())[site.module]
+            if site.side == "input":
+                hook = lambda module, args: halved(site, args, config, lengths)  # noqa: B023, E731
+                handle = module.register_forward_pre_hook(hook)
+            else:
+                hook = lambda module, args, output: halved(site, output, config, lengths)  # noqa: B023, E731
+                handle = module.register_forward_hook(hook)
+            expected = given(model(waveforms, mask))
+            handle.remove()
+            with (
+                intervene(model, Edit(site.name, lambda x: 0.5 * x.abs() + 0.1)),
+                us.capture(model, site.name) as trace,
+            ):
+                edited = given(model(waveforms, mask))
+            torch.testing.assert_close(edited, expected, rtol=1e-5, atol=1e-6, msg=site.name)
+            assert (edited - plain).abs().max() > 1e-3, site.name
+            assert torch.equal(given(model(waveforms, mask)), plain), site.name
+            with us.capture(model, site.name) as before:
+                model(waveforms, mask)
+            for after, value in zip(trace.ragged(site.name), before.ragged(site.name), strict=True):
+                torch.testing.assert_close(after, 0.5 * value.abs() + 0.1, rtol=1e-5, atol=1e-6, msg=site.name)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_an_edit_of_the_middle_of_a_block_reaches_all_that_follows(model, ragged, grad):
+    with (
+        torch.set_grad_enabled(grad),
+        intervene(model, Edit("block.1.resid_mid", lambda x: 3 - x * x)),
+        us.capture(model, "block.1.*", grad=grad) as trace,
+    ):
+        model(ragged[0], ragged[1])
+    middle = trace["block.1.resid_mid"]
+    expected = 3 - (trace["block.1.resid_pre"] + trace["block.1.attn.out"]).square()
+    valid, layer = trace.valid("block.1.resid_mid"), model.encoder.layers[1]
+    torch.testing.assert_close(middle[valid], expected[valid])
+    if model.config.do_stable_layer_norm:
+        added = trace["block.1.mlp.out"] + (trace["block.1.adapter.out"] if "adapter" in str(trace.sites) else 0)
+        after = middle + added
+    else:
+        after = layer.final_layer_norm(layer.layer_norm(middle) + trace["block.1.mlp.out"])
+    torch.testing.assert_close(after[valid], trace["block.1.resid_post"][valid])
+    if grad:  # through the square: an edit in place must not spoil what the backward pass has kept
+        (ours,) = torch.autograd.grad(middle[valid].sum(), trace["block.1.attn.out"], retain_graph=True)
+        (theirs,) = torch.autograd.grad(expected[valid].sum(), trace["block.1.attn.out"])
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_sites_that_cannot_be_edited_say_why(ragged):
+    model = shuffled(WithQuantizer(small_config()))
+    assert set(us.sites(model).query("not editable").index) == {"mask.indices", "quant.codes", "quant.probs"}
+    for name, reason in {
+        "mask.indices": "the frames are hidden by then: give the model mask_time_indices, or edit mask.out",
+        "quant.codes": "the codevectors are looked up by then: edit quant.logits",
+        "quant.probs": "the codevectors are looked up by then: edit quant.logits",
+        "*": "mask.indices cannot be edited",
+    }.items():
+        with pytest.raises(ValueError, match=reason), intervene(model, Edit(name, lambda x: x)):
+            pass
 
 
 def test_hidden_sites_are_the_reference_s_hidden_states(model, ragged):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from unisat.config import UniSpeechSatConfig, nearest
 from unisat.corpus import Batch
-from unisat.frames import frame_seconds, valid_positions
+from unisat.frames import valid_positions
 from unisat.inputs import sample_lengths
 from unisat.interpret.reduce import PerUtterance, per_utterance
 from unisat.interpret.sites import (
@@ -129,10 +129,7 @@ class Trace:
 
     def seconds(self, name: str) -> Float[Tensor, " positions"]:
         """Time of the centre of each position in the waveform (of what the convolutions see), in seconds."""
-        site, config = self._site(name), self._config
-        positions = site.positions(self._call.width, config)
-        kernels, strides = config.conv_kernel[: site.conv_layers], config.conv_stride[: site.conv_layers]
-        return frame_seconds(positions, kernels, strides, at=0.5 if site.conv_layers else 0.0)
+        return self._site(name).seconds(self._call.width, self._config)
 
     def ragged(self, name: str) -> list[Tensor]:
         """One tensor for each utterance, without the padding."""

@@ -1,9 +1,9 @@
-"""Sites: the one table of everything that can be watched, by name.
+"""Sites: the one table of everything that can be watched and edited, by name.
 
-A site is the input or the output of a submodule, so whatever `unisat` records an ordinary PyTorch hook on that
-submodule sees too. Names say *what was computed*, and are right for both norm placements: ``resid_mid`` is always
-``resid_pre + attn.out``, which in a post-LN model enters ``layer_norm`` and in a pre-LN model enters
-``final_layer_norm``. ``hidden.k`` is ``hidden_states[k]`` of the reference (4.37.2).
+A site is the input or the output of a submodule, so whatever `unisat` records or edits an ordinary PyTorch hook on
+that submodule sees and can change too. Names say *what was computed*, and are right for both norm placements:
+``resid_mid`` is always ``resid_pre + attn.out``, which in a post-LN model enters ``layer_norm`` and in a pre-LN model
+enters ``final_layer_norm``. ``hidden.k`` is ``hidden_states[k]`` of the reference (4.37.2).
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from unisat.config import UniSpeechSatConfig, nearest
-from unisat.frames import SAMPLE_RATE, stack_length
+from unisat.frames import SAMPLE_RATE, frame_seconds, stack_length
 from unisat.model import UniSpeechSatModel
 from unisat.quantizer import GumbelVectorQuantizer
 
@@ -51,6 +51,10 @@ class Site:
         Whether it is computed inside `UniSpeechSatModel`.
     read : callable
         From what a hook sees on that side to the tensor in the shape above.
+    write : callable
+        From what a hook sees and another tensor in the shape above to what the hook gives back.
+    fixed : str
+        Why the site cannot be edited, and what can be done instead; empty where it can.
     """
 
     name: str
@@ -62,10 +66,27 @@ class Site:
     conv_layers: int
     in_backbone: bool
     read: Callable[[Any], Tensor]
+    write: Callable[[Any, Tensor], Any]
+    fixed: str = ""
+
+    @property
+    def is_square(self) -> bool:
+        """Whether it pairs frames with frames: attention, queries by keys."""
+        return "queries" in self.shape
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Sizes of the axes behind time, such as heads and their width; none of a waveform or of attention."""
+        return () if self.is_square else self.sizes[2:]
 
     def positions(self, samples: Any, config: UniSpeechSatConfig) -> Any:
         """Length of the time axis for ``samples`` (int or tensor of ints) of waveform."""
         return stack_length(samples, config.conv_kernel[: self.conv_layers], config.conv_stride[: self.conv_layers])
+
+    def seconds(self, samples: int, config: UniSpeechSatConfig) -> Float[Tensor, " positions"]:
+        """Time of the centre of each position (of what the convolutions see) in ``samples`` of waveform."""
+        kernels, strides = config.conv_kernel[: self.conv_layers], config.conv_stride[: self.conv_layers]
+        return frame_seconds(self.positions(samples, config), kernels, strides, at=0.5 if self.conv_layers else 0.0)
 
     def numel(self, batch: int, samples: int, config: UniSpeechSatConfig) -> int:
         """Number of values for a batch of waveforms of so many samples."""
@@ -117,26 +138,50 @@ def site_list(model: nn.Module) -> list[Site]:
     return sites
 
 
-def _first(value: Any) -> Tensor:
-    """The tensor, or the first of several."""
-    return value[0] if isinstance(value, tuple | list) else value
+class Access(NamedTuple):
+    """How a site's tensor is got out of what a hook sees, and how another one is put in its place."""
+
+    read: Callable[[Any], Tensor]
+    write: Callable[[Any, Tensor], Any]
 
 
-def _channels_last(value: Any) -> Tensor:
-    return _first(value).transpose(1, 2)
+def _get_first(seen: Any) -> Tensor:
+    return seen[0] if isinstance(seen, tuple) else seen
 
 
-def _second(value: Any) -> Tensor:
-    return value[1]
+def _put_first(seen: Any, value: Tensor) -> Any:
+    return (value, *seen[1:]) if isinstance(seen, tuple) else value
 
 
-def _split(last: tuple[int, int], value: Any) -> Tensor:
-    """Split the last axis in two: heads and their width, groups and their entries."""
-    return _first(value).unflatten(-1, last)
+FIRST = Access(_get_first, _put_first)
+"""The tensor, or the first of several."""
 
 
-def _attribute(name: str, value: Any) -> Tensor:
-    return getattr(value, name)
+def _put_in_place(seen: Any, value: Tensor) -> Any:
+    seen[0].copy_(value)
+    return seen
+
+
+BESIDE = Access(_get_first, _put_in_place)
+"""The tensor that enters a module and also goes on beside it: overwritten, so that both see the other one."""
+
+SECOND = Access(lambda seen: seen[1], lambda seen, value: (seen[0], value, *seen[2:]))
+
+CHANNELS_LAST = Access(
+    lambda seen: _get_first(seen).transpose(1, 2), lambda seen, value: _put_first(seen, value.transpose(1, 2))
+)
+
+
+def _split(last: tuple[int, int]) -> Access:
+    """The last axis as two: heads and their width, groups and their entries."""
+    return Access(
+        lambda seen: _get_first(seen).unflatten(-1, last), lambda seen, value: _put_first(seen, value.flatten(-2))
+    )
+
+
+def _attribute(name: str) -> Access:
+    """One field of a dataclass."""
+    return Access(lambda seen: getattr(seen, name), lambda seen, value: replace(seen, **{name: value}))
 
 
 def _backbone_sites(config: UniSpeechSatConfig, prefix: str) -> Iterator[Site]:
@@ -150,24 +195,27 @@ def _backbone_sites(config: UniSpeechSatConfig, prefix: str) -> Iterator[Site]:
         side: Any,
         shape: str,
         meaning: str,
-        read: Any = _first,
+        access: Access = FIRST,
         convs: int = last,
+        fixed: str = "",
         **more: int,
     ) -> Site:
         axes = tuple(shape.split())
         numbers = tuple((sizes | more).get(axis, 0) for axis in axes)
-        return Site(name, prefix + module, side, axes, numbers, meaning, convs, True, read)
+        return Site(name, prefix + module, side, axes, numbers, meaning, convs, True, *access, fixed)
 
     frames_hidden = "batch frames hidden"
     yield site("wave", "feature_extractor", "input", "batch samples", "waveform as the model reads it", convs=0)
     for i, channels in enumerate(config.conv_dim):
-        of: dict[str, Any] = {"convs": i + 1, "channels": channels, "read": _channels_last}
+        of: dict[str, Any] = {"convs": i + 1, "channels": channels, "access": CHANNELS_LAST}
         conv = f"feature_extractor.conv_layers.{i}"
         yield site(f"conv.{i}", conv, "output", "batch frames channels", f"convolution {i}, activated", **of)
     yield site("conv.out", conv, "output", "batch frames channels", "output of the front end", **of)
     yield site("proj.out", "feature_projection", "output", frames_hidden, "projected to the transformer's width")
     spec = "spec_augment"
-    yield site("mask.indices", spec, "output", "batch frames", "True on frames hidden by the mask", _second)
+    hidden_already = "the frames are hidden by then: give the model mask_time_indices, or edit mask.out"
+    masked = "True on frames hidden by the mask"
+    yield site("mask.indices", spec, "output", "batch frames", masked, SECOND, fixed=hidden_already)
     yield site("mask.out", spec, "output", frames_hidden, "projected frames behind the mask")
     yield site("pos_conv", "encoder.pos_conv_embed", "output", frames_hidden, "positional convolution")
     entry = "encoder.dropout" if layers or not config.do_stable_layer_norm else "encoder.layer_norm"
@@ -183,7 +231,7 @@ def _backbone_sites(config: UniSpeechSatConfig, prefix: str) -> Iterator[Site]:
 
 def _block_sites(site: Callable[..., Site], config: UniSpeechSatConfig, k: int) -> Iterator[Site]:
     block, layer = f"block.{k}", f"encoder.layers.{k}"
-    split = partial(_split, (config.num_attention_heads, config.hidden_size // config.num_attention_heads))
+    split = _split((config.num_attention_heads, config.hidden_size // config.num_attention_heads))
     frames_hidden, frames_heads = "batch frames hidden", "batch frames heads head_dim"
     square, attention = "batch heads queries keys", f"{layer}.attention"
     yield site(f"{block}.resid_pre", layer, "input", frames_hidden, f"residual stream into layer {k}")
@@ -195,8 +243,9 @@ def _block_sites(site: Callable[..., Site], config: UniSpeechSatConfig, k: int) 
     yield site(f"{block}.attn.pattern", f"{attention}.dropout", "input", square, "attention weights, rows sum to 1")
     yield site(f"{block}.attn.z", f"{attention}.out_proj", "input", frames_heads, "each head's output", split)
     yield site(f"{block}.attn.out", f"{attention}.out_proj", "output", frames_hidden, "attention's output")
-    middle = "final_layer_norm" if config.do_stable_layer_norm else "layer_norm"
-    yield site(f"{block}.resid_mid", f"{layer}.{middle}", "input", frames_hidden, "resid_pre + attn.out")
+    # the stream of a pre-LN layer passes its norm by; that of a post-LN layer goes through it
+    middle, stream = ("final_layer_norm", BESIDE) if config.do_stable_layer_norm else ("layer_norm", FIRST)
+    yield site(f"{block}.resid_mid", f"{layer}.{middle}", "input", frames_hidden, "resid_pre + attn.out", stream)
     feed, inner = f"{layer}.feed_forward", "batch frames inner"
     yield site(f"{block}.mlp.pre", f"{feed}.intermediate_dense", "output", inner, "feed-forward, before activation")
     yield site(f"{block}.mlp.post", f"{feed}.intermediate_dropout", "input", inner, "feed-forward, activated")
@@ -215,22 +264,24 @@ def _quantizer_sites(config: UniSpeechSatConfig, module: str) -> Iterator[Site]:
         "entries": entries,
         "code_dim": config.codevector_dim,
     }
-    split = partial(_split, (groups, entries))
+    split = _split((groups, entries))
     by_entry = "batch frames groups entries"
 
-    def site(name: str, path: str, side: Any, shape: str, meaning: str, read: Any) -> Site:
+    def site(name: str, path: str, side: Any, shape: str, meaning: str, access: Access, fixed: str = "") -> Site:
         axes = tuple(shape.split())
         numbers = tuple(sizes.get(axis, 0) for axis in axes)
-        return Site(name, path, side, axes, numbers, meaning, len(config.conv_dim), False, read)
+        return Site(name, path, side, axes, numbers, meaning, len(config.conv_dim), False, *access, fixed)
 
     proj = dotted + "weight_proj"
-    yield site("quant.in", proj, "input", "batch frames hidden", "what the quantizer reads", _first)
+    proj = dotted + "weight_proj"
+    yield site("quant.in", proj, "input", "batch frames hidden", "what the quantizer reads", FIRST)
     yield site("quant.logits", proj, "output", by_entry, "a score for each entry of each group", split)
-    probabilities = partial(_attribute, "probabilities")
-    yield site("quant.probs", module, "output", by_entry, "softmax of the logits, no noise", probabilities)
-    codes = partial(_attribute, "codevector_indices")
-    yield site("quant.codes", module, "output", "batch frames groups", "the entry chosen in each group", codes)
-    out = partial(_attribute, "codevectors")
+    chosen = "the codevectors are looked up by then: edit quant.logits, which decide, or quant.out"
+    probabilities = _attribute("probabilities")
+    yield site("quant.probs", module, "output", by_entry, "softmax of the logits, no noise", probabilities, chosen)
+    codes = _attribute("codevector_indices")
+    yield site("quant.codes", module, "output", "batch frames groups", "the entry chosen in each group", codes, chosen)
+    out = _attribute("codevectors")
     yield site("quant.out", module, "output", "batch frames code_dim", "codevectors, groups concatenated", out)
 
 
@@ -253,14 +304,14 @@ def select(available: list[Site], selectors: Iterable[Selector]) -> list[Site]:
     names = [site.name for site in available]
     chosen: set[str] = set()
     for selector in [selectors] if isinstance(selectors, str | re.Pattern) else selectors:
-        matches = [name for name in names if _matches(selector, name)]
-        if not matches:
+        found = [name for name in names if matches(selector, name)]
+        if not found:
             text = selector if isinstance(selector, str) else selector.pattern
             if text.startswith("quant") and not any(name.startswith("quant") for name in names):
                 raise ValueError(f"no site {text!r}: this model has no quantizer, only pretraining models have one.")
             hint = nearest(text, names) or f"; there are {', '.join(_families(names))}"
             raise ValueError(f"no site matches {text!r}{hint}. unisat.sites(model) lists them all.")
-        chosen.update(matches)
+        chosen.update(found)
     return [site for site in available if site.name in chosen]
 
 
@@ -268,7 +319,8 @@ def _families(names: list[str]) -> list[str]:
     return list(dict.fromkeys(re.sub(r"\d+", "*", name) for name in names))
 
 
-def _matches(selector: Selector, name: str) -> bool:
+def matches(selector: Selector, name: str) -> bool:
+    """Whether a selector (see `select`) names a site."""
     if isinstance(selector, re.Pattern):
         return selector.fullmatch(name) is not None
     pieces = re.split(r"\{(-?\d*):(-?\d*)\}", selector)
@@ -285,7 +337,7 @@ def _matches(selector: Selector, name: str) -> bool:
 
 
 def sites(model: nn.Module, *selectors: Selector, seconds: float = 1.0) -> pd.DataFrame:
-    """What can be watched in a model: one row a site.
+    """What can be watched, and what edited, in a model: one row a site.
 
     Parameters
     ----------
@@ -298,7 +350,7 @@ def sites(model: nn.Module, *selectors: Selector, seconds: float = 1.0) -> pd.Da
     Returns
     -------
     pandas.DataFrame
-        Indexed by ``site``; columns ``shape``, ``bytes``, ``meaning``, ``module``, ``side``.
+        Indexed by ``site``; columns ``shape``, ``bytes``, ``meaning``, ``module``, ``side``, ``editable``.
     """
     available = site_list(model)
     chosen = select(available, selectors) if selectors else available
@@ -312,6 +364,7 @@ def sites(model: nn.Module, *selectors: Selector, seconds: float = 1.0) -> pd.Da
             "meaning": site.meaning,
             "module": site.module,
             "side": site.side,
+            "editable": not site.fixed,
         }
         for site in chosen
     ]

@@ -1,0 +1,80 @@
+"""Metrics of interventions: one number for each utterance of a model's output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unisat.precision import widen
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """One number for each utterance of a model's output, with what it compares each utterance with.
+
+    Attributes
+    ----------
+    name : str
+    function : callable
+        From the output and, for each of ``values``, the rows of the batch's utterances, to (batch,).
+    values : tuple of tensors (utterances, ...)
+        Or without axes: the same for all.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    values: tuple[Tensor, ...] = ()
+
+    def __call__(self, output: Any, rows: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """The metric of utterances ``rows``."""
+        return self.function(output, *(value[rows] if value.ndim else value for value in self.values))
+
+
+def speaker_cosine(reference: Tensor | np.ndarray) -> Metric:
+    """Cosine of each x-vector and a reference voice, from -1 to 1; for models that give ``embeddings``.
+
+    Parameters
+    ----------
+    reference : (utterances, dim) or (dim,)
+        For each pair, or for all, such as the embedding of *another* utterance of the clean speaker: the clean
+        utterance's own would count its words and its noise as well.
+    """
+    voices = torch.as_tensor(reference)
+
+    def cosine(output: Any, voice: Tensor = voices) -> Tensor:
+        embeddings = getattr(output, "embeddings", None)
+        if embeddings is None:
+            raise ValueError(
+                f"speaker_cosine reads the embeddings of an x-vector model, {type(output).__name__} has none; use "
+                "UniSpeechSatForXVector (unisat.load('tiny', 'xvector')) or another metric."
+            )
+        return F.cosine_similarity(widen(embeddings), voice.to(widen(embeddings)), dim=-1)
+
+    return Metric("cosine to the reference voice", cosine, (voices,) if voices.ndim > 1 else ())
+
+
+def logit_difference(right: int | Sequence[int] | Tensor, wrong: int | Sequence[int] | Tensor) -> Metric:
+    """Logit of one class less that of another; for models that give ``logits`` (batch, classes).
+
+    Parameters
+    ----------
+    right, wrong : int or (utterances,)
+        The two classes, for all pairs or for each: that of the clean utterance and that of the corrupt one.
+    """
+
+    def difference(output: Any, right: Tensor, wrong: Tensor) -> Tensor:
+        logits = getattr(output, "logits", None)
+        if logits is None or logits.ndim != 2:
+            got = "none" if logits is None else f"{tuple(logits.shape)}"
+            raise ValueError(f"logit_difference reads logits (batch, classes), {type(output).__name__} has {got}.")
+        rows, device = torch.arange(len(logits), device=logits.device), logits.device
+        return logits[rows, right.to(device)] - logits[rows, wrong.to(device)]
+
+    return Metric("logit difference", difference, (torch.as_tensor(right), torch.as_tensor(wrong)))
