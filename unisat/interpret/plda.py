@@ -1,0 +1,132 @@
+"""Probabilistic linear discriminant analysis, as the two-covariance model: voices differ, and so do their recordings.
+
+A speaker is a point ``y ~ N(mean, between)``, a recording of theirs ``x = y + e`` with ``e ~ N(0, within)`` (Brümmer
+and de Villiers, "The speaker partitioning problem", Odyssey 2010; Sizov, Lee and Kinnunen, "Unifying probabilistic
+linear discriminant analysis variants in biometric authentication", S+SSPR 2014).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+
+@dataclass(frozen=True, eq=False)
+class PLDA:
+    """The two-covariance model.
+
+    Attributes
+    ----------
+    mean : (dim,)
+    between : (dim, dim)
+        Covariance of speakers.
+    within : (dim, dim)
+        Covariance of one speaker's recordings.
+    log_likelihood : float
+        Of the data it was fitted to, in nats for each recording.
+    """
+
+    mean: Float[np.ndarray, " dim"]
+    between: Float[np.ndarray, "dim dim"]
+    within: Float[np.ndarray, "dim dim"]
+    log_likelihood: float = float("nan")
+
+    def scores(
+        self, enrol: Float[np.ndarray, "trials dim"], test: Float[np.ndarray, "trials dim"]
+    ) -> Float[np.ndarray, " trials"]:
+        """Log-likelihood ratio of each trial, in nats: the two recordings are of one speaker rather than of two."""
+        # in these coordinates within is 1 and between is diagonal, so that each has a ratio of its own
+        upper = np.linalg.inv(np.linalg.cholesky(self.within)).T
+        values, vectors = np.linalg.eigh(upper.T @ self.between @ upper)
+        between = np.maximum(values, 0)
+        total = between + 1
+        u, v = ((side - self.mean) @ (upper @ vectors) for side in (enrol, test))
+        determinant = total**2 - between**2
+        square, product = 1 / total - total / determinant, 2 * between / determinant
+        constant = (np.log(total) - np.log(determinant) / 2).sum()
+        return constant + ((u**2 + v**2) @ square + (u * v) @ product) / 2
+
+
+def fit_plda(
+    features: Float[np.ndarray, "utterances dim"],
+    speakers: Sequence[str] | np.ndarray,
+    *,
+    iterations: int = 100,
+    tolerance: float = 1e-6,
+) -> PLDA:
+    """Fit the two-covariance model by expectation maximisation, from the closed form for balanced data.
+
+    Parameters
+    ----------
+    features : (utterances, dim)
+    speakers : (utterances,)
+        Who speaks in each.
+    iterations : int
+        At most so many.
+    tolerance : float
+        Stop where the log-likelihood of a recording gains less than this, in nats.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two speakers, or too few recordings for a covariance within speakers of full rank.
+    """
+    _, code, sizes = np.unique(np.asarray(speakers, dtype=str), return_inverse=True, return_counts=True)
+    count, dim = features.shape
+    if len(sizes) < 2 or count - len(sizes) < dim:
+        raise ValueError(
+            f"PLDA in {dim} dimensions needs at least two speakers and {dim} recordings more than speakers, got "
+            f"{count} recordings of {len(sizes)}; reduce the dimensions (backend='plda' does, by LDA) or add speech."
+        )
+    centres = np.zeros((len(sizes), dim))
+    np.add.at(centres, code, features)
+    centres /= sizes[:, None]
+    inside = features - centres[code]
+    scatter = inside.T @ inside  # of recordings around their own speaker's mean
+    mean = centres.mean(0)
+    within = scatter / (count - len(sizes))
+    values, vectors = np.linalg.eigh(np.cov(centres.T, bias=True).reshape(dim, dim) - within * (1 / sizes).mean())
+    between = vectors * np.maximum(values, 1e-6 * np.trace(within) / dim) @ vectors.T
+    likelihood = _log_likelihood(centres, sizes, scatter, mean, between, within) / count
+    for _ in range(iterations):
+        expected = np.zeros_like(centres)  # where each speaker is, seen from the mean
+        spread, noise = np.zeros((dim, dim)), scatter.copy()
+        for size in np.unique(sizes):
+            mine = sizes == size
+            gain = np.linalg.solve((between + within / size).T, between.T).T
+            posterior = between - gain @ between
+            expected[mine] = (centres[mine] - mean) @ gain.T
+            rest = centres[mine] - mean - expected[mine]
+            spread += mine.sum() * posterior
+            noise += size * (rest.T @ rest + mine.sum() * posterior)
+        mean = mean + expected.mean(0)
+        expected = expected - expected.mean(0)
+        between = (spread + expected.T @ expected) / len(sizes)
+        within = noise / count
+        before, likelihood = likelihood, _log_likelihood(centres, sizes, scatter, mean, between, within) / count
+        if likelihood - before < tolerance:
+            break
+    return PLDA(mean, between, within, likelihood)
+
+
+def _log_likelihood(
+    centres: np.ndarray,
+    sizes: np.ndarray,
+    scatter: np.ndarray,
+    mean: np.ndarray,
+    between: np.ndarray,
+    within: np.ndarray,
+) -> float:
+    """Of all recordings: those around their speaker's mean have ``within``, the means ``between + within / size``."""
+    dim, recordings = len(mean), sizes.sum()
+    total = -0.5 * np.trace(np.linalg.solve(within, scatter))
+    total -= 0.5 * (recordings - len(sizes)) * (np.linalg.slogdet(within)[1] + dim * np.log(2 * np.pi))
+    for size in np.unique(sizes):
+        rest = centres[sizes == size] - mean
+        covariance = between + within / size
+        log_determinant = np.linalg.slogdet(covariance)[1] + dim * np.log(2 * np.pi * size)
+        total -= 0.5 * (np.sum(rest * np.linalg.solve(covariance, rest.T).T) + len(rest) * log_determinant)
+    return float(total)
