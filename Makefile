@@ -10,7 +10,11 @@ SHAPES = tests/test_frames.py tests/test_masking.py tests/test_model.py tests/te
 	tests/test_capture.py tests/test_audio.py tests/test_corpus.py tests/test_plots.py tests/test_plots_heads.py \
 	tests/test_heads.py tests/test_feature_extraction.py tests/test_tokenization.py tests/test_processing.py \
 	tests/test_losses.py tests/test_mixing.py tests/test_pretraining.py tests/test_targets.py tests/test_training_data.py \
-	tests/test_plots_objective.py
+	tests/test_plots_objective.py tests/test_acoustics.py tests/test_clusters.py tests/test_bank.py tests/test_reduce.py \
+	tests/test_collect.py tests/test_intervene.py tests/test_sweep.py tests/test_attribution.py tests/test_lenses.py \
+	tests/test_verification.py tests/test_codebook.py tests/test_units.py tests/test_similarity.py tests/test_layer_weights.py \
+	tests/test_plots_interventions.py tests/test_plots_attribution.py tests/test_plots_verification.py \
+	tests/test_plots_codebook.py tests/test_plots_similarity.py tests/test_plots_results.py
 
 .PHONY: lab tour test check format notebooks speech tiny benchmarks clean
 
@@ -47,10 +51,13 @@ tiny: .venv/.test  ## train the built-in checkpoint anew where the recorded spee
 	$(BIN)/unisat xvector --config recipes/tiny-xvector.toml
 	$(BIN)/python benchmarks/tiny.py
 
-benchmarks: .venv/.test  ## time unisat against transformers, train the ablation, and write the tables
+benchmarks: .venv/.test  ## time unisat against others, train the ablation, probe the layers, and write the tables
 	$(BIN)/python benchmarks/forward.py
 	$(BIN)/python benchmarks/pretraining_step.py
 	$(BIN)/python benchmarks/ablation.py
+	$(BIN)/python benchmarks/collect.py
+	$(BIN)/python benchmarks/probing.py
+	$(BIN)/python benchmarks/layers.py
 
 clean:
 	rm -rf .venv build

@@ -15,12 +15,19 @@ __version__ = "0.1.0"
 
 # name -> module that holds it; loaded when first used, so that `import unisat` costs no more than it must
 _HOME = {
+    "Ablate": "unisat.interpret.edits",
     "AutoFeatureExtractor": "unisat.processing",
     "AutoProcessor": "unisat.processing",
     "AutoTokenizer": "unisat.processing",
     "Batch": "unisat.corpus",
+    "Edit": "unisat.interpret.edits",
     "FeatureBank": "unisat.interpret.bank",
     "GumbelVectorQuantizer": "unisat.quantizer",
+    "LayerReport": "unisat.interpret.layer_report",
+    "Patch": "unisat.interpret.edits",
+    "Placebo": "unisat.interpret.edits",
+    "Project": "unisat.interpret.edits",
+    "Steer": "unisat.interpret.edits",
     "Trace": "unisat.interpret.capture",
     "UniSpeechSatConfig": "unisat.config",
     "UniSpeechSatForAudioFrameClassification": "unisat.heads",
@@ -34,33 +41,55 @@ _HOME = {
     "Wav2Vec2FeatureExtractor": "unisat.feature_extraction",
     "Wav2Vec2Processor": "unisat.processing",
     "WeightedLayerSum": "unisat.interpret.layer_weights",
+    "active_scopes": "unisat.interpret.intervene",
+    "attribute": "unisat.interpret.attribution",
     "audio": "unisat.audio",
     "capture": "unisat.interpret.capture",
+    "codebook_usage": "unisat.interpret.codebook",
     "collect": "unisat.interpret.collect",
     "corpus": "unisat.corpus",
+    "cosine_with": "unisat.interpret.attribution",
+    "ctc_lens": "unisat.interpret.lenses",
     "embed": "unisat.interpret.embedding",
     "fit_layer_weights": "unisat.interpret.layer_weights",
     "frames": "unisat.frames",
+    "intervene": "unisat.interpret.intervene",
+    "kmeans_lens": "unisat.interpret.lenses",
     "layer_similarity": "unisat.interpret.similarity",
     "layer_weights": "unisat.interpret.layer_weights",
     "load": "unisat.zoo",
     "losses": "unisat.losses",
     "masking": "unisat.masking",
+    "metrics": "unisat.interpret.metrics",
     "mixing": "unisat.mixing",
     "outputs": "unisat.outputs",
     "plots": "unisat.plots",
+    "probe_layers": "unisat.interpret.probes",
+    "rollout": "unisat.interpret.attribution",
     "run": "unisat.interpret.capture",
     "sites": "unisat.interpret.sites",
     "subspaces": "unisat.interpret.similarity",
+    "sweep": "unisat.interpret.sweep",
+    "unit_lens": "unisat.interpret.lenses",
+    "units": "unisat.interpret.units",
+    "value_norms": "unisat.interpret.attribution",
+    "verify_trials": "unisat.interpret.verification",
     "widgets": "unisat.widgets",
 }
 __all__ = [
+    "Ablate",
     "AutoFeatureExtractor",
     "AutoProcessor",
     "AutoTokenizer",
     "Batch",
+    "Edit",
     "FeatureBank",
     "GumbelVectorQuantizer",
+    "LayerReport",
+    "Patch",
+    "Placebo",
+    "Project",
+    "Steer",
     "Trace",
     "UniSpeechSatConfig",
     "UniSpeechSatForAudioFrameClassification",
@@ -74,24 +103,39 @@ __all__ = [
     "Wav2Vec2FeatureExtractor",
     "Wav2Vec2Processor",
     "WeightedLayerSum",
+    "active_scopes",
+    "attribute",
     "audio",
     "capture",
+    "codebook_usage",
     "collect",
     "corpus",
+    "cosine_with",
+    "ctc_lens",
     "embed",
     "fit_layer_weights",
     "frames",
+    "intervene",
+    "kmeans_lens",
     "layer_similarity",
     "layer_weights",
     "load",
     "losses",
     "masking",
+    "metrics",
     "mixing",
     "outputs",
     "plots",
+    "probe_layers",
+    "rollout",
     "run",
     "sites",
     "subspaces",
+    "sweep",
+    "unit_lens",
+    "units",
+    "value_norms",
+    "verify_trials",
     "widgets",
 ]
 
@@ -105,13 +149,24 @@ if TYPE_CHECKING:
         UniSpeechSatForCTC,
         UniSpeechSatForSequenceClassification,
     )
+    from unisat.interpret import metrics
+    from unisat.interpret.attribution import attribute, cosine_with, rollout, value_norms
     from unisat.interpret.bank import FeatureBank
     from unisat.interpret.capture import Trace, capture, run
+    from unisat.interpret.codebook import codebook_usage
     from unisat.interpret.collect import collect
+    from unisat.interpret.edits import Ablate, Edit, Patch, Placebo, Project, Steer
     from unisat.interpret.embedding import embed
+    from unisat.interpret.intervene import active_scopes, intervene
+    from unisat.interpret.layer_report import LayerReport
     from unisat.interpret.layer_weights import WeightedLayerSum, fit_layer_weights, layer_weights
+    from unisat.interpret.lenses import ctc_lens, kmeans_lens, unit_lens
+    from unisat.interpret.probes import probe_layers
     from unisat.interpret.similarity import layer_similarity, subspaces
     from unisat.interpret.sites import sites
+    from unisat.interpret.sweep import sweep
+    from unisat.interpret.units import units
+    from unisat.interpret.verification import verify_trials
     from unisat.model import UniSpeechSatModel
     from unisat.pretrained import UniSpeechSatPreTrainedModel
     from unisat.pretraining import UniSpeechSatForPreTraining
@@ -126,7 +181,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'unisat' has no attribute {name!r}; it has {', '.join(__all__)}.")
     module = importlib.import_module(_HOME[name])
-    is_module = _HOME[name] == f"unisat.{name}"
+    is_module = _HOME[name] in (f"unisat.{name}", f"unisat.interpret.{name}") and not hasattr(module, name)
     globals()[name] = module if is_module else getattr(module, name)
     return globals()[name]
 

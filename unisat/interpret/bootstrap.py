@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 
 def two_level(
@@ -54,3 +54,33 @@ def interval(draws: Float[np.ndarray, " n_boot"], level: float = 0.95) -> tuple[
         return float("nan"), float("nan")
     low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def as_good_as_best(
+    values: Float[np.ndarray, " candidates"], draws: Float[np.ndarray, "candidates n_boot"], level: float = 0.95
+) -> Bool[np.ndarray, " candidates"]:
+    """Which candidates cannot be told from the best, of paired draws; higher is better.
+
+    The truly best one is among them with probability ``level``, although the best of many is in part the luckiest: a
+    candidate is left out where another surpasses it by more than the ``level`` quantile of the largest of all
+    standardised differences from it (a max-statistic for each candidate; Hsu 1984, Annals of Statistics 12,
+    constrained multiple comparisons with the best).
+    """
+    noise = draws[:, np.isfinite(draws).all(0)]
+    noise = noise - noise.mean(1, keepdims=True)
+    gaps = noise[:, None] - noise[None]  # (others, candidates, n_boot)
+    error = np.sqrt((gaps**2).mean(-1)) + 1e-9 * max(1.0, np.abs(values).max())  # equal candidates have none
+    largest = np.quantile((gaps / error[..., None]).max(0), level, axis=-1)
+    surpassed = (values[:, None] - values[None]) / error
+    return surpassed.max(0) <= largest + 1e-6
+
+
+def lower_bounds(
+    values: Float[np.ndarray, " candidates"], draws: Float[np.ndarray, "candidates n_boot"], level: float = 0.95
+) -> Float[np.ndarray, " candidates"]:
+    """Bounds that all candidates lie above at once with probability ``level``, from the largest standardised draw."""
+    noise = draws[:, np.isfinite(draws).all(0)]
+    noise = noise - noise.mean(1, keepdims=True)
+    error = noise.std(1)
+    largest = (noise / np.where(error > 0, error, 1.0)[:, None]).max(0)
+    return values - np.quantile(largest, level) * error

@@ -1,0 +1,108 @@
+"""Intervals: what is drawn, and how often they hold the truth."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unisat.interpret.bootstrap import as_good_as_best, interval, lower_bounds, two_level
+
+SPEAKERS, EACH = 20, 10
+WHO = np.repeat(np.arange(SPEAKERS), EACH)
+
+
+def worlds(number, seed=0):
+    """Whether each utterance was recognised, (n, worlds): speakers differ, utterances of one are alike."""
+    draw = np.random.default_rng(seed)
+    ease = draw.beta(4, 2, size=(SPEAKERS, number))  # mean 2/3
+    return (draw.random((SPEAKERS * EACH, number)) < ease[WHO]).astype(float)
+
+
+def covered(counts, right, truth):
+    drawn = counts @ right / counts.sum(1, keepdims=True)
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    return ((low <= truth) & (truth <= high)).mean()
+
+
+def test_the_interval_holds_the_truth_in_19_of_20_worlds_of_alike_utterances():
+    right = worlds(1000)
+    assert 0.90 <= covered(two_level(WHO, 1000), right, 2 / 3) <= 0.98
+    # utterances drawn as if they were independent promise far too much
+    naive = np.random.default_rng(0).multinomial(len(WHO), np.full(len(WHO), 1 / len(WHO)), 1000)
+    assert covered(naive, right, 2 / 3) < 0.85
+
+
+def test_the_interval_of_a_paired_difference_holds_the_truth():
+    draw = np.random.default_rng(1)
+    ease = draw.beta(4, 2, size=(SPEAKERS, 1000))
+    shared = draw.random((SPEAKERS * EACH, 1000))
+    # another layer loses a share of what this one has, for some speakers much, for others nothing
+    loss = draw.beta(1, 3, size=(SPEAKERS, 1000))[WHO]
+    gap = (shared < ease[WHO]).astype(float) - (shared < (1 - loss) * ease[WHO])
+    assert 0.90 <= covered(two_level(WHO, 1000), gap, 1 / 4 * 2 / 3) <= 0.98
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=30).filter(lambda g: len(set(g)) > 1), st.booleans())
+def test_a_draw_has_as_many_speakers_as_there_are_and_all_their_utterances(groups, within):
+    groups = np.array(groups)
+    counts = two_level(groups, 20, seed=3, within=within)
+    names, sizes = np.unique(groups, return_counts=True)
+    times = np.stack([counts[:, groups == name].sum(1) for name in names], axis=1) / sizes
+    np.testing.assert_array_equal(times, times.round())  # a speaker comes as a whole
+    np.testing.assert_array_equal(times.sum(1), len(names))
+    if not within:
+        np.testing.assert_array_equal(counts, times[:, np.searchsorted(names, groups)])
+
+
+def test_speakers_and_utterances_are_drawn_as_often_as_one_another():
+    counts = two_level(WHO, 4000)
+    np.testing.assert_allclose(counts.mean(0), 1, atol=0.1)
+    # variance of a speaker's share: multinomial
+    np.testing.assert_allclose((counts.reshape(-1, SPEAKERS, EACH).sum(2) / EACH).var(0).mean(), 0.95, rtol=0.05)
+
+
+def test_the_same_seed_draws_the_same():
+    np.testing.assert_array_equal(two_level(WHO, 5, seed=1), two_level(WHO, 5, seed=1))
+    assert (two_level(WHO, 5, seed=1) != two_level(WHO, 5, seed=2)).any()
+
+
+def test_a_speaker_alone_gives_no_interval():
+    with pytest.raises(ValueError, match="at least two of them, got 1"):
+        two_level(["a", "a"])
+    with pytest.raises(ValueError, match="n_boot=0 must be at least 1"):
+        two_level(["a", "b"], 0)
+
+
+def test_draws_that_are_not_finite_are_left_out():
+    assert interval(np.array([np.nan, 1.0, 1.0, np.inf])) == (1.0, 1.0)
+    assert np.isnan(interval(np.array([np.nan]))).all()
+
+
+def layers(number, truth, seed=0):
+    """Accuracies of layers in so many worlds, with bootstrap draws: speakers are hard for all layers alike."""
+    draw = np.random.default_rng(seed)
+    counts = two_level(WHO, 300, seed=seed)
+    for _ in range(number):
+        hard = draw.normal(size=SPEAKERS)[WHO]
+        right = np.array(truth)[:, None] + 0.2 * hard + 0.2 * draw.normal(size=(len(truth), len(WHO)))
+        yield right.mean(1), right @ counts.T / counts.sum(1)
+
+
+def test_the_best_layer_is_among_those_that_cannot_be_told_from_the_best():
+    flat = [as_good_as_best(*world)[2] for world in layers(200, [0.7] * 7)]
+    assert np.mean(flat) >= 0.94  # all are equally good: each is left out in at most 5 %
+    clear = [as_good_as_best(*world).tolist() for world in layers(50, [0.7, 0.7, 0.9, 0.7])]
+    assert clear.count([False, False, True, False]) >= 48
+
+
+def test_equal_layers_are_equally_good_and_worse_ones_are_not():
+    noise = np.random.default_rng(0).normal(size=100)
+    draws = np.stack([1 + noise, 1 + noise, noise])
+    assert as_good_as_best(np.array([1.0, 1.0, 0.0]), draws).tolist() == [True, True, False]
+
+
+def test_all_layers_lie_above_their_bounds_at_once():
+    above = [(lower_bounds(values, draws) < 0.5).all() for values, draws in layers(300, [0.5] * 7)]
+    assert np.mean(above) >= 0.92
+    values, draws = next(layers(1, [0.5] * 7))
+    assert (lower_bounds(values, draws) < np.quantile(draws, 0.05, axis=1)).all()  # wider than one at a time
