@@ -1,4 +1,4 @@
-"""What each layer of the built-in checkpoint knows about voices it never heard, with every control: docs/layers.md.
+"""What each layer of the built-in checkpoint knows about recorded voices, with every control: docs/layers.md.
 
     python benchmarks/layers.py
 
@@ -24,9 +24,18 @@ SECONDS = 2.0
 ACOUSTIC = ("logmel", "mfcc", "loudness")
 
 TARGETS = {
-    "speaker": "Which of 36 speakers is it",
-    "sex": "Is it a man or a woman",
-    "corpus": "Which recordings is it from",
+    "speaker": (
+        "Which of 36 speakers is it?",
+        "Speakers that the checkpoint never heard; the probe knows them from other utterances, most of the same day.",
+    ),
+    "sex": (
+        "Is it a man or a woman?",
+        "Speakers that the probe never heard; the checkpoint, which was told no labels, has heard most of them.",
+    ),
+    "corpus": (
+        "LibriSpeech or speechocean762?",
+        "Where a recording comes from (room, microphone, accent): what a curve over speakers may be reading instead.",
+    ),
 }
 
 
@@ -43,7 +52,7 @@ def bank() -> us.FeatureBank:
 
 
 def reports(everything: us.FeatureBank) -> dict[str, us.LayerReport]:
-    """Probes of each target; who is asked about was never in the checkpoint's training."""
+    """Probes of each target."""
     unseen = everything.where(split="unseen")
     sexed = everything.where(sex=["F", "M"])
     return {
@@ -148,7 +157,8 @@ def page(found: dict[str, us.LayerReport], trials: pd.DataFrame) -> str:
     lines[-1] += "table of trials: mean, and least to most). Bold: layers that cannot be told from the best one. "
     lines[-1] += "`logmel` and `mfcc` are means and standard deviations of what a microphone hears."
     for target, report in found.items():
-        lines += ["", f"## {TARGETS[target]}?", ""]
+        title, note = TARGETS[target]
+        lines += ["", f"## {title}", "", note, ""]
         lines += [f"![Balanced accuracy over layers, with controls](images/layers-{target}.png)", ""]
         lines += probe_table(report)
     lines += ["", "## Is it the same speaker? Equal error rate on 36 unseen speakers", ""]

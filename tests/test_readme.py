@@ -25,6 +25,16 @@ def test_links_lead_somewhere():
     assert not [link for link in targets if not (ROOT / link).exists()]
 
 
+def test_the_pages_name_tests_and_files_that_exist():
+    for page in (ROOT / "docs").glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        for path, _, name in re.findall(r"`(tests/[\w/]+\.py)(::(\w+))?`", text):
+            assert (ROOT / path).exists(), (page.name, path)
+            assert not name or f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), (page.name, name)
+        for link in re.findall(r"\]\(([^)#]+)\)", text):
+            assert link.startswith("http") or (page.parent / link).exists(), (page.name, link)
+
+
 def test_the_commands_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     commands = set(re.findall(r"`make (\w+)|^make (\w+)", README, re.MULTILINE))

@@ -345,6 +345,17 @@ def test_attention_starts_with_the_mean_of_the_first_layer(attention_widget):
     np.testing.assert_allclose(np.asarray(image.get_array()), expected)
 
 
+def test_ten_seconds_of_attention_are_a_small_picture():
+    wave = torch.cat(unisat.corpus.builtin().batch(slice(4)).waveforms)[:160_000]
+    _, trace = unisat.run(unisat.load("tiny"), wave, "block.3.attn.pattern", sampling_rate=16_000)
+    view = widgets.attention(trace)
+    assert view.pattern.shape == (499, 499)
+    view.controls["head"].value = 0
+    # twelve heads of a layer as data in a page would be 68 MB in other tools; here each is a picture
+    assert 12 * len(view.png) <= 3e6
+    view.close()
+
+
 def test_each_attention_control_does_what_it_says(attention_widget):
     shown = {attention_widget.png}
     attention_widget.controls["layer"].value = 10
