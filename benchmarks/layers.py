@@ -39,16 +39,29 @@ TARGETS = {
 }
 
 
-def bank() -> us.FeatureBank:
-    """Pooled features of every recording: the model, three untrained twins, acoustic baselines."""
+def recordings() -> us.corpus.Corpus:
+    """Every recording with its labels."""
     table = pd.read_csv(SPEECH / "metadata.csv")
     table["id"] = table["path"].str.removesuffix(".opus")
     table["path"] = [str(SPEECH / path) for path in table["path"]]
     table["session"] = table["source_utt"].fillna(table["id"])
     table["corpus"] = table["corpus_key"]
-    corpus = us.corpus.Corpus(table)
+    return us.corpus.Corpus(table)
+
+
+def bank() -> us.FeatureBank:
+    """Pooled features of every recording: the model, three untrained twins, acoustic baselines."""
     folder = ROOT / "build" / "layers"
-    return us.collect(us.load("tiny"), corpus, "hidden.*", baselines=BASELINES, max_seconds=SECONDS, folder=folder)
+    model = us.load("tiny")
+    return us.collect(model, recordings(), "hidden.*", baselines=BASELINES, max_seconds=SECONDS, folder=folder)
+
+
+def codebook() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """How the codebook is used on masked frames of unseen speakers, and what its codes say of them."""
+    model = us.load("tiny", "pretraining")
+    codes = us.collect(model, recordings().where(split="unseen"), "quant.codes", reduce="counts", frames="masked")
+    report = us.codebook_usage(codes, labels=["speaker", "corpus"])
+    return report.summary(), report.information
 
 
 def reports(everything: us.FeatureBank) -> dict[str, us.LayerReport]:
@@ -146,7 +159,25 @@ def verification_table(table: pd.DataFrame) -> list[str]:
     return lines
 
 
-def page(found: dict[str, us.LayerReport], trials: pd.DataFrame) -> str:
+def codebook_tables(summary: pd.DataFrame, information: pd.DataFrame) -> list[str]:
+    """Both as Markdown."""
+    lines = [
+        "| group | masked frames | entries | used | dead | perplexity | corrected |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in summary.itertuples():
+        counts = f"{row.frames:,} | {row.entries} | {row.used} | {row.dead}"
+        perplexity = f"{row.perplexity:.1f} | {row.perplexity_corrected:.1f} ({row.low:.1f} to {row.high:.1f})"
+        lines.append(f"| {row.group} | {counts} | {perplexity} |")
+    lines += ["", "| label | group | entropy (bits) | information (bits) | shuffled labels | corrected |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for row in information.itertuples():
+        cells = f"{row.entropy_bits:.2f} | {row.mi_bits:.2f} | {row.floor_bits:.2f} | {row.corrected_bits:.2f}"
+        lines.append(f"| {row.label} | {row.group} | {cells} |")
+    return lines
+
+
+def page(found: dict[str, us.LayerReport], trials: pd.DataFrame, usage: tuple[pd.DataFrame, pd.DataFrame]) -> str:
     """docs/layers.md."""
     lines = ["# What the layers of the built-in checkpoint know", ""]
     lines += [f"Written by `python benchmarks/layers.py` on {datetime.date.today().isoformat()}, as it comes out."]
@@ -165,6 +196,9 @@ def page(found: dict[str, us.LayerReport], trials: pd.DataFrame) -> str:
     lines += verification_table(trials)
     lines += ["", "Channels are standardised (cosine), and LDA is fitted, on the training speakers. The rates of "]
     lines[-1] += "[the card](../unisat/checkpoints/tiny/README.md) take the mean off only."
+    lines += ["", "## What the codebook does", ""]
+    lines += ["Codes of the contrastive layer at masked frames, over whole recordings of the 36 unseen speakers."]
+    lines += ["", *codebook_tables(*usage)]
     lines += ["", "## How to read this", ""]
     lines += [
         "A speaker's recordings here are mostly of one day and one microphone: telling 36 speakers apart is also "
@@ -186,7 +220,7 @@ def main() -> None:
     trials = verification(everything)
     numbers = pd.concat([report.table().assign(target=target) for target, report in found.items()])
     numbers.round(6).to_csv(DOCS / "layers.csv", index=False)
-    (DOCS / "layers.md").write_text(page(found, trials))
+    (DOCS / "layers.md").write_text(page(found, trials, codebook()))
 
 
 if __name__ == "__main__":

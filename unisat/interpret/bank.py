@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,16 @@ class Part:
 
     rows: np.ndarray
     arrays: Mapping[str, np.ndarray]
+    ends: dict[str, np.ndarray] = field(default_factory=dict, init=False)
+    """Where each utterance's frames end, by site, once asked for."""
+
+    def frames(self, site: str, place: int) -> np.ndarray:
+        """Frames of one utterance."""
+        lengths = self.arrays[site + LENGTHS]
+        if site not in self.ends:
+            self.ends[site] = np.cumsum(lengths)
+        end = self.ends[site][place]
+        return self.arrays[site][end - lengths[place] : end]
 
 
 class FeatureBank:
@@ -148,9 +158,7 @@ class FeatureBank:
         if not self.is_frames(site):
             raise ValueError(f"{site!r} has one row for each utterance; collect it with reduce='frames' for frames.")
         number, place = self._where[row]
-        arrays = self._parts[number].arrays
-        ends = np.cumsum(arrays[site + LENGTHS])
-        return arrays[site][ends[place] - arrays[site + LENGTHS][place] : ends[place]]
+        return self._parts[number].frames(site, place)
 
     def features(self, site: str, pool: str | None = None) -> np.ndarray:
         """A matrix to measure on: (utterances or frames, dim) in float64, all finite.
