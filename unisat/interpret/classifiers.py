@@ -6,7 +6,6 @@ one decomposition serves a whole grid of penalties (Rifkin & Lippert 2007, MIT-C
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -15,10 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-LAMBDAS = 10.0 ** np.arange(-2, 6)
+LAMBDAS = 10.0 ** np.arange(-1, 5.5, 0.5)
 """Penalties that are tried, of features of unit variance; the same for each probe, layer and baseline."""
-
-LARGEST_BLOCK = 64
 
 
 class Rotated(NamedTuple):
@@ -82,20 +79,6 @@ def selection_blocks(labels: Int[np.ndarray, " units"], groups: Int[np.ndarray, 
     return np.where(alone, int(groups.max()) + 1 + np.arange(len(groups)), groups)
 
 
-def _stacks(blocks: np.ndarray) -> Iterator[np.ndarray]:
-    """Units of blocks of one size, (blocks, size); a block larger than `LARGEST_BLOCK` is cut."""
-    order = np.argsort(blocks, kind="stable")
-    starts = np.flatnonzero(np.diff(blocks[order])) + 1
-    pieces = [
-        block[first : first + LARGEST_BLOCK]
-        for block in np.split(order, starts)
-        for first in range(0, len(block), LARGEST_BLOCK)
-    ]
-    sizes = np.array([len(piece) for piece in pieces])
-    for size in np.unique(sizes):
-        yield np.stack([pieces[place] for place in np.flatnonzero(sizes == size)])
-
-
 # ridge
 
 
@@ -103,52 +86,39 @@ def ridge(
     train: Float[np.ndarray, "units dim"],
     targets: Float[np.ndarray, "units outputs"],
     weights: Float[np.ndarray, " units"],
-    blocks: Int[np.ndarray, " units"],
     test: Float[np.ndarray, "others dim"],
     lambdas: Float[np.ndarray, " grid"] = LAMBDAS,
 ) -> tuple[Float[np.ndarray, "others outputs"], float]:
     """Weighted least squares with an L2 penalty: what it says of ``test``, and the penalty it chose.
 
-    The penalty has the least squared error on blocks left out, in closed form: the errors of a block that was left out
-    are ``(I - H_bb)⁻¹ e_b``, with the hat matrix H and the errors e of the fit to all.
+    The penalty has the least squared error on units left out one by one: ``e_i / (1 - H_ii)``, with the hat matrix H
+    and the errors e of the fit to all.
     """
     share, root = weights / weights.sum(), np.sqrt(weights)[:, None]
     centre, mean = share @ train, share @ targets
     axes = rotate(root * (train - centre), test - centre)
     wanted = root * (targets - mean)
     moments = axes.train.T @ wanted
-    best = lambdas[0]
-    if len(lambdas) > 1:
-        stacks = list(_stacks(blocks))
-        errors = [_left_out(axes, wanted, moments, root, stacks, penalty) for penalty in lambdas]
-        best = lambdas[int(np.argmin(errors))]
-    return axes.test @ (moments / (axes.spectrum + best)[:, None]) + mean, float(best)
-
-
-def _left_out(
-    axes: Rotated, wanted: np.ndarray, moments: np.ndarray, root: np.ndarray, stacks: list[np.ndarray], penalty: float
-) -> float:
-    """Sum of squared errors on blocks left out, one after the other."""
-    shrink = 1 / (axes.spectrum + penalty)
-    errors, total = wanted - axes.train @ (moments * shrink[:, None]), 0.0
-    for rows in stacks:
-        features, intercept = axes.train[rows], root[rows]
-        hat = (features * shrink) @ features.swapaxes(1, 2) + intercept @ intercept.swapaxes(1, 2) / (root**2).sum()
-        total += float((np.linalg.solve(np.eye(rows.shape[1]) - hat, errors[rows]) ** 2).sum())
-    return total
+    shrink = 1 / (axes.spectrum[:, None] + lambdas)  # (axes, grid)
+    leverage = axes.train**2 @ shrink + share[:, None]
+    left_out = [
+        (wanted - axes.train @ (moments * shrink[:, [place]])) / (1 - leverage[:, [place]])
+        for place in range(len(lambdas))
+    ]
+    best = int(np.argmin([(errors**2).sum() for errors in left_out]))
+    return axes.test @ (moments * shrink[:, [best]]) + mean, float(lambdas[best])
 
 
 def ridge_scores(
     train: Float[np.ndarray, "units dim"],
     labels: Int[np.ndarray, " units"],
-    blocks: Int[np.ndarray, " units"],
     test: Float[np.ndarray, "others dim"],
     classes: int,
     lambdas: Float[np.ndarray, " grid"] = LAMBDAS,
 ) -> Float[np.ndarray, "others classes"]:
     """Give each class's score by `ridge` to 1 for the class and -1 for the others, every class weighing the same."""
     weights = len(labels) / classes / np.bincount(labels, minlength=classes)[labels]
-    return ridge(train, 2.0 * np.eye(classes)[labels] - 1, weights, blocks, test, lambdas)[0]
+    return ridge(train, 2.0 * np.eye(classes)[labels] - 1, weights, test, lambdas)[0]
 
 
 # linear discriminant analysis

@@ -151,8 +151,10 @@ def assemble(found: Found, classes: int, units: int, groups: int, seed: int, set
 
 
 def _shares(number: int, n_boot: int, seed: tuple[int, int]) -> Float[np.ndarray, "number n_boot"]:
-    """The weight of each of so many seeds or models in each draw."""
-    return np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), n_boot).T / number
+    """The weight of each of so many seeds or models in each draw, as uneven as a mean of so few is uncertain."""
+    drawn = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), n_boot).T
+    # a resample varies less than a sample, by (number - 1) / number
+    return (1 + (drawn - 1) * np.sqrt(number / max(1, number - 1))) / number
 
 
 def _layers(sites: Sequence[str]) -> dict[str, int]:

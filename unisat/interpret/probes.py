@@ -56,8 +56,8 @@ def probe_layers(
     """Ask every layer for a label with linear probes, on groups of utterances that the probe has not seen.
 
     Each layer's features are standardised on the training part of each fold. The penalty is chosen inside the training
-    part, on groups left out, from one grid (`classifiers.LAMBDAS`); folds, grid and bootstrap draws are the same for
-    all layers and controls.
+    part from one grid (`classifiers.LAMBDAS`): of ridge on units left out one by one, of logistic regression on a
+    quarter of the groups. Folds, grid and bootstrap draws are the same for all layers and controls.
 
     Parameters
     ----------

@@ -112,14 +112,14 @@ def held_out(
                 known = np.random.default_rng([plan.seed, row, number, 2]).permutation(known)
             train, test = _standardized(features[~held], features[held], plan.standardize)
             if not task.classes:
-                out[row, held, :1] = classifiers.ridge(train, known[:, None], np.ones(len(known)), groups, test)[0]
+                out[row, held, :1] = classifiers.ridge(train, known[:, None], np.ones(len(known)), test)[0]
                 out[row, held, 1] = known.mean()
-            elif probe == "lda":
-                out[row, held] = classifiers.lda_log_probabilities(train, known, test, task.classes)
-            else:
-                fit = classifiers.ridge_scores if probe == "ridge" else classifiers.logistic_log_probabilities
+            elif probe == "logistic":
                 blocks = classifiers.selection_blocks(known, groups)
-                out[row, held] = fit(train, known, blocks, test, task.classes)
+                out[row, held] = classifiers.logistic_log_probabilities(train, known, blocks, test, task.classes)
+            else:
+                fit = classifiers.ridge_scores if probe == "ridge" else classifiers.lda_log_probabilities
+                out[row, held] = fit(train, known, test, task.classes)
     return out
 
 
