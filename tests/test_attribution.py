@@ -6,7 +6,8 @@ import torch
 from conftest import VARIANTS, shuffled, small_config
 
 import unisat as us
-from unisat.interpret.attribution import Attribution, attribute, cosine_with, long_term_noise, rollout, value_norms
+from unisat.interpret.attention import rollout, value_norms
+from unisat.interpret.attribution import Attribution, attribute, cosine_with, long_term_noise
 from unisat.interpret.capture import capture, run
 
 XVECTOR = dict(tdnn_dim=[8, 8], tdnn_kernel=[3, 1], tdnn_dilation=[2, 1], xvector_output_dim=6)

@@ -16,8 +16,8 @@ from sklearn.metrics import balanced_accuracy_score
 from unisat.interpret import classifiers, scoring
 from unisat.interpret.bank import LENGTHS, FeatureBank, Part
 from unisat.interpret.classifiers import LAMBDAS
+from unisat.interpret.error_rates import eer
 from unisat.interpret.probes import probe_layers
-from unisat.interpret.verification import eer
 
 SPEAKERS, SESSIONS, EACH, DIM = 12, 3, 4, 24
 QUICK = dict(seeds=2, n_boot=200, progress=False)

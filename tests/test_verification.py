@@ -12,8 +12,9 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import det_curve
 
 from unisat.interpret.bank import FeatureBank
+from unisat.interpret.error_rates import det, eer, eer_interval, min_dcf, trials_needed
 from unisat.interpret.plda import PLDA, fit_plda
-from unisat.interpret.verification import det, eer, eer_interval, min_dcf, trials_needed, verify_trials
+from unisat.interpret.verification import verify_trials
 
 
 def voices(speakers, utterances, *, noise=0.6, dim=8, seed=0, prefix="s"):

@@ -65,14 +65,14 @@ _HOME = {
     "outputs": "unisat.outputs",
     "plots": "unisat.plots",
     "probe_layers": "unisat.interpret.probes",
-    "rollout": "unisat.interpret.attribution",
+    "rollout": "unisat.interpret.attention",
     "run": "unisat.interpret.capture",
     "sites": "unisat.interpret.sites",
     "subspaces": "unisat.interpret.similarity",
     "sweep": "unisat.interpret.sweep",
     "unit_lens": "unisat.interpret.lenses",
     "units": "unisat.interpret.units",
-    "value_norms": "unisat.interpret.attribution",
+    "value_norms": "unisat.interpret.attention",
     "verify_trials": "unisat.interpret.verification",
     "widgets": "unisat.widgets",
 }
@@ -150,7 +150,8 @@ if TYPE_CHECKING:
         UniSpeechSatForSequenceClassification,
     )
     from unisat.interpret import metrics
-    from unisat.interpret.attribution import attribute, cosine_with, rollout, value_norms
+    from unisat.interpret.attention import rollout, value_norms
+    from unisat.interpret.attribution import attribute, cosine_with
     from unisat.interpret.bank import FeatureBank
     from unisat.interpret.capture import Trace, capture, run
     from unisat.interpret.codebook import codebook_usage

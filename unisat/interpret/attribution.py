@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from unisat.frames import SAMPLE_RATE
 from unisat.inputs import check_waveforms
-from unisat.interpret.capture import Trace, as_batch, capture
+from unisat.interpret.attention import rollout, value_norms
+from unisat.interpret.capture import as_batch, capture
 from unisat.interpret.collect import fingerprint
 from unisat.interpret.result import Result, plots
 from unisat.interpret.sites import Site, find_backbone, select, site_list, unwrap
@@ -542,69 +543,3 @@ def _of_attention(model: nn.Module, wave: Tensor, site: Site, method: str, frame
     if frame is not None and frame >= len(matrix):
         raise ValueError(f"target={frame}: the utterance has {len(matrix)} frames, 0 to {len(matrix) - 1}.")
     return matrix.mean(0, keepdim=True) if frame is None else matrix[[frame]]
-
-
-def rollout(trace: Trace, *, utterance: int = 0) -> Float[Tensor, "layers queries keys"]:
-    """Attention rollout: how much of each frame arrives in each frame behind each layer, if attention alone moves it.
-
-    ``A = 0.5 W + 0.5 I``, with ``W`` the mean of a layer's heads, rows scaled to sum to 1, multiplied from layer to
-    layer (Abnar and Zuidema, 2020, arXiv:2005.00928, equation 1). It knows nothing of what the values hold nor of what
-    the output projection and the feed-forward do: see `value_norms`.
-
-    Parameters
-    ----------
-    trace : Trace
-        With ``block.*.attn.pattern`` of consecutive layers; the first one captured is where it starts.
-
-    Returns
-    -------
-    (layers, queries, keys)
-        Valid frames only; each row sums to 1.
-    """
-    names = [name for name in trace.sites if name.endswith("attn.pattern")]
-    layers = [int(name.split(".")[1]) for name in names]
-    if not layers or layers != list(range(layers[0], layers[0] + len(layers))):
-        raise ValueError(
-            f"rollout needs the attention patterns of consecutive layers, the trace has those of {layers}; capture "
-            "'block.*.attn.pattern'."
-        )
-    out: list[Tensor] = []
-    for name in names:
-        weights = trace.ragged(name)[utterance].double().mean(0)
-        mixed = weights / 2 + torch.eye(len(weights), dtype=weights.dtype, device=weights.device) / 2
-        mixed = mixed / mixed.sum(-1, keepdim=True)  # half precision's rows do not quite sum to 1
-        out.append(mixed @ out[-1] if out else mixed)
-    return torch.stack(out)
-
-
-def value_norms(
-    model: nn.Module, trace: Trace, layer: int, *, utterance: int = 0, summed: bool = False
-) -> Float[Tensor, "*heads queries keys"]:
-    """Value-weighted norms ``||alpha f(x)||``: what arrives from a key, not only how much it is looked at.
-
-    ``f(x) = (x W_V + b_V) W_O`` of a head; the sum of ``alpha f(x)`` over keys and heads, with the bias of the output
-    projection, is ``attn.out`` (Kobayashi et al., 2020, arXiv:2004.10102, equations 2 and 5).
-
-    Parameters
-    ----------
-    trace : Trace
-        With ``block.{layer}.attn.pattern`` and ``block.{layer}.attn.v``.
-    summed : bool
-        The norm of all heads' contributions together, instead of each head's.
-
-    Returns
-    -------
-    (heads, queries, keys), or (queries, keys) with ``summed``
-        Valid frames only.
-    """
-    pattern = trace.ragged(f"block.{layer}.attn.pattern")[utterance].double()
-    values = trace.ragged(f"block.{layer}.attn.v")[utterance].double()  # (keys, heads, head_dim)
-    attention: Any = find_backbone(unwrap(model))[1].encoder.layers[layer].attention
-    weight = attention.out_proj.weight.detach().to(values).unflatten(1, values.shape[1:])  # (hidden, heads, head_dim)
-    arriving = torch.einsum("khd,ohd->hko", values, weight)
-    if not summed:
-        return pattern * arriving.norm(dim=-1)[:, None]
-    # heads' vectors add up before the norm: by their inner products, (queries, keys, hidden) is never made
-    products = torch.einsum("hko,jko->khj", arriving, arriving)
-    squares = (torch.einsum("hqk,khj->jqk", pattern, products) * pattern).sum(0)
-    return squares.clamp(min=0).sqrt()

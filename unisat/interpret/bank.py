@@ -157,7 +157,7 @@ class FeatureBank:
         """Features of one utterance's frames, (frames, ...)."""
         if not self.is_frames(site):
             raise ValueError(f"{site!r} has one row for each utterance; collect it with reduce='frames' for frames.")
-        number, place = self._where[row]
+        number, place = self._where[row].tolist()
         return self._parts[number].frames(site, place)
 
     def features(self, site: str, pool: str | None = None) -> np.ndarray:

@@ -96,7 +96,7 @@ def probe_layers(
 
         - ``bal_acc``: balanced accuracy.
         - ``eer``, ``min_dcf``: equal error rate, and detection cost at 5 % targets as a share of the best cost without
-          the scores (NaN where trials are too few, `verification.trials_needed`), of all pairs of a unit and a class.
+          the scores (NaN where trials are too few, `error_rates.trials_needed`), of all pairs of a unit and a class.
         - ``bits``: usable information, H(label) less the cross-entropy on held-out units; also as ``bits_share`` of
           H(label). By logistic regression, whatever ``probe``; takes far longer than ridge.
         - ``mdl``: online codelength of all labels in bits (`classifiers.codelengths`), averaged over ``seeds`` orders;

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unisat.interpret import classifiers
-from unisat.interpret.verification import eer, min_dcf
+from unisat.interpret.error_rates import eer, min_dcf
 
 METRICS = ("bal_acc", "eer", "min_dcf", "bits", "mdl")
 LOWER_IS_BETTER = ("eer", "min_dcf", "mdl")

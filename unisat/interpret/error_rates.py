@@ -1,0 +1,224 @@
+"""Error rates of scored trials, costs of decisions, and intervals over speakers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+LEAST_ERRORS = 30
+"""Doddington's rule of 30: with so many errors a rate lies within 30 % of the truth, at 90 % confidence."""
+
+BLOCK = 4_000_000  # weights of trials in memory at once, in a bootstrap
+
+
+def _check(scores: np.ndarray, same: np.ndarray, weights: np.ndarray) -> None:
+    if scores.ndim != 1 or scores.shape != same.shape or scores.shape != weights.shape:
+        raise ValueError(
+            f"scores, same and weights must be one number a trial, got {scores.shape}, {same.shape}, {weights.shape}."
+        )
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{(~np.isfinite(scores)).sum()} of {len(scores)} scores are not finite.")
+    if not weights[same].sum() > 0 or not weights[~same].sum() > 0:
+        raise ValueError("an error rate needs trials of one speaker and trials of two.")
+
+
+def _rates(scores: np.ndarray, same: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Thresholds from strict (nothing is accepted) to lax, with the shares accepted of targets and impostors."""
+    order = np.argsort(-scores, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # the last of equal scores
+    hits, alarms = (np.cumsum((weights * kind)[order]) for kind in (same, ~same))
+    accepted, false_alarm = (np.append(0, total[ends]) / total[-1] for total in (hits, alarms))
+    return np.append(np.inf, scores[order][ends]), accepted, false_alarm
+
+
+def _eer_rounds(
+    scores: np.ndarray,
+    same: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    count: Float[np.ndarray, "speakers rounds"],
+) -> np.ndarray:
+    """The `eer` in each round of a bootstrap that has trials of both kinds, as if each were computed alone.
+
+    What a trial counts depends only on the pair of its speakers. So the sorted trials are cut into blocks, a table says
+    how often each pair comes in each block, one product of matrices gives all rounds' rates at the blocks' ends, and
+    only the block where a round's rates cross is looked at trial by trial.
+    """
+    order = np.argsort(-scores, kind="stable")
+    scores, same, first, second = scores[order], same[order], first[order], second[order]
+    last = np.append(np.diff(scores) != 0, True)
+    threshold = np.cumsum(last) - last  # number of each trial's own
+    keys, pair = np.unique((first * len(count) + second) * 2 + same, return_inverse=True)
+    weights = count[keys // 2 // len(count)] * count[keys // 2 % len(count)]  # (pairs, rounds)
+    target = keys % 2 == 1
+    blocks = min(int(np.sqrt(100 * len(scores) / len(keys))), threshold[-1] + 1)
+    block = threshold * blocks // (threshold[-1] + 1)
+    table = np.bincount(block * len(keys) + pair, minlength=blocks * len(keys)).reshape(blocks, -1).astype(float)
+    starts = np.searchsorted(block, np.arange(blocks + 1))
+    hits, alarms = (table[:, kind] @ weights[kind] for kind in (target, ~target))  # (blocks, rounds)
+    both = (hits.sum(0) > 0) & (alarms.sum(0) > 0)
+    hits, alarms = (np.cumsum(np.pad(kind[:, both], ((1, 0), (0, 0))), axis=0) for kind in (hits, alarms))
+    weights = weights[:, both]
+    crossed = np.argmax((1 - hits[1:] / hits[-1]) - alarms[1:] / alarms[-1] <= 0, axis=0)
+    rates = np.zeros(len(crossed))
+    for number in np.unique(crossed):
+        rounds, here = np.flatnonzero(crossed == number), slice(starts[number], starts[number + 1])
+        counted = weights[pair[here]][:, rounds]
+        shares = []
+        for total, kind in ((hits, same[here]), (alarms, ~same[here])):
+            inside = total[number, rounds] + np.cumsum(counted * kind[:, None], axis=0)[last[here]]
+            shares.append(np.concatenate([total[number, rounds][None], inside]) / total[-1, rounds])
+        rates[rounds] = _crossing(*shares)
+    return rates
+
+
+def _crossing(accepted: np.ndarray, false_alarm: np.ndarray) -> Any:
+    """Where the misses equal the false alarms, along the first axis; a straight line between two thresholds."""
+    gap = (1 - accepted) - false_alarm  # from 1 down to -1
+    after = np.argmax(gap <= 0, axis=0, keepdims=True)
+    high, low = (np.take_along_axis(gap, place, 0) for place in (after - 1, after))
+    first, last = (np.take_along_axis(false_alarm, place, 0) for place in (after - 1, after))
+    return (first + high / (high - low) * (last - first))[0]
+
+
+def eer(scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Equal error rate: where as many impostors are let in as true speakers are kept out, both as shares.
+
+    Between two thresholds the curve is a straight line (as scikit-learn's ROC and s3prl have it).
+
+    Parameters
+    ----------
+    scores : (trials,)
+        Higher for more alike.
+    same : (trials,)
+        True where both recordings are of one speaker.
+    weights : (trials,), optional
+        How often each trial counts.
+
+    Raises
+    ------
+    ValueError
+        If there are no trials of one of the two kinds, or scores are not finite.
+    """
+    scores, same = np.asarray(scores, dtype=float), np.asarray(same, dtype=bool)
+    weights = np.ones(len(scores)) if weights is None else np.asarray(weights, dtype=float)
+    _check(scores, same, weights)
+    return float(_crossing(*_rates(scores, same, weights)[1:]))
+
+
+def det(scores: np.ndarray, same: np.ndarray) -> pd.DataFrame:
+    """The detection error trade-off: one row for each threshold, from the strictest to the most lax.
+
+    Returns
+    -------
+    DataFrame
+        ``threshold`` (a trial is accepted from there on; the first accepts none), ``false_alarm`` (share of impostor
+        trials accepted), ``miss`` (share of target trials rejected). Martin et al., "The DET curve in assessment of
+        detection task performance", Eurospeech 1997.
+    """
+    scores, same = np.asarray(scores, dtype=float), np.asarray(same, dtype=bool)
+    _check(scores, same, np.ones(len(scores)))
+    thresholds, accepted, false_alarm = _rates(scores, same, np.ones(len(scores)))
+    return pd.DataFrame({"threshold": thresholds, "false_alarm": false_alarm, "miss": 1 - accepted})
+
+
+def min_dcf(
+    scores: np.ndarray,
+    same: np.ndarray,
+    p_target: float = 0.01,
+    c_miss: float = 1.0,
+    c_fa: float = 1.0,
+    *,
+    rule_of_30: bool = True,
+) -> float:
+    """Least detection cost over all thresholds, as a share of that of the better of "always yes" and "always no".
+
+    ``min(c_miss p P_miss + c_fa (1 - p) P_fa) / min(c_miss p, c_fa (1 - p))`` (NIST SRE 2016 plan, equations 1-3).
+
+    Parameters
+    ----------
+    scores, same
+        As in `eer`.
+    p_target : float
+        How likely a trial is to be a target where the system will be used.
+    c_miss, c_fa : float
+        What a miss and a false alarm cost.
+    rule_of_30 : bool
+        Give NaN where the trials are too few (see `trials_needed`).
+
+    Raises
+    ------
+    ValueError
+        As `eer`, or if ``p_target`` does not lie between 0 and 1, or a cost is not positive.
+    """
+    impostors, targets = trials_needed(p_target, c_miss, c_fa)
+    points, same = det(scores, same), np.asarray(same, dtype=bool)
+    if rule_of_30 and ((~same).sum() < impostors or same.sum() < targets):
+        return float("nan")
+    cost = c_miss * p_target * points["miss"] + c_fa * (1 - p_target) * points["false_alarm"]
+    return float(cost.min() / min(c_miss * p_target, c_fa * (1 - p_target)))
+
+
+def trials_needed(p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0) -> tuple[int, int]:
+    """How many impostor and how many target trials a `min_dcf` needs.
+
+    A system is only worth having where its false alarms alone cost less than accepting nobody, that is up to a rate of
+    ``c_miss p / (c_fa (1 - p))``, 1 in 99 at ``p = 0.01``. There at least 30 false alarms must be expected
+    (Doddington's rule of 30), or one impostor more or less moves the cost by more than a thirtieth: 2970 impostor
+    trials at ``p = 0.01``. The same for misses. It depends on the trials alone, not on the scores, so that a good
+    system is not hidden for making few errors; how many it made, `TrialScores.summary` says.
+    """
+    if not 0 < p_target < 1 or not c_miss > 0 or not c_fa > 0:
+        raise ValueError(
+            f"p_target must lie between 0 and 1 and costs must be positive, got {p_target}, {c_miss} and {c_fa}."
+        )
+    miss, alarm = c_miss * p_target, c_fa * (1 - p_target)
+    # 30 * 0.99 / 0.01 is 2970.0000000000005
+    impostors, targets = (int(np.ceil(LEAST_ERRORS * cost / min(miss, alarm) - 1e-6)) for cost in (alarm, miss))
+    return impostors, targets
+
+
+def eer_interval(
+    scores: np.ndarray,
+    same: np.ndarray,
+    speakers: tuple[Sequence[str] | np.ndarray, Sequence[str] | np.ndarray],
+    *,
+    versus: np.ndarray | None = None,
+    level: float = 0.95,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Interval of the `eer` when other speakers had been drawn: a bootstrap over speakers, not over trials.
+
+    Trials share speakers and so are not independent. Each round draws speakers with replacement; a trial of one speaker
+    counts as often as that speaker was drawn, a trial of two as often as the product.
+
+    Parameters
+    ----------
+    speakers : two sequences of (trials,)
+        Who speaks in the first and in the second recording of each trial.
+    versus : (trials,), optional
+        Scores of another system on the same trials: the interval is then that of the difference, this one's rate less
+        the other's, which is far narrower than the two rates' own where the same speakers are hard for both.
+    """
+    scores, same = np.asarray(scores, dtype=float), np.asarray(same, dtype=bool)
+    systems = [scores] if versus is None else [scores, np.asarray(versus, dtype=float)]
+    for system in systems:
+        _check(system, same, np.ones(len(same)))
+    names, codes = np.unique(np.concatenate([np.asarray(side, dtype=str) for side in speakers]), return_inverse=True)
+    first, second = codes[: len(scores)], codes[len(scores) :]
+    second = np.where(first == second, len(names), second)  # which counts once in every round
+    draw = np.random.default_rng(seed)
+    size, rates = max(1, min(n_boot, BLOCK // min(len(scores), len(names) ** 2))), np.zeros(0)
+    while len(rates) < n_boot:
+        drawn = draw.integers(len(names), size=(size, len(names)))
+        count = np.stack([np.bincount(row, minlength=len(names)) for row in drawn], axis=1)  # (speakers, rounds)
+        count = np.concatenate([count, np.ones_like(count[:1])]).astype(float)
+        found = [_eer_rounds(system, same, first, second, count) for system in systems]
+        rates = np.append(rates, found[0] if versus is None else found[0] - found[1])
+    low, high = np.quantile(rates[:n_boot], [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
