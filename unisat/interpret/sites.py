@@ -12,6 +12,7 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import pandas as pd
@@ -323,17 +324,23 @@ def matches(selector: Selector, name: str) -> bool:
     """Whether a selector (see `select`) names a site."""
     if isinstance(selector, re.Pattern):
         return selector.fullmatch(name) is not None
+    expression, starts, ends = _parse(selector)
+    found = expression.fullmatch(name)
+    return found is not None and all(
+        int(start or 0) <= int(number) < (int(end) if end else float("inf"))
+        for number, start, end in zip(found.groups(), starts, ends, strict=True)
+    )
+
+
+@lru_cache(maxsize=1024)  # `unisat.collect` asks for the same names in every batch
+def _parse(selector: str) -> tuple[re.Pattern[str], list[str], list[str]]:
+    """A glob with ranges as an expression, in which each range is a group, and where the ranges start and end."""
     pieces = re.split(r"\{(-?\d*):(-?\d*)\}", selector)
     expression = "".join(
         r"(\d+)" if index % 3 == 1 else "" if index % 3 == 2 else fnmatch.translate(piece)[4:-3]
         for index, piece in enumerate(pieces)
     )
-    found = re.fullmatch(f"(?s:{expression})", name)
-    starts, ends = pieces[1::3], pieces[2::3]
-    return found is not None and all(
-        int(start or 0) <= int(number) < (int(end) if end else float("inf"))
-        for number, start, end in zip(found.groups(), starts, ends, strict=True)
-    )
+    return re.compile(f"(?s:{expression})"), pieces[1::3], pieces[2::3]
 
 
 def sites(model: nn.Module, *selectors: Selector, seconds: float = 1.0) -> pd.DataFrame:
