@@ -261,11 +261,21 @@ def test_numbers_depend_on_the_seeds_alone():
     assert not np.array_equal(first.weights[0], first.weights[1])
 
 
-def test_no_session_is_on_both_sides_of_a_fold():
-    bank = planted()
-    held, codes = bank.labels("session"), np.unique(bank.labels("speaker"), return_inverse=True)[1]
-    for train, test in module._split(codes, held, 4, 0):
-        assert not set(held[train]) & set(held[test])
+def test_no_session_is_on_both_sides_of_a_fold(monkeypatch):
+    bank, parts, prepare = planted(), [], module._prepare
+
+    def watched(layers, train, normalize):
+        parts.append(train)
+        return prepare(layers, train, normalize)
+
+    monkeypatch.setattr(module, "_prepare", watched)
+    fit_layer_weights(bank, "speaker", groups="session", folds=4, seeds=1, steps=1)
+    sessions, everything = bank.labels("session"), np.arange(len(bank))
+    tested = [np.setdiff1d(everything, train) for train in parts]
+    assert sorted(np.concatenate(tested)) == everything.tolist()  # each once
+    for train, test in zip(parts, tested, strict=True):
+        assert len(test) > 0
+        assert not set(sessions[train]) & set(sessions[test])
 
 
 @pytest.mark.parametrize(

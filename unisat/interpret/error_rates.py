@@ -72,12 +72,18 @@ def _eer_rounds(
         for total, kind in ((hits, same[here]), (alarms, ~same[here])):
             inside = total[number, rounds] + np.cumsum(counted * kind[:, None], axis=0)[last[here]]
             shares.append(np.concatenate([total[number, rounds][None], inside]) / total[-1, rounds])
-        rates[rounds] = _crossing(*shares)
+        rates[rounds] = crossing(*shares)
     return rates
 
 
-def _crossing(accepted: np.ndarray, false_alarm: np.ndarray) -> Any:
-    """Where the misses equal the false alarms, along the first axis; a straight line between two thresholds."""
+def crossing(accepted: np.ndarray, false_alarm: np.ndarray) -> Any:
+    """Rate at which the misses equal the false alarms; a straight line between two thresholds.
+
+    Parameters
+    ----------
+    accepted, false_alarm : (thresholds, ...)
+        Shares of targets and of impostors that are let in, from strict (none) to lax (all).
+    """
     gap = (1 - accepted) - false_alarm  # from 1 down to -1
     after = np.argmax(gap <= 0, axis=0, keepdims=True)
     high, low = (np.take_along_axis(gap, place, 0) for place in (after - 1, after))
@@ -107,7 +113,7 @@ def eer(scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None = None)
     scores, same = np.asarray(scores, dtype=float), np.asarray(same, dtype=bool)
     weights = np.ones(len(scores)) if weights is None else np.asarray(weights, dtype=float)
     _check(scores, same, weights)
-    return float(_crossing(*_rates(scores, same, weights)[1:]))
+    return float(crossing(*_rates(scores, same, weights)[1:]))
 
 
 def det(scores: np.ndarray, same: np.ndarray) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from unisat.interpret.bank import FeatureBank
 from unisat.interpret.bootstrap import interval, two_level
+from unisat.interpret.classifiers import group_folds
 from unisat.interpret.collect import fingerprint
 from unisat.interpret.result import Result, plots
 from unisat.interpret.similarity import known_speakers
@@ -309,7 +310,9 @@ def fit_layer_weights(
     accuracy, right = np.zeros(seeds), np.zeros((seeds, len(bank)))
     for seed in range(seeds):
         scores = torch.zeros(len(names) + 1, len(bank), len(classes))  # of the whole sum, then without each layer
-        for train, test in _split(codes, held, folds, seed):
+        fold = group_folds(codes, held, folds, seed)
+        for number in range(folds):
+            train, test = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
             prepared = _prepare(layers, train, normalize)
             fitted = _train(prepared[:, train], label[train], len(classes), seed, steps, weight_decay)
             scores[:, test], softmax = _without(prepared[:, test], *fitted)
@@ -365,14 +368,6 @@ def _check_groups(target: str, groups: str, labels: np.ndarray, held: np.ndarray
             f"{(seen < 2).sum()} classes of {target!r} (first: {seen.index[seen < 2][0]!r}) are in one {groups!r} "
             "only: held out, nothing is left to learn them from. Leave them out, or choose other groups."
         )
-
-
-def _split(codes: np.ndarray, held: np.ndarray, folds: int, seed: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-    try:
-        from sklearn.model_selection import StratifiedGroupKFold
-    except ImportError as error:
-        raise ImportError("folds by group need scikit-learn: pip install 'unisat[measure]'.") from error
-    return StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(codes, codes, held)
 
 
 def _prepare(

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unisat.interpret import classifiers
-from unisat.interpret.error_rates import eer, min_dcf
+from unisat.interpret.error_rates import crossing, eer, min_dcf
 
 METRICS = ("bal_acc", "eer", "min_dcf", "bits", "mdl")
 LOWER_IS_BETTER = ("eer", "min_dcf", "mdl")
@@ -195,21 +195,13 @@ def _detection(scores: np.ndarray, task: Task, weights: np.ndarray) -> dict[str,
         start = np.zeros((len(weights), 1))
         miss = np.hstack([start, rejected / rejected[:, -1:]])
         alarm = np.hstack([start + 1, 1 - refused / refused[:, -1:]])
-        rate, cost = _equal_error(miss, alarm), _least_cost(miss, alarm)
+        rate, cost = crossing(1 - miss.T[::-1], alarm.T[::-1]), _least_cost(miss, alarm)
         rate[0], cost[0] = eer(said.ravel(), same.ravel()), min_dcf(said.ravel(), same.ravel(), P_TARGET)
         if np.isnan(cost[0]):  # too few trials
             cost[:] = np.nan
         rates.append(rate)
         costs.append(cost)
     return {"eer": np.stack(rates), "min_dcf": np.stack(costs)}
-
-
-def _equal_error(miss: np.ndarray, alarm: np.ndarray) -> np.ndarray:
-    gap, rows = miss - alarm, np.arange(len(miss))
-    after = np.argmax(gap >= 0, axis=1)
-    before = after - 1
-    share = gap[rows, before] / (gap[rows, before] - gap[rows, after])
-    return miss[rows, before] + share * (miss[rows, after] - miss[rows, before])
 
 
 def _least_cost(miss: np.ndarray, alarm: np.ndarray) -> np.ndarray:
