@@ -7,8 +7,9 @@ from conftest import VARIANTS, shuffled, small_config
 
 import unisat as us
 from unisat.interpret.attention import rollout, value_norms
-from unisat.interpret.attribution import Attribution, attribute, cosine_with, long_term_noise
+from unisat.interpret.attribution import Attribution, attribute, long_term_noise
 from unisat.interpret.capture import capture, run
+from unisat.interpret.metrics import speaker_cosine
 
 XVECTOR = dict(tdnn_dim=[8, 8], tdnn_kernel=[3, 1], tdnn_dilation=[2, 1], xvector_output_dim=6)
 
@@ -201,7 +202,7 @@ def test_an_utterance_in_a_batch_is_attributed_as_it_is_alone(voices, ragged):
     waveforms, mask, lengths = ragged
     arrays = [wave[:length] for wave, length in zip(waveforms[:2], lengths[:2], strict=True)]
     batch = us.Batch.from_arrays(arrays, sampling_rate=16000, ids=["a", "b"])
-    target = cosine_with(torch.randn(6, generator=torch.Generator().manual_seed(0)))
+    target = speaker_cosine(torch.randn(6, generator=torch.Generator().manual_seed(0)))
     together = attribute(voices, batch, target, draws=1, steps=10)
     padded = attribute(voices, waveforms[:2], target, attention_mask=mask[:2], draws=1, steps=10)
     assert together.ids == ("a", "b")
@@ -214,7 +215,7 @@ def test_an_utterance_in_a_batch_is_attributed_as_it_is_alone(voices, ragged):
     # what one listens to is as recorded
     assert torch.equal(together.waveforms[1], arrays[1])
     assert together.table().groupby("id").size().to_dict() == {"a": lengths[0], "b": lengths[1]}
-    each = attribute(voices, batch, [target, cosine_with(torch.ones(6))], draws=1, steps=10)
+    each = attribute(voices, batch, [target, speaker_cosine(torch.ones(6))], draws=1, steps=10)
     torch.testing.assert_close(each.values[0], together.values[0])
     assert (each.values[1] - together.values[1]).abs().max() > 1e-3
     assert each.settings["target"] == "one for each utterance"
@@ -271,12 +272,12 @@ def test_training_s_damped_gradients_do_not_spoil_completeness(one_model, wave, 
 
 def test_the_cosine_of_an_utterance_with_another_voice(voices, wave):
     reference = torch.randn(6, generator=torch.Generator().manual_seed(0))
-    found = attribute(voices, wave, cosine_with(reference), draws=1, steps=8)
+    found = attribute(voices, wave, speaker_cosine(reference), draws=1, steps=8)
     embedding = voices(wave).embeddings[0].tolist()
     dot = sum(a * b for a, b in zip(embedding, reference.tolist(), strict=True))
     expected = dot / (sum(a * a for a in embedding) * sum(b * b for b in reference.tolist())) ** 0.5
     assert found.completeness_error["value"].item() == pytest.approx(expected, rel=1e-4)
-    assert found.settings["target"] == "cosine"
+    assert found.settings["target"] == "cosine to the reference voice"
 
 
 def test_classes_and_frames_are_targets_of_models_with_logits(wave):
@@ -442,7 +443,7 @@ BAD = {
     "rollout target": (dict(method="rollout"), "rollout and norms say where a frame looks; give its number"),
     "far frame": (dict(target=14, method="rollout"), "target=14: the utterance has 14 frames, 0 to 13"),
     "no target": (dict(target=None), "target=None must be a function of the model's output"),
-    "tensor": (dict(target=torch.ones(6)), r"a tensor \(6,\) must be a function.*cosine_with"),
+    "tensor": (dict(target=torch.ones(6)), r"a tensor \(6,\) must be a function.*speaker_cosine"),
     "word": (dict(target="speaker"), "target='speaker' must be a function"),
     "targets": (dict(target=[0, 1]), "2 targets were given for 1 utterances"),
     "no logits": (dict(target=1), "this model has no logits"),
@@ -477,7 +478,7 @@ def test_bad_input_is_refused_in_a_sentence(one_model, wave, case):
 def test_training_mode_is_refused(voices, wave):
     voices.tdnn.train()
     with pytest.raises(ValueError, match=r"tdnn is in training mode, where every pass differs; call model.eval\(\)"):
-        attribute(voices, wave, cosine_with(torch.ones(6)))
+        attribute(voices, wave, speaker_cosine(torch.ones(6)))
 
 
 @pytest.mark.wrong_types
@@ -491,16 +492,19 @@ def test_bad_waveforms_and_references_are_refused(voices, one_model, wave):
     spoilt = wave.clone()
     spoilt[0, 3] = torch.nan
     with pytest.raises(ValueError, match=r"NaN or Inf in utterance\(s\) \[0\]"):
-        attribute(voices, spoilt, cosine_with(torch.ones(6)))
+        attribute(voices, spoilt, speaker_cosine(torch.ones(6)))
     with pytest.raises(ValueError, match=r"attention_mask belongs to a tensor \(batch, samples\)"):
-        attribute(voices, wave[0], cosine_with(torch.ones(6)), sampling_rate=16000, attention_mask=wave)
-    with pytest.raises(ValueError, match=r"reference must be one x-vector \(dim,\) of finite numbers, got \(1, 6\)"):
-        cosine_with(torch.ones(1, 6))
-    with pytest.raises(ValueError, match="compares embeddings and got those of width 6"):
-        attribute(voices, wave, cosine_with(torch.ones(5)))
-    with pytest.raises(ValueError, match="compares embeddings and got none"):
-        attribute(one_model, wave, cosine_with(torch.ones(5)))
-    with pytest.raises(ValueError, match="logits of an x-vector model are no classes; take unisat.cosine_with"):
+        attribute(voices, wave[0], speaker_cosine(torch.ones(6)), sampling_rate=16000, attention_mask=wave)
+    for wrong in (torch.ones(1, 1, 6), torch.tensor([1.0, torch.nan])):
+        with pytest.raises(ValueError, match=r"reference must be one x-vector \(dim,\), or one for each .* of finite"):
+            speaker_cosine(wrong)
+    with pytest.raises(ValueError, match="compares each utterance with a value of its own, .* a single x-vector"):
+        attribute(voices, wave, speaker_cosine(torch.ones(1, 6)))
+    with pytest.raises(ValueError, match="reads embeddings of width 5, got width 6"):
+        attribute(voices, wave, speaker_cosine(torch.ones(5)))
+    with pytest.raises(ValueError, match="reads embeddings of width 5, Wav2Vec2BaseModelOutput has none"):
+        attribute(one_model, wave, speaker_cosine(torch.ones(5)))
+    with pytest.raises(ValueError, match=r"are no classes; the target of a voice is unisat.metrics.speaker_cosine\("):
         attribute(voices, wave, 2)
 
 
@@ -520,7 +524,7 @@ def test_the_built_in_voices_are_complete_within_a_percent():
     batch = us.Batch.from_arrays(arrays, sampling_rate=16000)
     with torch.no_grad():
         reference = model(batch.input_values[1:]).embeddings[0]
-    found = attribute(model, batch[0], cosine_with(reference), wrt="conv.out", draws=1)
+    found = attribute(model, batch[0], speaker_cosine(reference), wrt="conv.out", draws=1)
     error = found.completeness_error.iloc[0]
     assert error["relative"] < 0.01
     assert error["value"] - error["baseline_value"] > 0.3

@@ -48,7 +48,6 @@ _HOME = {
     "codebook_usage": "unisat.interpret.codebook",
     "collect": "unisat.interpret.collect",
     "corpus": "unisat.corpus",
-    "cosine_with": "unisat.interpret.attribution",
     "ctc_lens": "unisat.interpret.lenses",
     "embed": "unisat.interpret.embedding",
     "fit_layer_weights": "unisat.interpret.layer_weights",
@@ -110,7 +109,6 @@ __all__ = [
     "codebook_usage",
     "collect",
     "corpus",
-    "cosine_with",
     "ctc_lens",
     "embed",
     "fit_layer_weights",
@@ -151,7 +149,7 @@ if TYPE_CHECKING:
     )
     from unisat.interpret import metrics
     from unisat.interpret.attention import rollout, value_norms
-    from unisat.interpret.attribution import attribute, cosine_with
+    from unisat.interpret.attribution import attribute
     from unisat.interpret.bank import FeatureBank
     from unisat.interpret.capture import Trace, capture, run
     from unisat.interpret.codebook import codebook_usage

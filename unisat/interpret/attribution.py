@@ -132,32 +132,6 @@ class Attribution(Result):
         return heard / waveform.abs().max().clamp(min=1)
 
 
-def cosine_with(reference: Float[Tensor, " dim"]) -> Callable[[Any], Tensor]:
-    """Make a target of a voice: the cosine of each utterance's x-vector with ``reference``, the x-vector of another.
-
-    >>> reference = model(other.input_values).embeddings[0].detach()
-    >>> us.attribute(model, batch, us.cosine_with(reference))
-    """
-    if reference.ndim != 1 or not torch.isfinite(reference).all():
-        raise ValueError(
-            f"reference must be one x-vector (dim,) of finite numbers, got {tuple(reference.shape)}; pick one of "
-            "output.embeddings."
-        )
-    reference = reference.detach()
-
-    def cosine(output: Any) -> Tensor:
-        embeddings = getattr(output, "embeddings", None)
-        if embeddings is None or embeddings.shape[-1] != len(reference):
-            got = "none" if embeddings is None else f"those of width {embeddings.shape[-1]}"
-            raise ValueError(
-                f"cosine_with({len(reference)} numbers) compares embeddings and got {got}; use the x-vector model "
-                "that the reference came from."
-            )
-        return F.cosine_similarity(embeddings, reference.to(embeddings)[None], dim=-1)
-
-    return cosine
-
-
 def attribute(
     model: nn.Module,
     audio: Any,
@@ -184,10 +158,10 @@ def attribute(
     audio, sampling_rate, attention_mask
         As in `unisat.run`.
     target : callable, int or (int, int)
-        What is explained: a function of the model's output for some utterances (with ``hidden_states``) that gives
-        one number for each, such as `cosine_with`; a class, for models with ``logits`` (batch, classes); a frame and
-        a class, for those with ``logits`` (batch, frames, classes). A list has one for each utterance. For "rollout"
-        and "norms": the frame that looks; None for the mean over all frames.
+        What is explained: a function of the model's output for some utterances (with ``hidden_states``) that gives one
+        number for each, such as `unisat.metrics.speaker_cosine` of one voice; a class, for models with ``logits``
+        (batch, classes); a frame and a class, for those with ``logits`` (batch, frames, classes). A list has one for
+        each utterance. For "rollout" and "norms": the frame that looks; None for the mean over all frames.
     wrt : str, optional
         Where: ``"wave"`` (the default), ``"conv.out"``, or any site (batch, frames, channels) that is the output of a
         module, such as ``"hidden.3"`` or ``"block.2.attn.v"``. For "rollout" and "norms" a ``"hidden.k"`` that enters a
@@ -497,11 +471,12 @@ def _check_target(target: Any, model: nn.Module) -> None:
     if not callable(target) and not numbers:
         raise ValueError(
             f"target={_describe(target)} must be a function of the model's output, a class, or (frame, class); for a "
-            "voice take unisat.cosine_with(embedding)."
+            "voice take unisat.metrics.speaker_cosine(embedding)."
         )
     if not callable(target) and isinstance(model, UniSpeechSatForXVector):
         raise ValueError(
-            "the logits of an x-vector model are no classes; take unisat.cosine_with(embedding) as the target."
+            "the logits of an x-vector model are no classes; the target of a voice is "
+            "unisat.metrics.speaker_cosine(embedding)."
         )
 
 
@@ -514,7 +489,7 @@ def _describe(target: Any, by_attention: bool = False) -> str:
         return f"class {target}"
     if isinstance(target, tuple) and len(target) == 2:
         return f"class {target[1]} in frame {target[0]}"
-    return getattr(target, "__name__", None) or repr(target)
+    return getattr(target, "__name__", None) or getattr(target, "name", None) or repr(target)
 
 
 def _logit(output: Any, target: int | tuple[int, ...]) -> Float[Tensor, " rows"]:

@@ -32,8 +32,19 @@ class Metric:
     function: Callable[..., Tensor]
     values: tuple[Tensor, ...] = ()
 
-    def __call__(self, output: Any, rows: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """The metric of utterances ``rows``."""
+    def __call__(self, output: Any, rows: Int[Tensor, " batch"] | None = None) -> Float[Tensor, " batch"]:
+        """The metric of utterances ``rows``; None where all are compared with the same.
+
+        Raises
+        ------
+        ValueError
+            If each utterance is compared with something of its own, and ``rows`` does not say which they are.
+        """
+        if rows is None and any(value.ndim for value in self.values):
+            raise ValueError(
+                f"{self.name} compares each utterance with a value of its own, and which they are is not known here; "
+                "give one for all, such as a single x-vector (dim,)."
+            )
         return self.function(output, *(value[rows] if value.ndim else value for value in self.values))
 
 
@@ -43,17 +54,28 @@ def speaker_cosine(reference: Tensor | np.ndarray) -> Metric:
     Parameters
     ----------
     reference : (utterances, dim) or (dim,)
-        For each pair, or for all, such as the embedding of *another* utterance of the clean speaker: the clean
-        utterance's own would count its words and its noise as well.
+        For each utterance (of `unisat.sweep`), or for all, such as the embedding of *another* utterance of the speaker:
+        an utterance's own would count its words and its noise as well.
+
+    Examples
+    --------
+    >>> reference = model(other.input_values).embeddings[0]
+    >>> us.attribute(model, batch, us.metrics.speaker_cosine(reference))
     """
-    voices = torch.as_tensor(reference)
+    voices = torch.as_tensor(reference).detach()
+    if voices.ndim not in (1, 2) or not torch.isfinite(voices).all():
+        raise ValueError(
+            "reference must be one x-vector (dim,), or one for each utterance (utterances, dim), of finite numbers, "
+            f"got {tuple(voices.shape)}."
+        )
 
     def cosine(output: Any, voice: Tensor = voices) -> Tensor:
         embeddings = getattr(output, "embeddings", None)
-        if embeddings is None:
+        if embeddings is None or embeddings.shape[-1] != voice.shape[-1]:
+            got = f"{type(output).__name__} has none" if embeddings is None else f"got width {embeddings.shape[-1]}"
             raise ValueError(
-                f"speaker_cosine reads the embeddings of an x-vector model, {type(output).__name__} has none; use "
-                "UniSpeechSatForXVector (unisat.load('tiny', 'xvector')) or another metric."
+                f"speaker_cosine reads embeddings of width {voice.shape[-1]}, {got}; use the x-vector model that the "
+                "reference came from (UniSpeechSatForXVector, unisat.load('tiny', 'xvector')), or another metric."
             )
         return F.cosine_similarity(widen(embeddings), voice.to(widen(embeddings)), dim=-1)
 
