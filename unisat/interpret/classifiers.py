@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 LAMBDAS = 10.0 ** np.arange(-1, 5.5, 0.5)
@@ -42,7 +42,7 @@ def rotate(train: Float[np.ndarray, "units dim"], test: Float[np.ndarray, "other
 
 
 def group_folds(
-    labels: Int[np.ndarray, " units"], groups: Int[np.ndarray, " units"], folds: int, seed: int = 0
+    labels: Shaped[np.ndarray, " units"], groups: Shaped[np.ndarray, " units"], folds: int, seed: int = 0
 ) -> Int[np.ndarray, " units"]:
     """Give each unit's fold: groups stay whole, each class is spread as evenly as it goes.
 
