@@ -88,3 +88,17 @@ def relative(ours, theirs):
     """Largest difference over the largest value."""
     assert ours.shape == theirs.shape
     return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+@pytest.fixture
+def no_widget_is_left():
+    """Whatever a test makes, closing it leaves nothing behind: no control, layout or style."""
+    from ipywidgets.widgets.widget import _instances
+
+    from unisat.widgets.picture import Picture
+
+    before = set(_instances)
+    yield
+    for made in [one for one in _instances.values() if isinstance(one, Picture)]:
+        made.close()
+    assert set(_instances) == before

@@ -83,7 +83,7 @@ DRAWN = {
 
 
 def test_every_plot_is_tested():
-    assert set(DRAWN) | set(RESULTS) == set(plots.__all__)
+    assert set(DRAWN) | set(RESULTS) == set(plots.__all__) - {"axes", "describe", "listen", "say"}
     assert not set(DRAWN) & set(RESULTS)
 
 
@@ -93,7 +93,7 @@ def test_draws_where_told_or_into_a_new_figure(name):
     assert DRAWN[name](given) is given
     alone = DRAWN[name](None)
     assert alone.figure is not given.figure
-    assert alone.figure._repr_png_().startswith(b"\x89PNG")  # what a notebook shows
+    assert alone.figure.png().startswith(b"\x89PNG")  # what a notebook shows
 
 
 @pytest.mark.parametrize("name", DRAWN)

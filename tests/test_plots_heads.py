@@ -37,7 +37,7 @@ def test_draws_where_told_or_into_a_new_figure_and_names_its_axes(name):
     assert DRAWN[name](given) is given
     alone = DRAWN[name](None)
     assert alone.figure is not given.figure
-    assert alone.figure._repr_png_().startswith(b"\x89PNG")
+    assert alone.figure.png().startswith(b"\x89PNG")
     assert "(s)" in alone.get_xlabel()
     assert alone.get_ylabel()
 

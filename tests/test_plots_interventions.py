@@ -137,7 +137,7 @@ def test_draws_where_told_or_into_a_new_figure(draw):
     assert draw(BY_HEAD, ax=given) is given
     alone = draw(BY_HEAD)
     assert alone.figure is not given.figure
-    assert alone.figure._repr_png_().startswith(b"\x89PNG")
+    assert alone.figure.png().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_draws_where_told_or_into_a_new_figure_and_names_what_it_draws(name):
     assert RESULTS[name](ax=given) is given
     alone = RESULTS[name]()
     assert alone.figure is not given.figure
-    assert alone.figure._repr_png_().startswith(b"\x89PNG")  # what a notebook shows
+    assert alone.figure.png().startswith(b"\x89PNG")  # what a notebook shows
     assert alone.get_xlabel()
     assert alone.get_ylabel()
     assert all(bar.get_ylabel() for bar in alone.figure.axes[1:])

@@ -56,6 +56,7 @@ _HOME = {
     "kmeans_lens": "unisat.interpret.lenses",
     "layer_similarity": "unisat.interpret.similarity",
     "layer_weights": "unisat.interpret.layer_weights",
+    "listen": "unisat.plots.show",
     "load": "unisat.zoo",
     "losses": "unisat.losses",
     "masking": "unisat.masking",
@@ -117,6 +118,7 @@ __all__ = [
     "kmeans_lens",
     "layer_similarity",
     "layer_weights",
+    "listen",
     "load",
     "losses",
     "masking",
@@ -167,6 +169,7 @@ if TYPE_CHECKING:
     from unisat.interpret.units import units
     from unisat.interpret.verification import verify_trials
     from unisat.model import UniSpeechSatModel
+    from unisat.plots.show import listen
     from unisat.pretrained import UniSpeechSatPreTrainedModel
     from unisat.pretraining import UniSpeechSatForPreTraining
     from unisat.processing import AutoFeatureExtractor, AutoProcessor, AutoTokenizer, Wav2Vec2Processor

@@ -17,6 +17,8 @@ from unisat.plots.lenses import kmeans_lens, lens, lens_layers
 from unisat.plots.masks import mask
 from unisat.plots.objective import mixing, similarity, terms
 from unisat.plots.probes import probe_curves
+from unisat.plots.show import describe, listen, say
+from unisat.plots.style import axes
 from unisat.plots.units import unit_durations, unit_labels
 from unisat.plots.verification import det, trial_scores
 from unisat.plots.wave import spectrogram, waveform
@@ -25,8 +27,10 @@ __all__ = [
     "activity",
     "alignment",
     "attribution",
+    "axes",
     "code_heat_map",
     "code_usage",
+    "describe",
     "det",
     "effect_map",
     "effects",
@@ -38,12 +42,14 @@ __all__ = [
     "layer_weights",
     "lens",
     "lens_layers",
+    "listen",
     "mask",
     "mixing",
     "norms",
     "pattern",
     "probe_curves",
     "rarefaction",
+    "say",
     "similarity",
     "spectrogram",
     "subspaces",

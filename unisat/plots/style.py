@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from PIL import Image
 from torch import Tensor
 
 from unisat.frames import SAMPLE_RATE
+from unisat.plots.show import CellFigure
 
 CLASSES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 """Okabe and Ito's colours for up to eight classes, told apart in every common form of colour blindness."""
@@ -26,18 +23,7 @@ SIGNED = "RdBu_r"
 DEFAULT_HOP = 320 / SAMPLE_RATE  # seconds; the width of a cell where a single frame leaves no difference to take
 
 
-class CellFigure(Figure):
-    """A matplotlib figure that a notebook shows at the end of a cell, whether or not pyplot was imported."""
-
-    def _repr_png_(self) -> bytes:
-        drawn, png = io.BytesIO(), io.BytesIO()
-        self.savefig(drawn, format="png")
-        # 256 colours of its own are enough for a picture, and a third of the size in the notebook's file
-        Image.open(drawn).convert("RGB").quantize(256).save(png, format="png", optimize=True)
-        return png.getvalue()
-
-
-def axes(ax: Axes | None, width: float = 8.0, height: float = 2.6) -> Axes:
+def axes(ax: Axes | None = None, width: float = 8.0, height: float = 2.6) -> Axes:
     """Return the given axes, or those of a new figure of ``width`` by ``height`` inches."""
     return ax if ax is not None else CellFigure(figsize=(width, height), layout="constrained").add_subplot()
 

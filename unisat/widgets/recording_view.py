@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ipywidgets import FileUpload
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from unisat.interpret.capture import run
 from unisat.interpret.layers import rms_norms
 from unisat.plots import norms, waveform
 from unisat.pretrained import UniSpeechSatPreTrainedModel
-from unisat.widgets.picture import Look, Picture, new_figure
+from unisat.widgets.picture import Look, Picture, content, new_figure, upload
 
 LONGEST = 60.0
 """Seconds of the longest recording that is run: attention takes time and memory with the square of it."""
@@ -26,15 +25,14 @@ class RecordingView(Picture):
 
     def __init__(self, model: UniSpeechSatPreTrainedModel) -> None:
         self.model = model
-        tooltip = "an audio file, up to a minute"
-        super().__init__(FileUpload(accept="audio/*", description="recording", tooltip=tooltip))
+        super().__init__(upload("recording", "an audio file, up to a minute"))
         self.first()
 
-    def look(self, recording: tuple[dict[str, Any], ...]) -> Look:
+    def look(self, recording: dict[str, Any] | None) -> Look:
         """Run what was uploaded."""
-        if not recording:
+        if recording is None:
             return Look(sentence="Choose an audio file to see its waveform and the norm of every layer.")
-        return self._run(bytes(recording[0]["content"]), recording[0]["name"])
+        return self._run(*content(recording))
 
     def load(self, content: bytes, name: str = "recording") -> None:
         """Show a recording given as the bytes of an audio file, as if it had been uploaded."""
