@@ -16,7 +16,7 @@ SHAPES = tests/test_frames.py tests/test_masking.py tests/test_model.py tests/te
 	tests/test_plots_interventions.py tests/test_plots_attribution.py tests/test_plots_verification.py \
 	tests/test_plots_codebook.py tests/test_plots_similarity.py tests/test_plots_results.py
 
-.PHONY: lab tour test check format notebooks speech tiny benchmarks clean
+.PHONY: lab tour test browser screenshots docs check format notebooks speech tiny benchmarks clean
 
 lab: .venv/.notebook  ## open JupyterLab on the tour
 	$(BIN)/jupyter lab $(LAB_OPTIONS) --LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb
@@ -26,8 +26,17 @@ tour: .venv/.notebook  ## run the tour without a browser and write build/tour.ht
 		--HTMLExporter.mathjax_url= --HTMLExporter.require_js_url= --ExecutePreprocessor.timeout=600
 
 test: .venv/.test  ## run every test, then every notebook
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore=tests/browser
 	$(BIN)/python -m pytest $(NBVAL) notebooks
+
+browser: .venv/.test  ## run every notebook and move every control in JupyterLab in Chromium
+	$(BIN)/python -m pytest tests/browser -rs
+
+screenshots: .venv/.test  ## take the pictures of the widgets that the pages show
+	$(BIN)/python docs/screenshots.py
+
+docs: .venv/.test  ## write the API reference into build/docs
+	$(BIN)/python docs/api.py
 
 check: .venv/.test  ## format, lint, types, shapes
 	$(BIN)/ruff format --check .

@@ -1,0 +1,50 @@
+"""A JupyterLab for the session: unisat as a wheel brings it, copies of the notebooks, and nothing of the clone.
+
+Every test is skipped where there is no browser.
+"""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from lab import CHROMIUM, ROOT, Lab
+
+try:
+    import playwright  # noqa: F401
+except ImportError:
+    MISSING = "playwright is not installed: pip install 'unisat[test]'"
+else:
+    MISSING = "" if CHROMIUM else "no chromium on the PATH (apt install chromium, or set UNISAT_CHROMIUM)"
+
+
+def pytest_collection_modifyitems(items):
+    if MISSING:
+        for item in items:
+            if item.path.is_relative_to(ROOT / "tests" / "browser"):
+                item.add_marker(pytest.mark.skip(reason=MISSING))
+
+
+@pytest.fixture(scope="session")
+def notebooks(tmp_path_factory):
+    """Where the notebooks lie that the browser opens: copies, not to be harmed, and not in the clone."""
+    folder = tmp_path_factory.mktemp("lab") / "notebooks"
+    shutil.copytree(ROOT / "notebooks", folder, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory):
+    """Where a wheel was unpacked, as an installation does it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder], cwd=ROOT, check=True)
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+@pytest.fixture(scope="session")
+def lab(notebooks, installed, tmp_path_factory):
+    with Lab(tmp_path_factory.mktemp("server"), notebooks, PYTHONPATH=str(installed)) as running:
+        yield running

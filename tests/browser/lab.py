@@ -1,0 +1,249 @@
+"""A notebook in a real JupyterLab in headless Chromium: run it, move its controls, look, listen, and time it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = os.environ.get("UNISAT_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-dev-shm-usage",
+    "--mute-audio",
+    "--autoplay-policy=no-user-gesture-required",
+    "--js-flags=--expose-gc",
+]
+# of JupyterLab and its kernel's connection, on every page
+KNOWN_CONSOLE = ("favicon", "lsp", "workspace", "Could not determine jupyterlab", "Service Worker", "service worker")
+
+SCRIPT = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Lab:
+    """A JupyterLab server of its own, nothing of the user's read or written, and a browser."""
+
+    def __init__(self, folder: Path, notebooks: Path, **environment: str):
+        self.folder, self.notebooks = folder, notebooks
+        self.port, self.token = free_port(), secrets.token_hex(16)
+        places = {
+            name: folder / name for name in ("config", "data", "runtime", "ipython", "settings", "user", "spaces")
+        }
+        for place in places.values():
+            place.mkdir(parents=True, exist_ok=True)
+        overrides = {
+            "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+            "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
+            "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
+        }
+        (places["settings"] / "overrides.json").write_text(json.dumps(overrides))
+        names = {"CONFIG_DIR": "config", "DATA_DIR": "data", "RUNTIME_DIR": "runtime"}
+        outer = {key: value for key, value in os.environ.items() if not key.startswith(("JUPYTER", "PYTEST"))}
+        environment = outer | environment | {f"JUPYTER_{key}": str(places[name]) for key, name in names.items()}
+        environment |= {"IPYTHONDIR": str(places["ipython"]), "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
+        settings = {
+            "ServerApp.port": self.port,
+            "ServerApp.root_dir": notebooks,
+            "IdentityProvider.token": self.token,
+            "LabApp.app_settings_dir": places["settings"],
+            "LabApp.user_settings_dir": places["user"],
+            "LabApp.workspaces_dir": places["spaces"],
+            "LabApp.expose_app_in_browser": True,
+            "LabApp.news_url": None,
+            "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
+        }
+        command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
+        command += [f"--{key}={value}" for key, value in settings.items()]
+        self.log = (folder / "server.log").open("wb")
+        self.server = subprocess.Popen(command, cwd=notebooks, env=environment, stdout=self.log, stderr=self.log)
+        self.address = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self):
+        from playwright.sync_api import sync_playwright
+
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        for _ in range(600):
+            if self.server.poll() is not None:
+                break
+            with contextlib.suppress(OSError):
+                opener.open(f"{self.address}/api?token={self.token}", timeout=5).close()
+                self.play = sync_playwright().start()
+                self.browser = self.play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+                return self
+            time.sleep(0.1)
+        raise RuntimeError(f"JupyterLab did not start:\n{(self.folder / 'server.log').read_text()[-3000:]}")
+
+    def __exit__(self, *_):
+        self.browser.close()
+        self.play.stop()
+        self.server.terminate()
+        self.server.wait(30)
+        self.log.close()
+
+    def open(self, notebook: str, width: int = 1280, height: int = 900) -> Page:
+        return Page(self, notebook, width, height)
+
+
+class Page:
+    """One notebook, open with a kernel of its own; closed with it."""
+
+    def __init__(self, lab: Lab, notebook: str, width: int, height: int):
+        self.lab, self.notebook = lab, notebook
+        self.complaints: list[str] = []
+        self.outside: list[str] = []
+        self.page = lab.browser.new_page(viewport={"width": width, "height": height}, reduced_motion="reduce")
+        self.page.set_default_timeout(30_000)
+        self.page.on("console", self._console)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", self._request)
+        self.page.add_init_script(SCRIPT)
+        self.page.goto(f"{lab.address}/lab/tree/{notebook}?token={lab.token}&reset", wait_until="domcontentloaded")
+        ready = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+        self.page.wait_for_function(ready, timeout=90_000)
+        self.page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(Exception):
+            self.page.evaluate("jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+        self.page.close()
+
+    def _console(self, message) -> None:
+        if message.type == "error" and not any(word in message.text for word in KNOWN_CONSOLE):
+            self.complaints.append(message.text)
+
+    def _request(self, request) -> None:
+        if not request.url.startswith((self.lab.address, f"ws://127.0.0.1:{self.lab.port}", "data:", "blob:")):
+            self.outside.append(request.url)
+
+    def run(self) -> float:
+        """Run every cell from top to bottom; gives the seconds."""
+        started = time.perf_counter()
+        self.page.set_default_timeout(180_000)
+        self.page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
+        self.idle()
+        seconds = time.perf_counter() - started
+        self.page.wait_for_timeout(600)  # views come after the kernel has finished
+        self.page.set_default_timeout(30_000)
+        return seconds
+
+    def wear(self, theme: str) -> None:
+        """Change JupyterLab's theme: "JupyterLab Light" or "JupyterLab Dark"."""
+        self.page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', { theme })", theme)
+        light = str(theme.endswith("Light")).lower()
+        self.page.wait_for_function(f"document.body.dataset.jpThemeLight === '{light}'")
+        self.page.wait_for_timeout(500)
+
+    def idle(self) -> None:
+        """Wait until the kernel has nothing to do."""
+        self.page.wait_for_function(
+            "jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'", timeout=180_000
+        )
+
+    def errors(self) -> list[str]:
+        """What cells and widgets complain of: tracebacks, stderr, alerts."""
+        return self.page.evaluate("""() => {
+            const cells = jupyterapp.shell.currentWidget.content.model.toJSON().cells, found = [];
+            cells.forEach((cell, i) => (cell.outputs || []).forEach((output) => {
+                if (output.output_type === 'error') found.push(`cell ${i}: ${output.ename}: ${output.evalue}`);
+                if (output.name === 'stderr') found.push(`cell ${i}: ${[output.text].flat().join('')}`);
+            }));
+            return found;
+        }""")
+
+    def alerts(self) -> list[str]:
+        """What the widgets say that is wrong."""
+        said = "[...document.querySelectorAll('.unisat-alert')].map((one) => one.textContent).filter((text) => text)"
+        return self.page.evaluate(said)
+
+    def names(self) -> dict:
+        """Pictures, sounds and controls without a name, and controls that Tab does not reach."""
+        return self.page.evaluate("unisat.names()")
+
+    def views(self):
+        """Handle of every widget on the page."""
+        return self.page.locator(".jp-OutputArea-output .unisat").all()
+
+    def controls(self, view) -> list[tuple[str, str, object]]:
+        """Kind, name and handle of every control of a widget that is to be seen."""
+        found = []
+        for kind, selector in {
+            "slider": "[role=slider]",
+            "menu": "select",
+            "check": "input[type=checkbox]",
+            "toggle": "button",
+            "file": "input[type=file]",
+        }.items():
+            for one in view.locator(selector).all():
+                if one.is_visible():
+                    name = (
+                        one.get_attribute("aria-label")
+                        or one.inner_text()
+                        or one.evaluate("e => e.labels?.[0]?.textContent")
+                    )
+                    found.append((kind, (name or "").strip(), one))
+        return found
+
+    def step(self, kind: str, control, back: bool = False) -> None:
+        """Do with a control what a reader does: a key for a slider, the next choice of a menu, a click."""
+        if kind == "slider":
+            control.focus()
+            self.page.keyboard.press("ArrowLeft" if back else "ArrowRight")
+        elif kind == "menu":
+            count = control.evaluate("e => e.options.length")
+            now = control.evaluate("e => e.selectedIndex")
+            control.select_option(index=(now + 1) % count)
+        else:
+            control.click()
+
+    def timed(self, view, kind: str, control, back: bool = False) -> dict:
+        """Step a control and watch the picture: ``first`` in ms or None, ``changed``, ``blank`` ms, ``jump`` in px."""
+        view.evaluate("view => unisat.watch(view)")
+        self.step(kind, control, back)
+        with contextlib.suppress(Exception):
+            self.page.wait_for_function("unisat.seen.first !== null", timeout=3000, polling="raf")
+        self.idle()
+        self.page.wait_for_timeout(60)
+        return self.page.evaluate("unisat.stop()")
+
+    def python(self, code: str) -> str:
+        """Run code in the notebook's kernel, and give what it prints."""
+        return self.page.evaluate(
+            """async (code) => {
+                const kernel = jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+                const done = kernel.requestExecute({ code, silent: true, store_history: false }), said = [];
+                done.onIOPub = (message) => {
+                    if (message.header.msg_type === 'stream') said.push(message.content.text);
+                };
+                await done.done;
+                return said.join('');
+            }""",
+            code,
+        )
+
+    def memory(self) -> tuple[float, float]:
+        """Megabytes of the kernel and of the page, after both have collected their garbage."""
+        code = "import gc, resource; gc.collect(); print(open('/proc/self/statm').read().split()[1])"
+        pages = int(self.python(code))
+        self.page.evaluate("window.gc && gc()")
+        heap = self.page.evaluate("performance.memory.usedJSHeapSize")
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6, heap / 1e6

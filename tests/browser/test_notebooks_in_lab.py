@@ -1,0 +1,59 @@
+"""Every notebook in a browser: it runs, says nothing wrong, names everything, stays on this machine, and answers."""
+
+import json
+import os
+from statistics import median
+
+import pytest
+from lab import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SLACK = float(os.environ.get("UNISAT_SLACK", "4"))
+"""Factor on all times, for machines that are shared; 1 on a quiet one."""
+
+LIMITS_MS = {"AttentionView": 60, "LayersView": 60}
+"""First change of the picture: where it is a raster; 150 ms for all others, which matplotlib draws."""
+
+MOVES = 5
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_in_the_browser(lab, installed, path):
+    with lab.open(path.name) as page:
+        seconds = page.run()
+        assert page.errors() == []
+        assert page.python("import unisat; print(unisat.__file__)").startswith(str(installed))
+        assert seconds < 60 * max(1, SLACK / 2)
+        names = page.names()
+        assert names == {"pictures": 0, "sounds": 0, "controls": [], "unreachable": []}
+        kinds = [line for line in page.python(KINDS).split("\n") if line]
+        views = page.views()
+        measured = {}
+        for view, kind in zip(views, kinds, strict=True):
+            assert view.evaluate("view => unisat.contrast(view)") == []
+            view.scroll_into_view_if_needed()
+            for what, name, control in page.controls(view):
+                if what == "file":
+                    continue
+                moves = [page.timed(view, what, control, back=number >= 2) for number in range(MOVES)]
+                said = page.alerts()
+                assert any(move.get("changed") for move in moves), (kind, name, said)
+                assert max(move["blank"] for move in moves) == 0, (kind, name)
+                assert max(move["jump"] for move in moves) <= 1, (kind, name)
+                times = [move["first"] for move in moves if move["first"] is not None]
+                measured[f"{kind}.{name}"] = round(median(times))
+                assert median(times) <= SLACK * LIMITS_MS.get(kind, 150), (kind, name, times)
+        assert page.complaints == []
+        assert page.outside == []
+    table = ROOT / "build" / "browser" / f"{path.stem}.json"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    table.write_text(json.dumps({"seconds": round(seconds, 1), "first_ms": measured}, indent=1) + "\n")
+
+
+# the class of each widget that the notebook shows, in the order of the page
+KINDS = """
+from ipywidgets.widgets.widget import _instances as _every
+from unisat.widgets.picture import Picture as _Picture
+_shown = [one for one in _every.values() if isinstance(one, _Picture)]
+print("\\n".join(type(one).__name__ for one in _shown))
+"""
