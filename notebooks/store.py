@@ -1,6 +1,6 @@
 """Run notebooks in fresh kernels and store their outputs, without what changes from run to run.
 
-Usage: python notebooks/store.py [notebook.ipynb …]   (all beside this file by default)
+Usage: python notebooks/store.py [notebook.ipynb …]   (all beside and below this file by default)
 """
 
 import sys
@@ -30,6 +30,6 @@ def store(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    for argument in sys.argv[1:] or sorted(FOLDER.glob("*.ipynb")):
+    for argument in sys.argv[1:] or sorted(FOLDER.glob("**/[0-9]*.ipynb")):
         sys.stdout.write(f"{Path(argument).name}\n")
         store(Path(argument))

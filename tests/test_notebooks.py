@@ -2,22 +2,30 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 from conftest import ROOT
 
 import unisat
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SERIES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
 
 
-def test_there_are_notebooks():
-    assert NOTEBOOKS[0].name == "00_tour.ipynb"
+def test_the_series_has_no_gap_and_every_notebook_its_solutions():
+    assert [int(path.name[:2]) for path in SERIES] == list(range(15))
+    assert [path.name for path in SOLUTIONS] == [path.name for path in SERIES]
 
 
-@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.name)
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(params=[*SERIES, *SOLUTIONS], ids=lambda path: f"{path.parent.name}/{path.name}")
 def notebook(request):
-    return json.loads(request.param.read_text(encoding="utf-8"))
+    return read(request.param)
 
 
 @pytest.fixture
@@ -71,8 +79,36 @@ def test_rhythm(notebook):
     assert re.search(r"^## What this does not show", "".join(cells[-1]["source"]), re.MULTILINE)
 
 
+@pytest.mark.parametrize("path", SERIES, ids=lambda path: path.name)
+def test_a_lesson_says_what_it_asks_what_it_needs_and_what_to_try(path):
+    cells = read(path)["cells"]
+    texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    first = texts[0]
+    assert re.search(r"^\*[^*].*\?\*$", first, re.MULTILINE | re.DOTALL), "a question in italics"
+    assert re.search(r"\*\*You need:\*\* .+ \d+ minutes to read, 1 to run\.", first, re.DOTALL)
+    tries = next(text for text in texts if re.search(r"^## Try", text, re.MULTILINE))
+    exercises = re.findall(r"^(\d)\. ", tries, re.MULTILINE)
+    assert 3 <= len(exercises) <= 4
+    assert f"(solutions/{path.name})" in tries
+    solutions = read(path.parent / "solutions" / path.name)["cells"]
+    solved = re.findall(r"^## Exercise (\d)", "\n".join("".join(cell["source"]) for cell in solutions), re.MULTILINE)
+    assert solved == exercises
+
+
+def test_pictures_have_words_and_sounds_have_names(code):
+    for cell in code:
+        for output in cell["outputs"]:
+            data = output.get("data", {})
+            shown = "".join(data.get("text/html", ""))
+            assert all(' alt="' in tag for tag in re.findall(r"<img [^>]{,2000}", shown)), cell["text"]
+            assert all(' aria-label="' in tag for tag in re.findall(r"<audio [^>]{,300}", shown)), cell["text"]
+            if "image/png" in data:  # a widget's: its sentence is beside it
+                assert "us.widgets." in cell["text"] or len("".join(data["text/plain"])) > 40, cell["text"]
+                assert "Figure" not in "".join(data["text/plain"]), cell["text"]
+
+
 def test_some_notebook_shows_each_widget():
-    text = "".join(path.read_text(encoding="utf-8") for path in NOTEBOOKS)
+    text = "".join(path.read_text(encoding="utf-8") for path in SERIES)
     assert set(re.findall(r"= us\.widgets\.(\w+)\(", text)) == set(unisat.widgets.__all__)
 
 
@@ -81,3 +117,8 @@ def test_widgets_leave_a_picture_and_a_sentence(code):
         data = cell["outputs"][-1]["data"]
         assert set(data) == {"image/png", "text/plain"}
         assert len("".join(data["text/plain"])) > 40
+
+
+def test_the_index_is_what_the_notebooks_say():
+    done = subprocess.run([sys.executable, ROOT / "notebooks" / "index.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -45,9 +45,13 @@ def test_a_notebook_in_the_browser(lab, installed, path):
                 assert median(times) <= SLACK * LIMITS_MS.get(kind, 150), (kind, name, times)
         assert page.complaints == []
         assert page.outside == []
+        peak = int(page.python("import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)")) / 1e6
+        assert peak <= 2  # GB
     table = ROOT / "build" / "browser" / f"{path.stem}.json"
     table.parent.mkdir(parents=True, exist_ok=True)
-    table.write_text(json.dumps({"seconds": round(seconds, 1), "first_ms": measured}, indent=1) + "\n")
+    table.write_text(
+        json.dumps({"seconds": round(seconds, 1), "peak_gb": round(peak, 2), "first_ms": measured}, indent=1) + "\n"
+    )
 
 
 # the class of each widget that the notebook shows, in the order of the page
