@@ -203,11 +203,17 @@ class Page:
                     found.append((kind, (name or "").strip(), one))
         return found
 
-    def step(self, kind: str, control, back: bool = False) -> None:
+    @staticmethod
+    def enabled(control) -> bool:
+        """Whether a control can be moved now."""
+        gone = "e => e.disabled || e.closest('[disabled]') !== null || e.getAttribute('aria-disabled') === 'true'"
+        return not control.evaluate(gone)
+
+    def step(self, kind: str, control, back: bool = False, key: str | None = None) -> None:
         """Do with a control what a reader does: a key for a slider, the next choice of a menu, a click."""
         if kind == "slider":
             control.focus()
-            self.page.keyboard.press("ArrowLeft" if back else "ArrowRight")
+            self.page.keyboard.press(key or ("ArrowLeft" if back else "ArrowRight"))
         elif kind == "menu":
             count = control.evaluate("e => e.options.length")
             now = control.evaluate("e => e.selectedIndex")
@@ -215,10 +221,10 @@ class Page:
         else:
             control.click()
 
-    def timed(self, view, kind: str, control, back: bool = False) -> dict:
+    def timed(self, view, kind: str, control, back: bool = False, key: str | None = None) -> dict:
         """Step a control and watch the picture: ``first`` in ms or None, ``changed``, ``blank`` ms, ``jump`` in px."""
         view.evaluate("view => unisat.watch(view)")
-        self.step(kind, control, back)
+        self.step(kind, control, back, key)
         with contextlib.suppress(Exception):
             self.page.wait_for_function("unisat.seen.first !== null", timeout=3000, polling="raf")
         self.idle()

@@ -14,7 +14,7 @@ model = us.load("tiny")
 """
 
 CELLS = {
-    "masks": "us.widgets.masks(model, batch)",
+    "masks": "us.widgets.masks(model.config.replace(mask_feature_prob=0.2), batch)",
     "attention": "us.widgets.attention(us.run(model, batch, 'block.*.attn.pattern')[1], batch)",
     "mixing": "us.widgets.mixing(batch)",
     "recording": "mine = us.widgets.recording(model)\nmine.load(batch.paths[2].read_bytes(), 'v03_s01.opus')\nmine",

@@ -63,7 +63,7 @@ def test_tab_goes_from_control_to_control(page):
     view = page.views()[0]
     view.locator("[role=slider]").first.focus()
     reached = set()
-    for _ in range(12):
+    for _ in range(24):
         name = page.page.evaluate("document.activeElement.ariaLabel")
         reached.add(name)
         page.page.keyboard.press("Tab")
@@ -92,7 +92,7 @@ def test_a_sound_plays_as_loud_as_it_is_and_a_line_follows(page):
 def test_a_click_on_the_time_axis_seeks(page):
     view = page.views()[0]
     box = view.locator(".unisat-picture img").bounding_box()
-    page.page.mouse.click(box["x"] + 0.6 * box["width"], box["y"] + 0.3 * box["height"])
+    page.page.mouse.click(box["x"] + 0.4 * box["width"], box["y"] + 0.15 * box["height"])
     assert view.locator("audio").first.evaluate("player => player.currentTime") > 1
     assert view.locator(".unisat-cursor").count() >= 1
 
@@ -144,7 +144,7 @@ def test_a_cell_that_is_run_again_leaves_one_widget(page):
 
 def test_an_exception_is_said_in_the_widget(lab):
     path = showcase.write(lab.notebooks / "mistakes.ipynb", "masks")
-    text = path.read_text().replace("us.widgets.masks(model, batch)", "us.widgets.masks(model, batch, utterance=99)")
+    text = path.read_text().replace(showcase.CELLS["masks"], "us.widgets.masks(model, batch, utterance=99)")
     path.write_text(text)
     with lab.open(path.name) as opened:
         opened.run()

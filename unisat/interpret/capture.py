@@ -98,6 +98,11 @@ class Trace:
         return list(self._sites)
 
     @property
+    def config(self) -> UniSpeechSatConfig:
+        """Configuration of the model that ran."""
+        return self._config
+
+    @property
     def ids(self) -> tuple[str, ...]:
         """Name of each utterance; its number where none was given."""
         return self._call.ids

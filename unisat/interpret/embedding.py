@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float, Int
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
+from unisat.corpus import Batch, Corpus
+from unisat.frames import SAMPLE_RATE, valid_positions
 from unisat.interpret.bank import FeatureBank
+from unisat.interpret.collect import Speech, batches, collect, fingerprint
 from unisat.interpret.result import Result, plots
+from unisat.interpret.sites import find_backbone
+from unisat.xvector import UniSpeechSatForXVector
 
 METHODS = ("umap", "pca", "lda")
 NEIGHBORS = 5
@@ -39,6 +47,8 @@ class Embedding(Result):
         Share of the variance (PCA), or of the variance between classes (LDA), along each axis.
     held_out : bool, optional
         Of LDA, whether it has not seen the points that are shown.
+    mapper : callable, optional
+        From features (points, dim) to coordinates; `place` calls it.
     """
 
     site: str
@@ -51,6 +61,17 @@ class Embedding(Result):
     trustworthiness: float
     explained: tuple[float, float] | None = None
     held_out: bool | None = None
+    mapper: Callable[[np.ndarray], np.ndarray] | None = field(default=None, repr=False)
+
+    def place(self, features: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, "points 2"]:
+        """Give the points of other utterances on the same picture: the map is not fitted again.
+
+        PCA and LDA project them. On UMAP a point lies between its three nearest neighbours in the features, the nearer
+        the more: UMAP's own search for a place takes seconds at first, and can end beside an equal point.
+        """
+        if self.mapper is None:
+            raise ValueError("this embedding was made without its map; make it anew with us.embed.")
+        return self.mapper(np.asarray(features, dtype=float))
 
     def purity(self, column: str | None = None) -> dict[str, float]:
         """Give the share of nearest neighbours of a point's own class, a mean over points.
@@ -146,16 +167,18 @@ def embed(
             f"n_neighbors={n_neighbors} must lie between 2 and {points - 1}, below the {points} utterances."
         )
     values = bank.features(site, pool)
+    mean, scale = np.zeros(values.shape[1]), np.ones(values.shape[1])
     if standardize:
-        scale = values[fitted].std(0)
-        values = (values - values[fitted].mean(0)) / np.where(scale > 0, scale, 1)
+        mean, scale = values[fitted].mean(0), values[fitted].std(0)
+        scale = np.where(scale > 0, scale, 1)
+    values = (values - mean) / scale
     explained: tuple[float, float] | None = None
     if method == "umap":
-        coordinates = _umap(values, n_neighbors, seed)
+        coordinates, transform = _umap(values, n_neighbors, seed)
     elif method == "pca":
-        coordinates, explained = _pca(values)
+        coordinates, explained, transform = _pca(values)
     else:
-        coordinates, explained = _lda(values, labels, fitted, color)
+        coordinates, explained, transform = _lda(values, labels, fitted, color)
         if fit_on is None:
             warnings.warn(
                 f"LDA was fitted on the labels that it shows: {color!r} looks separable by construction. Give fit_on= "
@@ -188,13 +211,119 @@ def embed(
         trustworthiness=_trustworthiness(values, coordinates, min(n_neighbors, (points - 1) // 2)),
         explained=explained,
         held_out=fit_on is not None if method == "lda" else None,
+        mapper=lambda features: transform((features - mean) / scale),
         settings=settings,
     )
     settings |= {"trustworthiness": result.trustworthiness, "purity": result.purity(), "explained": explained}
     return result
 
 
-def _umap(values: np.ndarray, n_neighbors: int, seed: int) -> np.ndarray:
+def neighbours(
+    bank: FeatureBank, site: str, of: int | Float[np.ndarray, " dim"], *, count: int = 5, pool: str | None = None
+) -> pd.DataFrame:
+    """Give the utterances nearest to one of the bank's, or to other features: rows of its table with ``similarity``.
+
+    Which is the cosine of channels brought to mean 0 and variance 1 over the bank, what `us.verify_trials` scores.
+    """
+    values = bank.features(site, pool)
+    new = values[of] if isinstance(of, int) else np.asarray(of, dtype=float)
+    mean, scale = values.mean(0), values.std(0)
+    scale = np.where(scale > 0, scale, 1)
+    values, new = (values - mean) / scale, (new - mean) / scale
+    least = np.finfo(float).tiny
+    cosine = values @ new / np.maximum(np.linalg.norm(values, axis=1) * np.linalg.norm(new), least)
+    order = [row for row in np.argsort(-cosine, kind="stable") if not isinstance(of, int) or row != of][:count]
+    return bank.table.iloc[order].assign(similarity=cosine[order])
+
+
+def again(model: nn.Module, bank: FeatureBank, speech: Batch) -> FeatureBank:
+    """Measure other utterances as those of a bank were measured, with the model that it was made with.
+
+    Raises
+    ------
+    ValueError
+        If it is another model, or the bank does not say how it was made.
+    """
+    if "model" not in bank.about:
+        raise ValueError("the bank does not say how it was made; make it with us.collect or xvectors.")
+    if bank.about["model"] not in (fingerprint(model), fingerprint(find_backbone(model)[1])):
+        raise ValueError("the bank was made with another model than this; pass the one that was given to us.collect.")
+    about: dict[str, Any] = {name: value for name, value in bank.about.items() if name in SAME}
+    if "reduce" not in bank.about:
+        return xvectors(cast(UniSpeechSatForXVector, model), speech, **about)
+    if bank.about["reduce"] not in ("mean", "mean+std"):
+        raise ValueError(f"reduce={bank.about['reduce']!r} cannot be repeated here; collect with 'mean' or 'mean+std'.")
+    about["untrained_seeds"] = max(1, about["untrained_seeds"])
+    return collect(model, speech, reduce=bank.about["reduce"], progress=False, **about)
+
+
+SAME = ("max_seconds", "do_normalize", "sites", "frames", "baselines", "untrained_seeds", "seed")
+
+
+Transform = Callable[[np.ndarray], np.ndarray]
+
+
+def xvectors(
+    model: UniSpeechSatForXVector,
+    speech: Corpus | Batch,
+    *,
+    max_seconds: float | None = None,
+    do_normalize: bool = True,
+    batch_seconds: float = 10.0,
+) -> FeatureBank:
+    """Give the x-vector of each utterance as a bank with the site ``"xvector"``: what `us.collect` is for layers.
+
+    ``us.verify_trials(bank, "xvector")`` and ``us.embed(bank, "xvector")`` read it.
+
+    Parameters
+    ----------
+    model : UniSpeechSatForXVector
+        Put into evaluation mode for the time.
+    max_seconds : float, optional
+        Hear only the beginning of longer utterances.
+    do_normalize : bool
+        Bring each waveform to zero mean and unit variance, as the model was trained.
+    batch_seconds : float
+        Most seconds of audio in one batch, padding included.
+
+    Raises
+    ------
+    ValueError
+        If the model has no x-vectors, or an utterance is too short for one or cannot be read.
+    """
+    if not isinstance(model, UniSpeechSatForXVector):
+        raise ValueError(
+            f"a {type(model).__name__} gives no x-vectors; load a model that does, us.load('tiny', 'xvector') for one."
+        )
+    source = Speech(speech, max_seconds, do_normalize)
+    table = source.table
+    rows: list[int] = []
+    found: list[np.ndarray] = []
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        for plan in batches(table["seconds"].to_numpy(float), batch_seconds):
+            waves = source.read(plan.tolist())
+            for row in plan:
+                if row not in waves or len(waves[row]) < model.shortest_seconds * SAMPLE_RATE:
+                    what = "cannot be read" if row not in waves else f"has {len(waves[row]) / SAMPLE_RATE:.3f} s"
+                    name, least = table["id"].iloc[row], model.shortest_seconds
+                    raise ValueError(f"{name!r} {what}; an x-vector needs {least:g} s: leave that utterance out.")
+            lengths = torch.tensor([len(wave) for wave in waves.values()])
+            values = pad_sequence([source.normalize(wave) for wave in waves.values()], batch_first=True)
+            mask = valid_positions(lengths, int(lengths.max())).long()
+            with torch.inference_mode():
+                output = model(values.to(model.device), attention_mask=mask.to(model.device))
+            rows.extend(waves)
+            found.append(output.embeddings.float().cpu().numpy())
+    finally:
+        for module, training in modes:
+            module.training = training
+    about = {"model": fingerprint(model), "max_seconds": max_seconds, "do_normalize": do_normalize}
+    return FeatureBank.from_arrays(table, {"xvector": np.concatenate(found)[np.argsort(rows)]}, about)
+
+
+def _umap(values: np.ndarray, n_neighbors: int, seed: int) -> tuple[np.ndarray, Transform]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)
@@ -202,11 +331,20 @@ def _umap(values: np.ndarray, n_neighbors: int, seed: int) -> np.ndarray:
     except ImportError as error:
         raise ImportError("method='umap' needs umap-learn: pip install 'unisat[measure]'.") from error
     mapper = umap.UMAP(n_neighbors=n_neighbors, random_state=seed, n_jobs=1)
-    return np.asarray(mapper.fit_transform(values), dtype=float)
+    coordinates = np.asarray(mapper.fit_transform(values), dtype=float)
+    near = _sklearn("neighbors").NearestNeighbors(n_neighbors=3).fit(values)
+
+    def transform(new: np.ndarray) -> np.ndarray:
+        distance, rows = near.kneighbors(new)
+        weight = 1 / np.maximum(distance, 1e-9) ** 2
+        return np.einsum("pn,pnc->pc", weight / weight.sum(1, keepdims=True), coordinates[rows])
+
+    return coordinates, transform
 
 
-def _pca(values: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
-    values = values - values.mean(0)
+def _pca(values: np.ndarray) -> tuple[np.ndarray, tuple[float, float], Transform]:
+    middle = values.mean(0)
+    values = values - middle
     left, scales, right = np.linalg.svd(values, full_matrices=False)
     total = np.square(scales).sum()
     if len(scales) < 2 or not total > 0:
@@ -214,12 +352,13 @@ def _pca(values: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
     # the largest loading positive: the same picture on any machine
     signs = np.sign(right[np.arange(2), np.abs(right[:2]).argmax(1)])
     share = np.square(scales[:2]) / total
-    return left[:, :2] * scales[:2] * signs, (float(share[0]), float(share[1]))
+    loadings = right[:2].T * signs
+    return left[:, :2] * scales[:2] * signs, (float(share[0]), float(share[1])), lambda new: (new - middle) @ loadings
 
 
 def _lda(
     values: np.ndarray, labels: np.ndarray, fitted: np.ndarray, color: str
-) -> tuple[np.ndarray, tuple[float, float]]:
+) -> tuple[np.ndarray, tuple[float, float], Transform]:
     classes = np.unique(labels[fitted])
     if len(classes) < 3 or len(classes) == fitted.sum():
         raise ValueError(
@@ -229,9 +368,18 @@ def _lda(
     discriminant = _sklearn("discriminant_analysis").LinearDiscriminantAnalysis(solver="eigen", shrinkage="auto")
     # each class counts the same
     discriminant.set_params(n_components=2, priors=np.full(len(classes), 1 / len(classes)))
-    coordinates = discriminant.fit(values[fitted], labels[fitted]).transform(values)
-    share = discriminant.explained_variance_ratio_
-    return coordinates, (float(share[0]), float(share[1]))
+    try:
+        coordinates = discriminant.fit(values[fitted], labels[fitted]).transform(values)
+    except np.linalg.LinAlgError as error:  # of two utterances Ledoit and Wolf shrink nothing
+        least = min((labels[fitted] == name).sum() for name in classes)
+        raise ValueError(
+            f"LDA needs at least 3 utterances of each class to fit on, {color!r} has a class with {least}. Collect "
+            "more, or use method='pca' or 'umap'."
+        ) from error
+    # not explained_variance_ratio_: with shrinkage that counts negative eigenvalues, and can exceed 1
+    apart = (discriminant.means_ @ discriminant.scalings_).var(0)
+    share = apart[:2] / apart.sum()
+    return coordinates, (float(share[0]), float(share[1])), discriminant.transform
 
 
 def _nearest(values: np.ndarray, count: int) -> np.ndarray:

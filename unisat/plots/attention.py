@@ -1,12 +1,19 @@
-"""Who attends to whom: one attention pattern over time."""
+"""Who attends to whom: one attention pattern over time, and all heads of a layer at a glance."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
 from torch import Tensor
 
-from unisat.plots.style import array, axes, cells, heat_map, quantile
+from unisat.plots.style import MAGNITUDE, array, axes, cells, heat_map, quantile
 
 
 def pattern(pattern: Float[Tensor, "query key"], *, seconds: Float[Tensor, " frames"], ax: Axes | None = None) -> Axes:
@@ -26,3 +33,47 @@ def pattern(pattern: Float[Tensor, "query key"], *, seconds: Float[Tensor, " fra
     ax.invert_yaxis()
     ax.set(xlabel="key: time looked at (s)", ylabel="query: time that looks (s)")
     return ax
+
+
+def pooled(patterns: Float[Tensor, "*heads query key"], most: int) -> Float[np.ndarray, "*heads rows columns"]:
+    """Patterns with at most ``most`` cells a side, each the mean of the frames that it covers.
+
+    A picture has few pixels: to leave frames out would hide the diagonal of one head and not of another.
+    """
+    weights = patterns.detach().cpu().float()
+    if weights.shape[-1] > most:
+        stack = weights.reshape(-1, 1, *weights.shape[-2:])
+        weights = torch.nn.functional.adaptive_avg_pool2d(stack, most).reshape(*weights.shape[:-2], most, most)
+    return weights.numpy()
+
+
+def heads(
+    patterns: Float[Tensor, "heads query key"],
+    *,
+    titles: Sequence[str],
+    figure: Figure,
+    place: SubplotSpec,
+    most: int = 40,
+) -> list[Axes]:
+    """All heads of a layer as small maps without scales, colours from 0 to each head's own largest weight.
+
+    Parameters
+    ----------
+    patterns : (heads, query, key)
+        Of one utterance.
+    titles : sequence of str
+        One for each head.
+    figure, place : matplotlib.figure.Figure, matplotlib.gridspec.SubplotSpec
+        What to draw into, and which part of it to fill.
+    most : int
+        Cells a side, see `pooled`.
+    """
+    columns = math.ceil(math.sqrt(len(patterns) * 0.75))
+    grid = place.subgridspec(math.ceil(len(patterns) / columns), columns)
+    small = []
+    for head, values in enumerate(pooled(patterns, most)):
+        ax = figure.add_subplot(grid[head // columns, head % columns], xticks=[], yticks=[])
+        ax.imshow(values, cmap=MAGNITUDE, vmin=0, vmax=quantile(values, 1.0), aspect="auto", interpolation="nearest")
+        ax.set_title(titles[head], fontsize=7, pad=2)
+        small.append(ax)
+    return small

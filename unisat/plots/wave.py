@@ -34,29 +34,46 @@ def envelope(samples: Float[np.ndarray, " samples"]) -> tuple[np.ndarray, np.nda
 
 def waveform(samples: Float[Tensor, " samples"], *, ax: Axes | None = None) -> Axes:
     """Amplitude of 16 kHz ``samples`` over time; 1 is full scale, the loudest that a file can hold."""
-    values = array(samples, "samples", "samples")
     ax = axes(ax)
-    ax.plot(*envelope(values), color=CLASSES[0], linewidth=0.6)
-    ax.set_xlim(0, len(values) / SAMPLE_RATE)
+    ax.plot([], [], color=CLASSES[0], linewidth=0.6)
     ax.set(xlabel="time (s)", ylabel="amplitude")
+    set_waveform(samples, ax)
     return ax
+
+
+def set_waveform(samples: Float[Tensor, " samples"], ax: Axes) -> None:
+    """Let what `waveform` drew be another sound."""
+    values = array(samples, "samples", "samples")
+    ax.lines[0].set_data(*envelope(values))
+    ax.relim()
+    ax.autoscale(axis="y")
+    ax.set_xlim(0, len(values) / SAMPLE_RATE)
 
 
 def spectrogram(samples: Float[Tensor, " samples"], *, span_db: float = 80.0, ax: Axes | None = None) -> Axes:
     """Spectrogram of 16 kHz ``samples`` (`unisat.audio.decibels`), from the loudest cell to ``span_db`` below."""
-    values = array(samples, "samples", "samples")
     ax = axes(ax)
+    levels, x, y = _levels(samples)
+    limits = (float(levels.max()) - span_db, float(levels.max()))
+    heat_map(levels, x=x, y=y, label="level (dB, full scale)", limits=limits, ax=ax)
+    ax.set(xlim=(0, len(samples) / SAMPLE_RATE), ylim=(0, SAMPLE_RATE / 2))
+    ax.set(xlabel="time (s)", ylabel="frequency (Hz)")
+    return ax
+
+
+def set_spectrogram(samples: Float[Tensor, " samples"], ax: Axes) -> None:
+    """Let what `spectrogram` drew be another sound, over as many dB."""
+    levels, x, y = _levels(samples)
+    (image,) = ax.images
+    low, high = image.get_clim()
+    image.set(data=levels, extent=(*x, *y), clim=(float(levels.max()) - (high - low), float(levels.max())))
+    ax.set_xlim(0, len(samples) / SAMPLE_RATE)
+
+
+def _levels(samples: Tensor) -> tuple[np.ndarray, tuple[float, float], tuple[float, float]]:
+    """Levels in dB, frequency by time, and the seconds and hertz between which their cells lie."""
+    values = array(samples, "samples", "samples")
     hop = 160
     levels = decibels(torch.from_numpy(values), hop=hop).numpy()
     step, row = hop / SAMPLE_RATE, SAMPLE_RATE / 2 / (len(levels) - 1)
-    heat_map(
-        levels,
-        x=(-step / 2, (levels.shape[1] - 0.5) * step),
-        y=(-row / 2, SAMPLE_RATE / 2 + row / 2),
-        label="level (dB, full scale)",
-        limits=(float(levels.max()) - span_db, float(levels.max())),
-        ax=ax,
-    )
-    ax.set(xlim=(0, len(values) / SAMPLE_RATE), ylim=(0, SAMPLE_RATE / 2))
-    ax.set(xlabel="time (s)", ylabel="frequency (Hz)")
-    return ax
+    return levels, (-step / 2, (levels.shape[1] - 0.5) * step), (-row / 2, SAMPLE_RATE / 2 + row / 2)

@@ -5,8 +5,11 @@ moving that slider does.
 """
 
 from unisat.widgets.attention_view import attention
+from unisat.widgets.losses_view import losses
 from unisat.widgets.mask_view import masks
 from unisat.widgets.mixing_view import mixing
+from unisat.widgets.quantizer_view import quantizer
 from unisat.widgets.recording_view import recording
+from unisat.widgets.speakers_view import speakers
 
-__all__ = ["attention", "masks", "mixing", "recording"]
+__all__ = ["attention", "losses", "masks", "mixing", "quantizer", "recording", "speakers"]

@@ -1,22 +1,29 @@
-"""Walk through the layers and heads of a captured run, and see who attends to whom."""
+"""Walk through the layers and heads of a captured run, and see and hear who attends to whom."""
 
 from __future__ import annotations
 
 import math
 
-from ipywidgets import FloatRangeSlider, SelectionSlider
+from ipywidgets import Dropdown, FloatRangeSlider, SelectionSlider
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LinearLocator, MaxNLocator, StrMethodFormatter
 from torch import Tensor
 
 from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE, frames_between
-from unisat.interpret.attention import measures
+from unisat.interpret.attention import head_measures, measures
 from unisat.interpret.capture import Trace
+from unisat.plots.attention import heads as draw_heads
 from unisat.plots.attention import pattern as draw_pattern
-from unisat.plots.style import cells, quantile
-from unisat.widgets.picture import Look, Picture, control, new_figure
+from unisat.plots.attention import pooled
+from unisat.plots.style import CLASSES, cells, quantile
+from unisat.widgets.picture import Look, Picture, Sound, answers, control, new_figure
 
 BEFORE, AFTER = "block.", ".attn.pattern"
 MEAN = -1  # in the place of a head: the mean of all
+LARGE, SMALL = 360, 40
+"""Cells a side of the large map, about its pixels, and of the small ones; longer patterns are averaged over cells."""
 
 
 class AttentionView(Picture):
@@ -39,69 +46,127 @@ class AttentionView(Picture):
             )
         if not 0 <= utterance < len(trace.ids):
             raise ValueError(f"utterance={utterance} is not one of the trace's {len(trace.ids)}, from 0.")
-        self.trace, self.batch, self.utterance = trace, batch, utterance
-        frames = int(trace.lengths(sites[0])[utterance])
-        self.seconds = trace.seconds(sites[0])[:frames].double().cpu()
+        self.trace, self.batch = trace, batch
+        self.lengths, self.seconds = trace.lengths(sites[0]), trace.seconds(sites[0]).double().cpu()
         layers = sorted(int(site[len(BEFORE) : -len(AFTER)]) for site in sites)
         heads = range(trace[sites[0]].shape[1])
-        end = math.ceil(50 * float(self.seconds[-1])) / 50
+        end = math.ceil(50 * float(self.seconds[int(self.lengths.max()) - 1])) / 50
         layer_names = [(str(layer), layer) for layer in layers]
         head_names = [(f"mean of {len(heads)}", MEAN), *((str(head), head) for head in heads)]
+        names = [(f"{index}: {name}", index) for index, name in enumerate(trace.ids)]
+        which = control(Dropdown, "utterance", "whose patterns", options=names, value=utterance)
+        self._span: tuple[float, float] | None = None  # of the large map's axes
+        self._measured: dict[tuple[object, ...], dict[str, Tensor]] = {}
         super().__init__(
             control(SelectionSlider, "layer", "block of the encoder, from 0", options=layer_names),
             control(SelectionSlider, "head", "attention head, from 0, or the mean of all", options=head_names),
             control(FloatRangeSlider, "seconds", "part to look at", value=(0.0, end), max=end, step=0.02),
+            which,
         )
+        if len(names) == 1:
+            which.layout.display = "none"
         self.first()
 
-    def look(self, layer: int, head: int, seconds: tuple[float, float]) -> Look:
-        """Show one head, or the mean of all, between two times."""
-        part = frames_between(self.seconds, *seconds)
-        times = self.seconds[part]
+    def look(self, layer: int, head: int, seconds: tuple[float, float], utterance: int) -> Look:
+        """Show one head, or the mean of all, between two times, and all heads of the layer beside it."""
+        within = self.seconds[: int(self.lengths[utterance])]
+        part = frames_between(within, *seconds)
+        times = within[part]
         if len(times) == 0:
             raise ValueError(f"no frame lies in {seconds[0]:.2f} to {seconds[1]:.2f} s; widen the range.")
-        heads = self.trace[f"{BEFORE}{layer}{AFTER}"][self.utterance, :, part, part]
-        self.pattern = (heads.float().mean(0) if head == MEAN else heads[head].float()).cpu()
+        heads = self.trace[f"{BEFORE}{layer}{AFTER}"][utterance, :, part, part].float().cpu()
+        self.pattern = heads.mean(0) if head == MEAN else heads[head]
         which = "mean of all heads" if head == MEAN else f"head {head}"
-        self._draw(times, f"layer {layer}, {which}")
-        return Look(sentence=self._sentence(layer, which, seconds, times), sounds=self._sounds_of(seconds))
-
-    def _draw(self, times: Tensor, title: str) -> None:
+        titles = self._titles(heads, times, (layer, utterance, seconds))
         if self.figure is None:
-            # the layout is solved once: times as wide as they can get, room for longer numbers at the colour bar
-            self.figure = new_figure(6.8, 5.2, right=0.95)
-            ax = draw_pattern(self.pattern, seconds=times, ax=self.figure.add_subplot())
-            ax.xaxis.set_major_formatter("{x:.2f}")
-            ax.yaxis.set_major_formatter("{x:.2f}")
-        ax = self.figure.axes[0]
-        start, end = cells(times, len(times))
-        weights = self.pattern.numpy()
-        ax.images[0].set(data=weights, clim=(0, quantile(weights, 1.0)), extent=(start, end) * 2)
-        ax.set(xlim=(start, end), ylim=(end, start), title=title)
+            self._build(heads, times, titles)
+        self._draw(heads, head, times, titles, f"layer {layer}, {which}")
+        shown = seconds[0], min(seconds[1], math.ceil(50 * float(within[-1])) / 50)
+        return Look(
+            sentence=self._sentence(
+                f"{self.trace.ids[utterance]}, {shown[0]:.2f}–{shown[1]:.2f} s", layer, which, times
+            ),
+            sounds=self._sounds_of(utterance, shown),
+        )
 
-    def _sentence(self, layer: int, which: str, seconds: tuple[float, float], times: Tensor) -> str:
+    def _titles(self, heads: Tensor, times: Tensor, key: tuple[object, ...]) -> list[str]:
+        if key not in self._measured:
+            self._measured = dict(list(self._measured.items())[-30:])
+            self._measured[key] = head_measures(heads, times)
+        found = self._measured[key]
+        pairs = zip(found["distance_ms"].tolist(), found["entropy_bits"].tolist(), strict=True)
+        return [f"{head}: {far:.0f} / {bits:.1f}" for head, (far, bits) in enumerate(pairs)]
+
+    def _build(self, heads: Tensor, times: Tensor, titles: list[str]) -> None:
+        self.figure = new_figure(8.4, 4.8)
+        grid = self.figure.add_gridspec(1, 2, width_ratios=(1.35, 1))
+        self.large = draw_pattern(self.pattern, seconds=times, ax=self.figure.add_subplot(grid[0]))
+        for axis in (self.large.xaxis, self.large.yaxis):  # numbers take most of the time of a redraw
+            axis.set_major_formatter("{x:.2f}")
+            axis.set_major_locator(MaxNLocator(4))
+        self.small = draw_heads(heads, titles=titles, figure=self.figure, place=grid[1], most=SMALL)
+        self.small[0].set_ylabel("head: ms away /\nbits of entropy", fontsize=7)
+        bar = self.large.images[0].colorbar
+        assert bar is not None
+        bar.locator, bar.formatter = LinearLocator(2), StrMethodFormatter("{x:.3f}")
+        bar.update_ticks()
+        self.frames = [
+            ax.add_patch(Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, color=CLASSES[1], linewidth=3))
+            for ax in self.small
+        ]
+        pictures = [ax.images[0] for ax in (self.large, *self.small)]
+        words = [ax.title for ax in (self.large, *self.small)]
+        self.moving(*pictures, *words, *self.frames, bar.ax.yaxis)
+        self.cursor(self.large)
+
+    def _draw(self, heads: Tensor, head: int, times: Tensor, titles: list[str], title: str) -> None:
+        start, end = cells(times, len(times))
+        weights = pooled(self.pattern, LARGE)
+        image = self.large.images[0]
+        image.set(data=weights, clim=(0, quantile(weights, 1.0)), extent=(start, end, end, start))
+        averaged = f" (mean over cells of {len(times) / LARGE:.1f} frames)" if len(times) > LARGE else ""
+        self.large.set_title(title + averaged)
+        if self._span != (start, end):
+            self.large.set(xlim=(start, end), ylim=(end, start))
+            self._span = (start, end)
+            self.still()
+        for number, (ax, values) in enumerate(zip(self.small, pooled(heads, SMALL), strict=True)):
+            side = len(values)
+            ax.images[0].set(data=values, clim=(0, quantile(values, 1.0)), extent=(0, side, side, 0))
+            ax.set(xlim=(0, side), ylim=(side, 0))
+            ax.title.set_text(titles[number])
+            self.frames[number].set_visible(number == head)
+
+    def _sentence(self, part: str, layer: int, which: str, times: Tensor) -> str:
         found = measures(self.pattern, times)
         outside = 1 - found["inside"]
         rest = f" {outside:.0%} of the weight goes elsewhere and is left out." if outside > 0.005 else ""
         return (
-            f"{self.trace.ids[self.utterance]}, {seconds[0]:.2f}–{seconds[1]:.2f} s, layer {layer}, {which}: "
+            f"{part}, layer {layer}, {which}: "
             f"a frame looks {found['distance_ms']:.0f} ms away on average, with an entropy of "
             f"{found['entropy_bits']:.1f} bits (at most {math.log2(len(times)):.1f}) and "
             f"{found['near_share']:.0%} of its weight within 3 frames of itself.{rest}"
         )
 
-    def _sounds_of(self, seconds: tuple[float, float]) -> dict[str, Tensor]:
+    def _sounds_of(self, utterance: int, seconds: tuple[float, float]) -> dict[str, Sound]:
         if self.batch is None:
             return {}
         first, last = (round(SAMPLE_RATE * time) for time in seconds)
-        return {"this part": self.batch.waveforms[self.utterance][first:last]}
+        return {"this part": Sound(self.batch.waveforms[utterance][first:last], seconds[0])}
+
+    def clicked(self, ax: Axes, x: float, y: float) -> None:
+        """Choose the head whose small map was clicked."""
+        if ax in self.small:
+            self.controls["head"].value = self.small.index(ax)
 
 
+@answers
 def attention(trace: Trace, batch: Batch | None = None, utterance: int = 0) -> AttentionView:
-    """Sliders over the attention patterns that a trace holds: layer, head, and part of the utterance.
+    """Controls over the attention patterns that a trace holds: layer, head, part of the utterance, utterance.
 
-    Shows the weights between the valid frames, and says of what is shown how far a frame looks, how widely,
-    and how much of its weight stays within 3 frames (see `unisat.interpret.attention.measures`).
+    Shows the weights between the valid frames, and says of what is shown how far a frame looks, how widely, and how
+    much of its weight stays within 3 frames (`unisat.interpret.attention.measures`). Beside it all heads of the layer,
+    each with its distance and its entropy; a click on one chooses it.
 
     Parameters
     ----------
@@ -110,6 +175,6 @@ def attention(trace: Trace, batch: Batch | None = None, utterance: int = 0) -> A
     batch
         What the model heard, to play it; no player if None.
     utterance : int
-        Which utterance of the trace to show.
+        Which utterance of the trace to show first.
     """
     return AttentionView(trace, batch, utterance)

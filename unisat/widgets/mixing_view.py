@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from ipywidgets import Dropdown, FloatSlider
 
@@ -9,7 +11,8 @@ from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE
 from unisat.mixing import mix_pair
 from unisat.plots import objective as plots
-from unisat.widgets.picture import Look, Picture, control, new_figure
+from unisat.plots.wave import envelope
+from unisat.widgets.picture import Look, Picture, Sound, answers, control, new_figure
 
 
 class MixingView(Picture):
@@ -49,18 +52,39 @@ class MixingView(Picture):
         length = min(round(share * len(main)), len(main) - self.start, len(secondary))
         self.end = self.start + length
         self.mixture = mix_pair(main, secondary, snr_db=snr_db, start=self.start, length=length)
-        self.figure = new_figure(8.0, 2.6)
-        plots.mixing(self.mixture, start=self.start, end=self.end, snr_db=snr_db, ax=self.figure.add_subplot())
+        self._draw(utterance, snr_db)
         names = self.batch.ids[utterance], self.batch.ids[other]
         sentence = (
             f"{names[0]} with {length / SAMPLE_RATE:.2f} s of {names[1]} from {self.start / SAMPLE_RATE:.2f} s on, "
             f"{length / len(main):.0%} of it, at {snr_db:+.0f} dB; mixtures of pretraining lie between -5 and +5 dB "
             "and overlap in at most half."
         )
-        sounds = {"the main speaker": main, "what is mixed in": secondary[:length], "the mixture": self.mixture}
-        return Look(sentence=sentence, sounds={name: sound for name, sound in sounds.items() if len(sound)})
+        sounds = {"the main speaker": Sound(main), "the mixture": Sound(self.mixture)}
+        if length:
+            sounds["what is mixed in"] = Sound(secondary[:length], self.start / SAMPLE_RATE)
+        return Look(sentence=sentence, sounds=sounds)
+
+    def _draw(self, utterance: int, snr_db: float) -> None:
+        if self.figure is None:
+            self.figure = new_figure(8.0, 2.6)
+            ax = self.figure.add_subplot()
+            plots.mixing(self.mixture, start=self.start, end=self.end, snr_db=snr_db, ax=ax)
+            self.moving(*ax.patches, *ax.lines, ax.title)
+            self.cursor(ax)
+        (ax,) = self.figure.axes
+        first, last = self.start / SAMPLE_RATE, self.end / SAMPLE_RATE
+        ax.lines[0].set_data(*envelope(self.mixture.numpy()))
+        ax.patches[0].set(x=first, width=last - first)
+        ax.set_title(f"two speak from {first:.2f} to {last:.2f} s, the main one {snr_db:+.1f} dB")
+        # limits that seldom change, for then everything is drawn anew
+        height = 2.0 ** math.ceil(math.log2(1.02 * max(float(self.mixture.abs().max()), 1e-3)))
+        limits = (0.0, len(self.mixture) / SAMPLE_RATE, -height, height)
+        if ax.axis() != limits:
+            ax.axis(limits)
+            self.still()
 
 
+@answers
 def mixing(batch: Batch, utterance: int = 0, other: int = 1) -> MixingView:
     """Controls over who is mixed into whom, at which level, from where and for how long; see and hear the result.
 
@@ -72,7 +96,7 @@ def mixing(batch: Batch, utterance: int = 0, other: int = 1) -> MixingView:
         Main and secondary utterance to begin with.
     """
     if len(batch) < 2:
-        raise ValueError(f"mixing needs two utterances, the batch has {len(batch)}.")
+        raise ValueError(f"mixing needs two utterances, the batch has {len(batch)}; add another one.")
     if not (0 <= utterance < len(batch) and 0 <= other < len(batch)):
         raise ValueError(f"utterance={utterance} and other={other} must be among the batch's {len(batch)}, from 0.")
     return MixingView(batch, utterance, other)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unisat.audio import load
+from unisat.config import UniSpeechSatConfig
 from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE, receptive_field
 from unisat.interpret.capture import run
@@ -39,7 +40,7 @@ class RecordingView(Picture):
         self.show(lambda: self._run(content, name))
 
     def _run(self, content: bytes, name: str) -> Look:
-        samples = self._checked(load(content, name=name), name)
+        samples = checked(load(content, name=name), name, self.model.config)
         batch = Batch.from_arrays(samples, sampling_rate=SAMPLE_RATE, ids=[name])
         _, trace = run(self.model, batch, "hidden.*")
         table = rms_norms(trace)
@@ -57,14 +58,15 @@ class RecordingView(Picture):
         )
         return Look(sentence=sentence, sounds={name: samples})
 
-    def _checked(self, samples: Float[Tensor, " samples"], name: str) -> Float[Tensor, " samples"]:
-        seconds, config = len(samples) / SAMPLE_RATE, self.model.config
-        least = receptive_field(config.conv_kernel, config.conv_stride)
-        if seconds > LONGEST:
-            raise ValueError(f"{name} is {seconds:.0f} s long; cut it to {LONGEST:.0f} s or less.")
-        if len(samples) < least:
-            raise ValueError(f"{name} has {len(samples)} samples, one frame needs {least}; choose a longer one.")
-        return samples
+
+def checked(samples: Float[Tensor, " samples"], name: str, config: UniSpeechSatConfig) -> Float[Tensor, " samples"]:
+    """Give ``samples`` back if a model can hear them: one frame or more, and not so much that it takes the memory."""
+    seconds, least = len(samples) / SAMPLE_RATE, receptive_field(config.conv_kernel, config.conv_stride)
+    if seconds > LONGEST:
+        raise ValueError(f"{name} is {seconds:.0f} s long; cut it to {LONGEST:.0f} s or less.")
+    if len(samples) < least:
+        raise ValueError(f"{name} has {len(samples)} samples, one frame needs {least}; choose a longer one.")
+    return samples
 
 
 def recording(model: UniSpeechSatPreTrainedModel) -> RecordingView:

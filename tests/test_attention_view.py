@@ -1,4 +1,4 @@
-"""Widgets without a browser: controls are moved by code, pictures, sentences and sounds are read back."""
+"""The attention widget against `unisat.interpret.attention`, on patterns of known shape and on a real run."""
 
 import math
 import time
@@ -12,10 +12,9 @@ import unisat
 from unisat import widgets
 from unisat.config import UniSpeechSatConfig
 from unisat.corpus import Batch
-from unisat.frames import frame_seconds, stack_length
-from unisat.interpret.attention import measures
-from unisat.masking import audible, span_mask, spans
-from unisat.plots.masks import summary
+from unisat.frames import frame_seconds
+from unisat.interpret.attention import head_measures, measures
+from unisat.plots.attention import pooled
 
 pytestmark = pytest.mark.usefixtures("no_widget_is_left")
 
@@ -52,11 +51,6 @@ class Patterns:
 
 
 @pytest.fixture
-def mask_widget():
-    return widgets.masks(CONFIG, clips("amy <1>", "bob"))
-
-
-@pytest.fixture
 def attention_widget():
     return widgets.attention(Patterns(), utterance=1)
 
@@ -65,107 +59,6 @@ def attention_widget():
 def model():
     torch.manual_seed(0)
     return unisat.UniSpeechSatModel(unisat.UniSpeechSatConfig.tiny()).eval()
-
-
-# masks
-
-
-def expected_mask(widget, samples):
-    values = {name: one.value for name, one in widget.controls.items()}
-    frames = stack_length(samples, CONFIG.conv_kernel, CONFIG.conv_stride)
-    return span_mask(
-        torch.tensor([frames]),
-        frames,
-        mask_prob=values["mask_prob"],
-        mask_length=values["mask_length"],
-        min_spans=values["min_spans"],
-        generator=torch.Generator().manual_seed(values["seed"]),
-    )[0]
-
-
-def test_masks_start_from_the_configuration(mask_widget):
-    assert {name: one.value for name, one in mask_widget.controls.items()} == {
-        "mask_prob": 0.4,
-        "mask_length": 5,
-        "min_spans": 2,
-        "seed": 0,
-        "utterance": 0,
-    }
-    assert mask_widget.mask.shape == (51,)
-    torch.testing.assert_close(mask_widget.mask, expected_mask(mask_widget, 16_480))
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("mask_prob", 0.9), ("mask_length", 12), ("min_spans", 6), ("seed", 3), ("utterance", 1)]
-)
-def test_each_mask_control_does_what_it_says(mask_widget, name, value):
-    before = mask_widget.png, mask_widget.sentence, mask_widget.mask
-    mask_widget.controls[name].value = value
-    assert mask_widget.error is None
-    waveform = mask_widget.batch.waveforms[mask_widget.controls["utterance"].value]
-    torch.testing.assert_close(mask_widget.mask, expected_mask(mask_widget, len(waveform)))
-    assert mask_widget.png != before[0]
-    assert mask_widget.sentence != before[1]
-    (ax,) = mask_widget.figure.axes
-    (shade,) = ax.collections
-    assert len(shade.get_paths()) == len(spans(mask_widget.mask))
-    assert ax.get_title() == summary(mask_widget.mask)
-    left, hidden = sounds(mask_widget).values()
-    for heard, keep in ((left, "visible"), (hidden, "masked")):
-        part = audible(waveform, mask_widget.mask, hop=320, keep=keep)
-        np.testing.assert_array_equal(heard, (part * 2**15).round())
-
-
-def test_coming_back_gives_the_same_picture(mask_widget):
-    """Artists are changed in place: nothing of an earlier state may stay."""
-    before = mask_widget.png
-    for name, value in [("seed", 5), ("mask_prob", 0.0), ("mask_prob", 1.0), ("mask_prob", 0.4), ("seed", 0)]:
-        mask_widget.controls[name].value = value
-    assert mask_widget.png == before
-    for utterance in (1, 0):
-        mask_widget.controls["utterance"].value = utterance
-    assert mask_widget.png == before
-
-
-def test_mask_sentence_says_what_is_shown(mask_widget):
-    mask_widget.controls["mask_prob"].value = 0.0
-    mask_widget.controls["min_spans"].value = 1
-    assert mask_widget.sentence == (
-        "amy <1>: 9.8% of 51 frames masked, 1 span, 100 ms hidden, the longest 100 ms; mask_length 5 frames = 100 ms."
-    )
-    assert "amy <1>" in mask_widget.stage.alt
-    mask_widget.controls["min_spans"].value = 0
-    assert "0.0% of 51 frames masked, 0 spans, 0 ms hidden; mask_length" in mask_widget.sentence
-
-
-def test_masks_of_a_single_utterance_need_no_menu():
-    widget = widgets.masks(CONFIG, clips("amy"))
-    assert widget.controls["utterance"].layout.display == "none"
-
-
-def test_an_utterance_too_short_for_a_frame_is_answered_in_the_widget():
-    batch = Batch.from_arrays([torch.rand(16_000), torch.rand(399)], sampling_rate=16_000)
-    widget = widgets.masks(CONFIG, batch)
-    widget.controls["utterance"].value = 1
-    assert "a frame needs 400 samples, got 399" in widget.stage.alert
-    widget.controls["utterance"].value = 0
-    assert widget.error is None
-
-
-def test_a_span_longer_than_the_clip_is_said_in_the_widget():
-    widget = widgets.masks(CONFIG, Batch.from_arrays([torch.rand(4000)], sampling_rate=16_000))
-    widget.controls["mask_length"].value = 20
-    assert widget.error is None
-    assert not widget.mask.any()
-    assert "longer than every utterance (up to 12 frames): nothing is hidden" in widget.sentence
-
-
-def test_masks_of_no_such_utterance():
-    with pytest.raises(ValueError, match="utterance=2 is not one of the batch's 2"):
-        widgets.masks(CONFIG, clips("amy <1>", "bob"), utterance=2)
-
-
-# attention
 
 
 def test_attention_starts_with_the_mean_of_the_first_layer(attention_widget):
@@ -204,13 +97,13 @@ def test_each_attention_control_does_what_it_says(attention_widget):
     ax = attention_widget.figure.axes[0]
     assert ax.get_xlim() == (pytest.approx(0.1025), pytest.approx(0.3025))
     assert ax.get_ylim() == (pytest.approx(0.3025), pytest.approx(0.1025))  # the first query is at the top
-    assert image.get_extent() == [*ax.get_xlim(), *ax.get_xlim()]
+    assert list(image.get_extent()) == [*ax.get_xlim(), *ax.get_ylim()]
     shown.add(attention_widget.png)
     assert len(shown) == 3
 
 
 def test_attention_sentence_is_computed_from_what_is_shown(attention_widget):
-    whole = measures(attention_widget.pattern, attention_widget.seconds)
+    whole = measures(attention_widget.pattern, attention_widget.seconds[:30])
     assert attention_widget.sentence == (
         "bob, 0.00–0.60 s, layer 2, mean of all heads: a frame looks "
         f"{whole['distance_ms']:.0f} ms away on average, with an entropy of {whole['entropy_bits']:.1f} bits "
@@ -218,7 +111,7 @@ def test_attention_sentence_is_computed_from_what_is_shown(attention_widget):
         f"{1 - whole['inside']:.0%} of the weight goes elsewhere and is left out."
     )
     attention_widget.controls["seconds"].value = (0.0, 0.2)
-    part = measures(attention_widget.pattern, attention_widget.seconds[:10])
+    part = measures(attention_widget.pattern, attention_widget.seconds[:10])  # frames up to 200 ms
     assert f"{part['distance_ms']:.0f} ms away" in attention_widget.sentence
     assert f"{1 - part['inside']:.0%} of the weight" in attention_widget.sentence
 
@@ -241,10 +134,58 @@ def test_attention_plays_the_part_shown():
 def test_attention_without_patterns_says_how_to_capture_them():
     trace = Patterns()
     trace.sites = ("hidden.1",)
-    with pytest.raises(ValueError, match=r'hidden.1.*us.run\(model, batch, "block.\*.attn.pattern"\)'):
-        widgets.attention(trace)
-    with pytest.raises(ValueError, match="utterance=2 is not one of the trace's 2"):
-        widgets.attention(Patterns(), utterance=2)
+    said = widgets.attention(trace).stage.alert
+    assert (
+        'holds hidden.1, but no attention patterns; capture them with us.run(model, batch, "block.*.attn.pattern")'
+        in said
+    )
+    assert "utterance=2 is not one of the trace's 2" in widgets.attention(Patterns(), utterance=2).stage.alert
+
+
+def test_all_heads_at_a_glance(attention_widget):
+    attention_widget.controls["layer"].value = 10
+    heads = Patterns()["block.10.attn.pattern"][1, :, :30, :30]
+    for head, ax in enumerate(attention_widget.small):
+        np.testing.assert_allclose(np.asarray(ax.images[0].get_array()), heads[head])
+        found = measures(heads[head], attention_widget.seconds[:30])
+        assert ax.get_title() == f"{head}: {found['distance_ms']:.0f} / {found['entropy_bits']:.1f}"
+    assert not any(frame.get_visible() for frame in attention_widget.frames)
+    attention_widget.clicked(attention_widget.small[2], 5.0, 5.0)
+    assert attention_widget.controls["head"].value == 2
+    assert [frame.get_visible() for frame in attention_widget.frames] == [False, False, True]
+    attention_widget.clicked(attention_widget.large, 0.1, 0.1)  # seeks in the page, and chooses nothing
+    assert attention_widget.controls["head"].value == 2
+
+
+def test_another_utterance_has_its_own_length(attention_widget):
+    attention_widget.controls["utterance"].value = 0
+    torch.testing.assert_close(attention_widget.pattern, Patterns()["block.2.attn.pattern"][0].mean(0))
+    assert attention_widget.sentence.startswith("amy, 0.00–1.00 s")
+    assert attention_widget.large.get_xlim() == (pytest.approx(0.0025), pytest.approx(1.0025))
+    attention_widget.controls["seconds"].value = (0.7, 1.0)
+    attention_widget.controls["utterance"].value = 1
+    assert "no frame lies in 0.70 to 1.00 s" in attention_widget.stage.alert
+
+
+def test_long_patterns_are_averaged_over_cells():
+    patterns = torch.rand(2, 500, 500, generator=torch.Generator().manual_seed(0))
+    shown = pooled(patterns, 100)
+    for row, column in [(0, 0), (7, 93), (99, 99)]:
+        cell = patterns[1, 5 * row : 5 * row + 5, 5 * column : 5 * column + 5]
+        assert shown[1, row, column] == pytest.approx(float(cell.mean()), rel=1e-5)
+    np.testing.assert_array_equal(pooled(patterns, 500), patterns.numpy())
+    view = widgets.attention(Patterns(frames=500, valid=400))
+    assert view.large.images[0].get_array().shape == (360, 360)
+    assert "mean over cells of 1.4 frames" in view.large.get_title()
+
+
+def test_measures_of_all_heads_are_those_of_each(attention_widget):
+    heads = Patterns()["block.2.attn.pattern"][0, :, :20, :20]
+    found = head_measures(heads, attention_widget.seconds[:20])
+    for head in range(3):
+        one = measures(heads[head], attention_widget.seconds[:20])
+        assert float(found["distance_ms"][head]) == pytest.approx(one["distance_ms"], rel=1e-5)
+        assert float(found["entropy_bits"][head]) == pytest.approx(one["entropy_bits"], rel=1e-5)
 
 
 def test_attention_over_500_frames_is_fast():
