@@ -193,4 +193,4 @@ def test_a_run_without_masks_or_of_others_is_answered():
         widgets.masks(trace, batch).stage.alert
     )
     _, trace = unisat.run(model, batch, "mask.*")
-    assert "saw other utterances" in widgets.masks(trace, batch[1]).stage.alert
+    assert "saw utterances of [51, 99] frames, the batch has [99]" in widgets.masks(trace, batch[1]).stage.alert

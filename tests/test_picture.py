@@ -175,7 +175,8 @@ def test_a_saved_notebook_keeps_picture_and_sentence():
     ruler = Ruler()
     bundle = ruler._repr_mimebundle_()
     assert bundle["text/plain"] == ruler.sentence
-    assert base64.b64decode(bundle["image/png"]) == ruler.png
+    kept = np.asarray(Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))).convert("RGB"))
+    assert np.abs(kept.astype(int) - pixels(ruler)).max() <= 16  # a few colours less
     assert "application/vnd.jupyter.widget-view+json" in bundle
 
 

@@ -72,6 +72,10 @@ DRAWN = {
     "mask": lambda ax: plots.mask(
         torch.zeros(800), torch.tensor([True, False]), kernels=KERNELS, strides=STRIDES, ax=ax
     ),
+    "mask_cells": lambda ax: plots.mask_cells(
+        torch.tensor([True, False]), torch.tensor([False, False, True]), hop=320, ax=ax
+    ),
+    "run_lengths": lambda ax: plots.run_lengths(torch.tensor([3, 12]), ax=ax),
     "hidden": lambda ax: plots.hidden(torch.randn(4, 8), seconds=Trace().seconds(""), ax=ax),
     "features": lambda ax: plots.features(torch.randn(4, 8), seconds=Trace().seconds(""), ax=ax),
     "norms": lambda ax: plots.norms(Trace(), ax=ax),
@@ -100,10 +104,12 @@ def test_draws_where_told_or_into_a_new_figure(name):
 def test_axes_are_named_with_units(name):
     ax = DRAWN[name](None)
     # over frames and over steps there are no seconds
-    assert ax.get_xlabel() if name in ("similarity", "terms") else "(s)" in ax.get_xlabel()
+    unit = {"similarity": "", "terms": "", "run_lengths": "(frames"}.get(name, "(s)")
+    assert ax.get_xlabel()
+    assert unit in ax.get_xlabel()
     assert ax.get_ylabel()
     bars = ax.figure.axes[1:]
-    assert len(bars) == len(ax.images)
+    assert len(bars) == (len(ax.images) if name != "mask_cells" else 0)  # whose three colours have a legend
     assert all(bar.get_ylabel() for bar in bars)
 
 

@@ -14,7 +14,7 @@ from unisat.plots.layer_similarity import layer_similarity, subspaces
 from unisat.plots.layer_weights import layer_weights
 from unisat.plots.layers import features, hidden, norms
 from unisat.plots.lenses import kmeans_lens, lens, lens_layers
-from unisat.plots.masks import mask
+from unisat.plots.masks import mask, mask_cells, run_lengths
 from unisat.plots.objective import mixing, similarity, terms
 from unisat.plots.probes import probe_curves
 from unisat.plots.show import describe, listen, say
@@ -44,11 +44,13 @@ __all__ = [
     "lens_layers",
     "listen",
     "mask",
+    "mask_cells",
     "mixing",
     "norms",
     "pattern",
     "probe_curves",
     "rarefaction",
+    "run_lengths",
     "say",
     "similarity",
     "spectrogram",

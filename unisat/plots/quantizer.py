@@ -123,7 +123,8 @@ def code_counts(
     edges = np.arange(len(counts) + 1) - 0.5
     ax.stairs(np.zeros(len(counts)), edges, fill=True, color=CLASSES[5])
     ax.stairs(np.zeros(len(counts)), edges, color=CLASSES[1], linewidth=1.2)
-    ax.plot([], [], color="black", marker="x", markersize=4, linestyle="none")
+    marker = "x" if len(counts) <= 64 else "|"  # many crosses would be a bar
+    ax.plot([], [], color="black", marker=marker, markersize=4, linestyle="none")
     ax.axhline(100 / len(counts), color="black", linestyle=":")
     top = 118 * max(np.max(counts) / np.sum(counts), 1.5 / len(counts))
     ax.set(xlim=(edges[0], edges[-1]), ylim=(0, top), xlabel="entry", ylabel="frames (%)")

@@ -24,6 +24,13 @@ def data_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
+def fewer_colours(png: bytes) -> bytes:
+    """Write a PNG file anew with 256 colours of its own: enough for a picture, and a third of the size."""
+    file = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(256).save(file, format="png", optimize=True)
+    return file.getvalue()
+
+
 def wav(samples: Float[Tensor, " samples"]) -> bytes:
     """Write a 16-bit WAV file at 16 kHz: exactly as loud as ``samples``, cut off beyond full scale."""
     integers = np.rint(samples.detach().cpu().numpy() * 2.0**15).clip(-(2**15), 2**15 - 1)
@@ -75,11 +82,9 @@ class CellFigure(Figure):
 
     def png(self) -> bytes:
         """Draw the figure as a PNG file."""
-        drawn, png = io.BytesIO(), io.BytesIO()
+        drawn = io.BytesIO()
         self.savefig(drawn, format="png")
-        # 256 colours of its own are enough for a picture, and a third of the size in the notebook's file
-        Image.open(drawn).convert("RGB").quantize(256).save(png, format="png", optimize=True)
-        return png.getvalue()
+        return fewer_colours(drawn.getvalue())
 
     def _ipython_display_(self) -> None:
         from IPython.display import display  # it called, so it is there

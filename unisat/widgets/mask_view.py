@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unisat.config import UniSpeechSatConfig
 from unisat.corpus import Batch
-from unisat.frames import SAMPLE_RATE, hop
+from unisat.frames import SAMPLE_RATE, hop, stack_length
 from unisat.interpret.capture import Trace
 from unisat.masking import audible, span_lengths, span_mask
 from unisat.plots import masks as plots
@@ -218,6 +218,10 @@ def masks(
             f"the trace holds {', '.join(model.sites) or 'nothing'}, but no masks; "
             'capture them with us.run(model, batch, "mask.*").'
         )
-    if tuple(model.ids) != tuple(batch.ids):
-        raise ValueError("the trace saw other utterances than the batch holds; give the batch that was run.")
+    frames = [stack_length(len(one), model.config.conv_kernel, model.config.conv_stride) for one in batch.waveforms]
+    if model.lengths("mask.indices").tolist() != frames:
+        raise ValueError(
+            f"the trace saw utterances of {model.lengths('mask.indices').tolist()} frames, the batch has {frames}; "
+            "give the batch that was run."
+        )
     return MaskView(model.config, batch, utterance, trace=model)

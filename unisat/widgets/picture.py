@@ -26,7 +26,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from unisat.frames import SAMPLE_RATE
-from unisat.plots.show import wav
+from unisat.plots.show import fewer_colours, wav
 from unisat.widgets.stage import LIMIT, Stage, Upload
 
 LOCK = threading.RLock()
@@ -249,7 +249,7 @@ class Picture(ipywidgets.VBox):
         bundle = dict(super()._repr_mimebundle_(**kwargs))
         bundle["text/plain"] = self.sentence
         if self.png:
-            bundle["image/png"] = base64.b64encode(self.png).decode()
+            bundle["image/png"] = base64.b64encode(fewer_colours(self.png)).decode()
         return bundle
 
     def __repr__(self) -> str:
