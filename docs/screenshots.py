@@ -3,13 +3,12 @@
 They go to docs/images/widgets, named by widget, theme and width of the page in pixels.
 """
 
-import io
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-from PIL import Image
+from unisat.plots.show import fewer_colours
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "images" / "widgets"
@@ -27,9 +26,8 @@ def take(page, names: list[str]) -> None:
             page.page.set_viewport_size({"width": width, "height": 1400})
             page.page.wait_for_timeout(500)
             for name, view in zip(names, page.views(), strict=True):
-                taken = Image.open(io.BytesIO(view.screenshot()))
-                small = taken.convert("RGB").quantize(128)
-                small.save(TARGET / f"{name}-{theme.lower()}-{width}.png", optimize=True)
+                small = fewer_colours(view.screenshot())
+                (TARGET / f"{name}-{theme.lower()}-{width}.png").write_bytes(small)
 
 
 if __name__ == "__main__":

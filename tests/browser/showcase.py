@@ -16,6 +16,13 @@ model = us.load("tiny")
 CELLS = {
     "masks": "us.widgets.masks(model.config.replace(mask_feature_prob=0.2), batch)",
     "attention": "us.widgets.attention(us.run(model, batch, 'block.*.attn.pattern')[1], batch)",
+    "quantizer": "us.widgets.quantizer(us.load('tiny', 'pretraining'), batch)",
+    "speakers": (
+        "voices = speech.where(sentence=['s01', 's02', 's03', 's04'])\n"
+        "bank = us.collect(model, voices, 'hidden.*', max_seconds=1.0)\n"
+        "us.widgets.speakers(bank, voices, us.load('tiny', 'xvector'))"
+    ),
+    "losses": "us.widgets.losses(us.load('tiny', 'pretraining'), batch)",
     "mixing": "us.widgets.mixing(batch)",
     "recording": "mine = us.widgets.recording(model)\nmine.load(batch.paths[2].read_bytes(), 'v03_s01.opus')\nmine",
 }
