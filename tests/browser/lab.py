@@ -209,6 +209,11 @@ class Page:
         gone = "e => e.disabled || e.closest('[disabled]') !== null || e.getAttribute('aria-disabled') === 'true'"
         return not control.evaluate(gone)
 
+    @staticmethod
+    def at_its_end(slider) -> bool:
+        """Whether a slider can go no further up."""
+        return slider.get_attribute("aria-valuenow") == slider.get_attribute("aria-valuemax")
+
     def step(self, kind: str, control, back: bool = False, key: str | None = None) -> None:
         """Do with a control what a reader does: a key for a slider, the next choice of a menu, a click."""
         if kind == "slider":

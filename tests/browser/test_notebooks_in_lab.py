@@ -35,10 +35,11 @@ def test_a_notebook_in_the_browser(lab, installed, path):
             for what, name, control in page.controls(view):
                 if what == "file" or not page.enabled(control):
                     continue
-                moves = [page.timed(view, what, control, back=number > 2) for number in range(MOVES)]
+                end = what == "slider" and page.at_its_end(control)
+                moves = [page.timed(view, what, control, back=end) for _ in range(MOVES)]
                 if what == "slider" and not any(move.get("changed") for move in moves):
                     # a least number of spans, say, says nothing until it is large
-                    moves.append(page.timed(view, what, control, key="End"))
+                    moves += [page.timed(view, what, control, key=key) for key in ("End", "Home")]
                 said = page.alerts()
                 assert any(move.get("changed") for move in moves), (kind, name, said)
                 assert max(move["blank"] for move in moves) == 0, (kind, name)

@@ -125,6 +125,7 @@ class QuantizerView(Picture):
             raise ValueError(f"no frame of {self.ids[utterance]} is hidden; look at all, or at another utterance.")
         row = int(rows[np.abs(these.seconds[rows] - frame).argmin()])
         before, base, curves = self._kept[counted]
+        self.controls["seed"].disabled = not noise
         added, after = self._drawn(counted, seed) if noise else (torch.zeros_like(these.logits), before)
         self.logits, self.noise = these.logits[row, group], added[row, group]
         self.soft = ((self.logits + self.noise) / temperature).softmax(-1)
