@@ -31,6 +31,7 @@ def frame_similarity(
         for row in range(len(shown)):
             for column in range(len(shown)):
                 ax.text(column, row, "", ha="center", va="center", size=7)
+    ax.tick_params(labelsize=8)
     label_layers(ax, sites, "x")
     label_layers(ax, sites, "y")
     set_frame_similarity(values, label, ax)
@@ -51,9 +52,9 @@ def outline(ax: Axes, *, column: bool = False) -> Rectangle:
 
     White within black, which no colour of a map hides.
     """
-    frame = Rectangle((0, 0), 1, 1, fill=False, edgecolor="white", linewidth=1.8)
+    frame = Rectangle((0, 0), 1, 1, fill=False, edgecolor="white", linewidth=1.2)
     frame.set_transform(ax.get_xaxis_transform() if column else ax.get_yaxis_transform())
-    frame.set_path_effects([withStroke(linewidth=4.5, foreground="black")])
+    frame.set_path_effects([withStroke(linewidth=3.2, foreground="black")])
     ax.add_patch(frame)
     return frame
 

@@ -171,7 +171,7 @@ def run_lengths(
     ax = axes(ax, 4.0, 2.6)
     counts = run_counts(lengths)
     starts = BIN * np.arange(len(counts))
-    ax.bar(starts, counts, width=BIN, align="edge", color=CLASSES[4], label="this draw")
+    ax.bar(starts, counts, width=BIN, align="edge", color=CLASSES[4], edgecolor="white", label="this draw")
     line = np.zeros(len(counts)) if expected is None else expected
     ax.stairs(
         line, np.append(starts, starts[-1] + BIN), color="black", label="mean of many", visible=expected is not None

@@ -122,7 +122,7 @@ class LayersView(Picture):
         for ax, rows in ((self.map, self.state.shape[1]), (self.sizes, len(values))):
             ax.images[0].set_extent((start, end, -0.5, rows - 0.5))
             ax.set_xlim(start, end)
-        many = f", {len(self.trace)} utterances" if similarity == CKA else ""
+        many = ", all utterances" if similarity == CKA and len(self.trace) > 1 else ""
         set_frame_similarity(self.similarity, similarity + many, self.alike)
         self._drawn = utterance, similarity
         self.still()
