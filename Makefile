@@ -14,7 +14,9 @@ SHAPES = tests/test_frames.py tests/test_masking.py tests/test_model.py tests/te
 	tests/test_collect.py tests/test_intervene.py tests/test_sweep.py tests/test_attribution.py tests/test_lenses.py \
 	tests/test_verification.py tests/test_codebook.py tests/test_units.py tests/test_similarity.py tests/test_layer_weights.py \
 	tests/test_plots_interventions.py tests/test_plots_attribution.py tests/test_plots_verification.py \
-	tests/test_plots_codebook.py tests/test_plots_similarity.py tests/test_plots_results.py
+	tests/test_plots_codebook.py tests/test_plots_similarity.py tests/test_plots_results.py tests/test_picture.py \
+	tests/test_mask_view.py tests/test_attention_view.py tests/test_quantizer_view.py tests/test_losses_view.py \
+	tests/test_mixing_view.py tests/test_layers_view.py tests/test_layer_weights_view.py
 
 .PHONY: lab tour test browser screenshots docs check format notebooks speech tiny benchmarks clean
 

@@ -297,6 +297,7 @@ def test_sounds_and_cursor(view):
 # bad input
 
 
+@pytest.mark.wrong_types
 def test_a_model_without_the_parts_is_answered(batch):
     view = losses(us.load("tiny"), batch)
     assert "has no parts of the pretraining objective" in str(view.error)

@@ -318,7 +318,7 @@ def test_a_figure_is_shown_with_its_finding():
     with pytest.raises(ValueError, match="the sentence is empty"):
         plots.say(ax, " ")
     with pytest.raises(ValueError, match="a Figure cannot hold a sentence"):
-        plots.say(new_figure(2, 1).add_subplot(), "No.")
+        plots.say(new_figure(2.0, 1.0).add_subplot(), "No.")
 
 
 def test_a_figure_without_a_finding_says_what_is_drawn():
@@ -336,6 +336,7 @@ def test_a_figure_without_a_finding_says_what_is_drawn():
     assert f'alt="{plots.describe(ax.figure)}"' in ax.figure._repr_mimebundle_()["text/html"]
 
 
+@pytest.mark.wrong_types
 def test_a_sound_of_a_cell():
     heard = plots.listen(torch.tensor([0.0, 0.5, -0.25]), "a <click>")
     bundle = heard._repr_mimebundle_()

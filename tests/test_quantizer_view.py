@@ -326,7 +326,7 @@ def test_pictures_stand_alone():
     ax = plots.entry_scores(np.array([0.2, 0.8]), np.array([0.6, 0.4]))
     assert ax.lines[0].get_xdata() == [0]
     with pytest.raises(ValueError, match="no frame was counted"):
-        plots.code_counts(np.zeros(3))
+        plots.code_counts(np.zeros(3, dtype=int))
     with pytest.raises(ValueError, match="the table is empty"):
         plots.perplexity(table[:0], entries=8)
     with pytest.raises(ValueError, match="of the same entries, got 2 and 3"):

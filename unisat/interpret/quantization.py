@@ -32,7 +32,7 @@ def plug_in(count: Int[np.ndarray, " entries"]) -> float:
 
 def corrected(count: Int[np.ndarray, " entries"]) -> float:
     """Perplexity of what a histogram was drawn from, see `corrected_entropy`; at most the number of entries."""
-    return min(len(count), float(np.exp(corrected_entropy(count))))
+    return min(float(len(count)), float(np.exp(corrected_entropy(count))))
 
 
 def perplexities(logits: Float[Tensor, "frames groups entries"]) -> pd.DataFrame:

@@ -71,6 +71,11 @@ class WeightedSums:
         self.chance = {"eer": 0.5}
         self._alike: np.ndarray | None = None
         if sentence is not None:
+            if sentence not in bank.table:
+                raise ValueError(
+                    f"the bank has no column {sentence!r}, it has {', '.join(map(str, bank.table))}; name the one that "
+                    "tells equal words as sentence=, or pass sentence=None to look at voices alone."
+                )
             words = bank.labels(sentence)
             self._alike = self._other & (words[:, None] == words)
             self._asked = self._alike.any(1)

@@ -160,4 +160,4 @@ def set_heard(
 
 
 def _box(start: float, end: float, height: float) -> list[tuple[float, float]]:
-    return [(start, 0), (start, height), (end, height), (end, 0)]
+    return [(start, 0.0), (start, height), (end, height), (end, 0.0)]

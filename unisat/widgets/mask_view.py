@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +85,7 @@ class MaskView(Picture):
             control(IntSlider, "seed", "other masks of the same kind", max=99),
         ]
 
-    def look(self, utterance: int, **values: float) -> Look:
+    def look(self, utterance: int, **values: Any) -> Look:
         """Hide what the controls ask for, or what was hidden in the run, and show it."""
         waveform = self.batch.waveforms[utterance]
         if self.trace is None:
@@ -93,7 +94,7 @@ class MaskView(Picture):
             self._replay(utterance)
         runs, expected = span_lengths(self.mask), None
         if self.trace is None:
-            time = values["mask_prob"], int(values["mask_length"]), int(values["min_spans"])
+            time = values["mask_prob"], values["mask_length"], values["min_spans"]
             expected = _expected(len(self.mask), *time)
         if self.figure is None:
             self._build(waveform, expected)
@@ -109,15 +110,15 @@ class MaskView(Picture):
             },
         )
 
-    def _draw_masks(self, waveform: Tensor, **values: float) -> None:
+    def _draw_masks(self, waveform: Tensor, **values: Any) -> None:
         frames = plots.frames_of(waveform, self.config.conv_kernel, self.config.conv_stride)
-        draws, width = torch.Generator().manual_seed(int(values["seed"])), self.config.hidden_size
+        draws, width = torch.Generator().manual_seed(values["seed"]), self.config.hidden_size
         self.mask = span_mask(
             torch.tensor([frames]),
             frames,
             mask_prob=values["mask_prob"],
-            mask_length=int(values["mask_length"]),
-            min_spans=int(values["min_spans"]),
+            mask_length=values["mask_length"],
+            min_spans=values["min_spans"],
             generator=draws,
         )[0]
         self.channels = torch.zeros(width, dtype=torch.bool)
@@ -129,8 +130,8 @@ class MaskView(Picture):
                 torch.tensor([width]),
                 width,
                 mask_prob=values["channel_prob"],
-                mask_length=int(values["channel_length"]),
-                min_spans=int(values["min_channel_spans"]),
+                mask_length=values["channel_length"],
+                min_spans=values["min_channel_spans"],
                 generator=draws,
             )[0]
 
