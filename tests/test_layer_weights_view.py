@@ -152,7 +152,7 @@ def test_it_begins_with_the_trained_weights(view):
     assert view.numbers == pytest.approx(by_hand(bank(), WEIGHTS)[0])
     assert view.references["uniform"] == pytest.approx(by_hand(bank(), np.full(3, 1 / 3))[0])
     assert view.references["trained"] == view.numbers
-    assert f"equal error rate {view.numbers['eer']:.1%} (trained {view.numbers['eer']:.1%}" in view.sentence
+    assert f"equal error rate {view.numbers['eer']:.0%} (trained {view.numbers['eer']:.0%}" in view.sentence
     assert "Trained weights: most weight has hidden.1, 50%" in view.sentence
 
 

@@ -313,6 +313,7 @@ def test_an_utterance_without_hidden_frames(model, batch):
 # the pictures alone
 
 
+@pytest.mark.wrong_types
 def test_pictures_stand_alone():
     table = pd.DataFrame({"step": [1, 2], "soft": [3.0, 4.0]})
     ax = plots.perplexity(table, entries=8)

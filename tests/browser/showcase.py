@@ -17,6 +17,11 @@ CELLS = {
     "masks": "us.widgets.masks(model.config.replace(mask_feature_prob=0.2), batch)",
     "attention": "us.widgets.attention(us.run(model, batch, 'block.*.attn.pattern')[1], batch)",
     "quantizer": "us.widgets.quantizer(us.load('tiny', 'pretraining'), batch)",
+    "layers": "us.widgets.layers(us.run(model, batch, 'hidden.*')[1], batch)",
+    "layer_weights": (
+        "voices = speech.where(sentence=['s01', 's02', 's03', 's04'])\n"
+        "us.widgets.layer_weights(us.collect(model, voices, 'hidden.*', max_seconds=1.0))"
+    ),
     "speakers": (
         "voices = speech.where(sentence=['s01', 's02', 's03', 's04'])\n"
         "bank = us.collect(model, voices, 'hidden.*', max_seconds=1.0)\n"

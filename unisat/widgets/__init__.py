@@ -5,6 +5,8 @@ moving that slider does.
 """
 
 from unisat.widgets.attention_view import attention
+from unisat.widgets.layer_weights_view import layer_weights
+from unisat.widgets.layers_view import layers
 from unisat.widgets.losses_view import losses
 from unisat.widgets.mask_view import masks
 from unisat.widgets.mixing_view import mixing
@@ -12,4 +14,4 @@ from unisat.widgets.quantizer_view import quantizer
 from unisat.widgets.recording_view import recording
 from unisat.widgets.speakers_view import speakers
 
-__all__ = ["attention", "losses", "masks", "mixing", "quantizer", "recording", "speakers"]
+__all__ = ["attention", "layer_weights", "layers", "losses", "masks", "mixing", "quantizer", "recording", "speakers"]
