@@ -23,7 +23,6 @@ FLAGS = [
     "--disable-dev-shm-usage",
     "--mute-audio",
     "--autoplay-policy=no-user-gesture-required",
-    "--js-flags=--expose-gc",
 ]
 # of JupyterLab and its kernel's connection, on every page
 KNOWN_CONSOLE = ("favicon", "lsp", "workspace", "Could not determine jupyterlab", "Service Worker", "service worker")
@@ -78,21 +77,30 @@ class Lab:
     def __enter__(self):
         from playwright.sync_api import sync_playwright
 
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._stop_server)
+            self._wait_for_server()
+            play = stack.enter_context(sync_playwright())
+            self.browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            stack.callback(self.browser.close)
+            self._opened = stack.pop_all()
+        return self
+
+    def __exit__(self, *_):
+        self._opened.close()
+
+    def _wait_for_server(self) -> None:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         for _ in range(600):
             if self.server.poll() is not None:
                 break
             with contextlib.suppress(OSError):
                 opener.open(f"{self.address}/api?token={self.token}", timeout=5).close()
-                self.play = sync_playwright().start()
-                self.browser = self.play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-                return self
+                return
             time.sleep(0.1)
         raise RuntimeError(f"JupyterLab did not start:\n{(self.folder / 'server.log').read_text()[-3000:]}")
 
-    def __exit__(self, *_):
-        self.browser.close()
-        self.play.stop()
+    def _stop_server(self) -> None:
         self.server.terminate()
         self.server.wait(30)
         self.log.close()
@@ -255,6 +263,12 @@ class Page:
         """Megabytes of the kernel and of the page, after both have collected their garbage."""
         code = "import gc, resource; gc.collect(); print(open('/proc/self/statm').read().split()[1])"
         pages = int(self.python(code))
-        self.page.evaluate("window.gc && gc()")
-        heap = self.page.evaluate("performance.memory.usedJSHeapSize")
+        browser = self.page.context.new_cdp_session(self.page)
+        browser.send("Performance.enable")
+        for _ in range(3):
+            browser.send("HeapProfiler.collectGarbage")
+            self.page.wait_for_timeout(100)
+        metrics = {one["name"]: one["value"] for one in browser.send("Performance.getMetrics")["metrics"]}
+        browser.detach()
+        heap = metrics["JSHeapUsedSize"]
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6, heap / 1e6

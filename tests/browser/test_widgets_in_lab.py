@@ -22,28 +22,20 @@ def page(lab):
         assert opened.outside == []
 
 
+@pytest.fixture(scope="module")
+def everything(lab):
+    """Every widget, in the order of the showcase."""
+    showcase.write(lab.notebooks / "all.ipynb")
+    with lab.open("all.ipynb") as opened:
+        opened.run()
+        assert opened.errors() == []
+        yield opened
+        assert opened.complaints == []
+        assert opened.outside == []
+
+
 def test_every_widget_is_in_the_showcase():
     assert set(showcase.CELLS) == set(unisat.widgets.__all__)
-
-
-def test_two_hundred_moves_leave_no_trace(page):
-    view = page.views()[0]
-    slider = view.locator("[role=slider]").first
-    slider.focus()
-
-    def move(times):
-        for number in range(times):
-            page.page.keyboard.press("ArrowRight" if number % 20 < 10 else "ArrowLeft")
-            page.page.wait_for_timeout(15)
-        page.idle()
-
-    move(40)  # fonts, caches, compiled code
-    kernel, heap = page.memory()
-    move(200)
-    page.page.wait_for_timeout(1500)  # the last pictures are let go of
-    kernel_after, heap_after = page.memory()
-    assert kernel_after - kernel <= 20
-    assert heap_after - heap <= 20
 
 
 def test_keys_belong_to_the_control(page):
@@ -91,6 +83,7 @@ def test_a_sound_plays_as_loud_as_it_is_and_a_line_follows(page):
 
 def test_a_click_on_the_time_axis_seeks(page):
     view = page.views()[0]
+    view.locator(".unisat-picture img").scroll_into_view_if_needed()
     box = view.locator(".unisat-picture img").bounding_box()
     page.page.mouse.click(box["x"] + 0.4 * box["width"], box["y"] + 0.15 * box["height"])
     assert view.locator("audio").first.evaluate("player => player.currentTime") > 1
@@ -152,23 +145,43 @@ def test_an_exception_is_said_in_the_widget(lab):
         assert opened.alerts() == ["utterance=99 is not one of the batch's 4, counted from 0."]
 
 
-def test_every_widget_is_readable_light_and_dark_wide_and_narrow(lab):
-    showcase.write(lab.notebooks / "all.ipynb")
-    with lab.open("all.ipynb") as opened:
-        opened.run()
-        assert opened.errors() == []
-        assert opened.alerts() == []
-        views = opened.views()
-        assert len(views) == len(showcase.CELLS)
-        assert opened.names() == {"pictures": 0, "sounds": 0, "controls": [], "unreachable": []}
-        for theme in ("JupyterLab Dark", "JupyterLab Light"):
-            opened.wear(theme)
-            for width in (900, 1280):
-                opened.page.set_viewport_size({"width": width, "height": 900})
-                opened.page.wait_for_timeout(300)
-                for view in views:
-                    assert view.evaluate("view => unisat.contrast(view)") == []
-                    # nothing sticks out of the page
-                    assert view.evaluate("view => view.scrollWidth - view.clientWidth") <= 0
-        assert opened.complaints == []
-        assert opened.outside == []
+MOVED = {"speakers": "utterance", "attention": "head", "quantizer": "frame", "losses": "anchor"}
+"""What is moved two hundred times; the first slider of the others. Maps that are fitted anew are kept on purpose."""
+
+
+@pytest.mark.parametrize("name", [name for name in showcase.CELLS if name != "recording"])
+def test_two_hundred_moves_leave_no_trace(everything, name):
+    view = everything.views()[list(showcase.CELLS).index(name)]
+    view.scroll_into_view_if_needed()
+    controls = [one for one in everything.controls(view) if one[0] in ("slider", "menu")]
+    kind, _, control = next(one for one in controls if one[1] == MOVED.get(name, one[1]))
+
+    def move(times):
+        for number in range(times):
+            everything.step(kind, control, back=number % 20 >= 10)
+            everything.page.wait_for_timeout(15)
+        everything.idle()
+
+    move(40)  # fonts, caches, compiled code
+    kernel, heap = everything.memory()
+    move(200)
+    everything.page.wait_for_timeout(1500)  # the last pictures are let go of
+    kernel_after, heap_after = everything.memory()
+    assert kernel_after - kernel <= 20
+    assert heap_after - heap <= 20
+
+
+def test_every_widget_is_readable_light_and_dark_wide_and_narrow(everything):
+    assert everything.alerts() == []
+    views = everything.views()
+    assert len(views) == len(showcase.CELLS)
+    assert everything.names() == {"pictures": 0, "sounds": 0, "controls": [], "unreachable": []}
+    for theme in ("JupyterLab Dark", "JupyterLab Light"):
+        everything.wear(theme)
+        for width in (900, 1280):
+            everything.page.set_viewport_size({"width": width, "height": 900})
+            everything.page.wait_for_timeout(300)
+            for view in views:
+                assert view.evaluate("view => unisat.contrast(view)") == []
+                # nothing sticks out of the page
+                assert view.evaluate("view => view.scrollWidth - view.clientWidth") <= 0

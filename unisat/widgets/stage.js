@@ -138,7 +138,8 @@ function renderStage({ model, el }) {
     const player = current?.isConnected ? current : sounds.querySelector("audio");
     if (!axes || !player) return;
     const time = axes.t0 + ((axes.t1 - axes.t0) * (x - axes.x0)) / (axes.x1 - axes.x0);
-    player.currentTime = Math.min(Math.max(0, time - player.dataset.start), player.duration || 0);
+    // its end is unknown until it is first played
+    player.currentTime = Math.min(Math.max(0, time - player.dataset.start), player.duration || Infinity);
     cursor(time);
   }
   let outline = null; // of a lasso being drawn
