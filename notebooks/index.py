@@ -24,6 +24,7 @@ def lesson(path: Path) -> tuple[str, str, str]:
     if question is None or need is None:
         raise SystemExit(f"{path.name} lacks a *question* or a **You need:** line in its first cell.")
     before, minutes = (" ".join(one.split()) for one in need.groups())
+    before = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", before)  # a link there is relative to the notebook
     return " ".join(question[1].split()), minutes.replace(" minutes", ""), before
 
 

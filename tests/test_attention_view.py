@@ -155,6 +155,29 @@ def test_all_heads_at_a_glance(attention_widget):
     assert [frame.get_visible() for frame in attention_widget.frames] == [False, False, True]
     attention_widget.clicked(attention_widget.large, 0.1, 0.1)  # seeks in the page, and chooses nothing
     assert attention_widget.controls["head"].value == 2
+    attention_widget.clicked(attention_widget.small[2], 5.0, 5.0)  # once more: the mean of all
+    assert attention_widget.controls["head"].value == -1
+    torch.testing.assert_close(attention_widget.pattern, heads.mean(0))
+
+
+def test_a_table_has_every_layer_and_head_of_the_whole_utterance(attention_widget):
+    attention_widget.controls["seconds"].value = (0.1, 0.3)  # the table is of all of it
+    for utterance, frames in [(1, 30), (0, 50)]:
+        attention_widget.controls["utterance"].value = utterance
+        assert attention_widget.table.index.tolist() == [(layer, head) for layer in (2, 10) for head in range(3)]
+        for (layer, head), found in attention_widget.table.iterrows():
+            pattern = Patterns()[f"block.{layer}.attn.pattern"][utterance, head, :frames, :frames]
+            one = measures(pattern, attention_widget.seconds[:frames])
+            assert found.to_dict() == pytest.approx({name: one[name] for name in found.index}, rel=1e-5)
+            assert f"<td>{one['distance_ms']:.0f} / {one['entropy_bits']:.1f}</td>" in attention_widget.stage.extra
+
+
+def test_the_table_stays_as_the_reader_left_it(attention_widget):
+    before, measured = attention_widget.stage.extra, attention_widget.table
+    for name, value in {"layer": 10, "head": 1, "seconds": (0.1, 0.3)}.items():
+        attention_widget.controls[name].value = value
+    assert attention_widget.stage.extra == before  # text that is the same is not sent, and stays unfolded
+    assert attention_widget.table is measured
 
 
 def test_another_utterance_has_its_own_length(attention_widget):

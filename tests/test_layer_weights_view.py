@@ -15,6 +15,8 @@ from unisat.plots.weighted_sum import layer_shares, set_layer_shares, set_own_su
 from unisat.widgets.layer_weights_view import LayerWeightsView, layer_weights
 from unisat.widgets.picture import Refusal
 
+pytestmark = pytest.mark.usefixtures("no_widget_is_left")
+
 WEIGHTS = np.array([0.2, 0.5, 0.3])
 LOGITS = np.log(WEIGHTS)
 SIZES = (1.0, 3.0, 0.5)  # of the layers
@@ -65,8 +67,7 @@ def by_hand(one, weights, column="sentence", sessions=None):
 def view():
     made = layer_weights(bank(), LOGITS)
     assert isinstance(made, LayerWeightsView), made.error
-    yield made
-    made.close()
+    return made
 
 
 # what is computed
@@ -179,7 +180,8 @@ def test_start_from_moves_the_sliders(view, start, weights):
     view.controls["hidden.0"].value = 0.9
     view.controls["start from"].value = start
     np.testing.assert_allclose(view.weights, weights)
-    np.testing.assert_allclose([view.controls[s].value for s in view.sums.sites], np.array(weights) / max(weights))
+    there = [view.controls[site].value for site in view.sums.sites]
+    assert there == (np.array(weights) / max(weights)).round(2).tolist()  # steps, or the page would send them back
     assert view.controls["start from"].value == start
     view.set(**{"hidden.0": 0.25, "hidden.1": 0.75, "hidden.2": 0.0})
     assert view.controls["start from"].value == "own"
@@ -190,12 +192,12 @@ def test_start_from_moves_the_sliders(view, start, weights):
 
 def test_a_click_on_the_bars_sets_a_weight_and_one_on_the_results_a_layer(view):
     view.clicked(view.shares, 2.2, 0.6)
-    np.testing.assert_allclose(view.weights, [0.4 * 2 / 7, 0.4 * 5 / 7, 0.6])
+    np.testing.assert_allclose(view.weights, [0.4 * 2 / 7, 0.4 * 5 / 7, 0.6], atol=0.01)
     view.clicked(view.results["retrieval"], 0.9, 0.5)
     assert view.controls["start from"].value == "only hidden.1"
     view.clicked(view.shares, 0.8, 0.5)  # the others, which have none, share alike
     np.testing.assert_allclose(view.weights, [0.25, 0.5, 0.25])
-    view.clicked(view.shares, 7, 2.0)
+    view.clicked(view.shares, 7.0, 2.0)
     np.testing.assert_allclose(view.weights, [0, 0, 1])
 
 
@@ -212,7 +214,6 @@ def test_without_trained_weights_it_begins_with_equal_ones():
     np.testing.assert_allclose(made.weights, np.full(3, 1 / 3))
     assert list(made.references) == ["uniform", "chance"]
     assert "trained" not in made.sentence
-    made.close()
 
 
 def test_without_sentences_voices_alone_are_shown():
@@ -220,7 +221,6 @@ def test_without_sentences_voices_alone_are_shown():
     assert list(made.numbers) == ["eer"]
     assert "sentence" not in made.sentence
     assert "retrieval" not in made.table
-    made.close()
 
 
 def test_heads_and_results_are_read():
@@ -233,7 +233,6 @@ def test_heads_and_results_are_read():
         made = layer_weights(collected, trained, sentence="text")
         np.testing.assert_allclose(made.weights, expected)
         np.testing.assert_allclose(made.table["contribution"], result.contribution[0])
-        made.close()
 
 
 def test_weights_of_several_runs_are_averaged_and_their_normalisation_kept():
@@ -244,7 +243,6 @@ def test_weights_of_several_runs_are_averaged_and_their_normalisation_kept():
     np.testing.assert_allclose(made.table["norm"], fitted.norms.mean(0))
     scaled = WeightedSums(one, normalize="zscore").measure(made.weights)
     assert made.numbers == scaled != WeightedSums(one).measure(made.weights)
-    made.close()
 
 
 def taken(one, rows, **columns):
@@ -317,4 +315,3 @@ def test_it_draws_without_gradients(view):
     logits = torch.nn.Parameter(torch.tensor(LOGITS))
     made = layer_weights(bank(), logits)
     np.testing.assert_allclose(made.weights, WEIGHTS)
-    made.close()

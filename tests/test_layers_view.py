@@ -13,6 +13,8 @@ from unisat.plots.layer_frames import frame_similarity, outline, set_frame_simil
 from unisat.widgets.layers_view import LayersView, layers
 from unisat.widgets.picture import Refusal
 
+pytestmark = pytest.mark.usefixtures("no_widget_is_left")
+
 LENGTHS = (4000, 2500)
 CKA = "debiased CKA"
 
@@ -36,8 +38,7 @@ def trace(model):
 def view(trace):
     made = layers(trace, sound())
     assert isinstance(made, LayersView), made.error
-    yield made
-    made.close()
+    return made
 
 
 # what is computed
@@ -130,7 +131,7 @@ def test_another_utterance_has_its_own_frames_norms_and_sound(view, trace):
         assert ax.get_xlim() == pytest.approx((float(times[0]) - hop / 2, float(times[-1]) + hop / 2), abs=1e-4)
         assert ax.images[0].get_extent()[:2] == pytest.approx(ax.get_xlim())
     assert [len(view.stage.cursors), view.stage.cursors[0]["t1"]] == [2, pytest.approx(view.map.get_xlim()[1])]
-    assert view.stage.sounds[0]["label"] == f"utterance, {LENGTHS[1] / 16_000:.1f} s"
+    assert view.stage.sounds[0]["wav"] == us.plots.show.wav(sound().waveforms[1])
     view.controls["utterance"].value = 0
     assert view.png == first
 
@@ -163,7 +164,7 @@ def test_a_click_on_a_row_chooses_the_layer(view):
     assert view.controls["layer"].value == 2
     view.clicked(view.map, 0.1, 1.0)  # there a click seeks
     assert view.controls["layer"].value == 2
-    view.clicked(view.sizes, 0.1, 99)
+    view.clicked(view.sizes, 0.1, 99.0)
     assert view.controls["layer"].value == len(view.layers) - 1
 
 
@@ -207,6 +208,7 @@ def test_a_trace_without_frames_is_refused_in_the_widget(model, make, words):
 
 def test_what_does_not_belong_together_is_refused(trace):
     assert "the batch has 1 utterances, the trace 2" in str(layers(trace, sound()[0]).error)
+    assert "the batch has [37, 61]" in str(layers(trace, sound()[[1, 0]]).error)
     assert "utterance=2 is not one of the trace's 2" in str(layers(trace, utterance=2).error)
 
 

@@ -48,7 +48,7 @@ def set_layer_shares(table: pd.DataFrame, ax: Axes) -> bool:
         bar.set(height=value)
     ticks = [np.asarray(line.get_ydata(), dtype=float).max() for line in ax.lines]
     top = next(top for top in TOPS if max(values.max(), *ticks, 0) <= 0.97 * top or top == TOPS[-1])
-    changed = ax.get_ylim()[1] != top * 1.03
+    changed = float(ax.get_ylim()[1]) != top * 1.03
     ax.set_ylim(0, top * 1.03)
     return changed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pandas as pd
 from ipywidgets import Dropdown, FloatRangeSlider, SelectionSlider
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
@@ -33,9 +34,12 @@ class AttentionView(Picture):
     ----------
     pattern : Float[Tensor, "query key"]
         The weights now shown.
+    table : pandas.DataFrame
+        ``distance_ms`` and ``entropy_bits`` of every head over the whole utterance, by layer and head.
     """
 
     pattern: Tensor
+    table: pd.DataFrame
 
     def __init__(self, trace: Trace, batch: Batch | None, utterance: int) -> None:
         sites = [site for site in trace.sites if site.startswith(BEFORE) and site.endswith(AFTER)]
@@ -47,8 +51,9 @@ class AttentionView(Picture):
         if not 0 <= utterance < len(trace.ids):
             raise ValueError(f"utterance={utterance} is not one of the trace's {len(trace.ids)}, from 0.")
         self.trace, self.batch = trace, batch
+        self._tables: dict[int, tuple[pd.DataFrame, str]] = {}  # by utterance: a few hundred numbers each
         self.lengths, self.seconds = trace.lengths(sites[0]), trace.seconds(sites[0]).double().cpu()
-        layers = sorted(int(site[len(BEFORE) : -len(AFTER)]) for site in sites)
+        self.layers = layers = sorted(int(site[len(BEFORE) : -len(AFTER)]) for site in sites)
         heads = range(trace[sites[0]].shape[1])
         end = math.ceil(50 * float(self.seconds[int(self.lengths.max()) - 1])) / 50
         layer_names = [(str(layer), layer) for layer in layers]
@@ -81,13 +86,32 @@ class AttentionView(Picture):
         if self.figure is None:
             self._build(heads, times, titles)
         self._draw(heads, head, times, titles, f"layer {layer}, {which}")
+        self.table, html = self._every_head(utterance)
         shown = seconds[0], min(seconds[1], math.ceil(50 * float(within[-1])) / 50)
         return Look(
             sentence=self._sentence(
                 f"{self.trace.ids[utterance]}, {shown[0]:.2f}–{shown[1]:.2f} s", layer, which, times
             ),
             sounds=self._sounds_of(utterance, shown),
+            html=html,
         )
+
+    def _every_head(self, utterance: int) -> tuple[pd.DataFrame, str]:
+        """The table and its text, folded away; text that stays the same is not sent, and remains unfolded."""
+        if utterance not in self._tables:
+            frames = slice(int(self.lengths[utterance]))
+            found = {}
+            for layer in self.layers:
+                patterns = self.trace[f"{BEFORE}{layer}{AFTER}"][utterance, :, frames, frames]
+                numbers = head_measures(patterns, self.seconds[frames])
+                found[layer] = pd.DataFrame({name: one.numpy() for name, one in numbers.items()})
+            table = pd.concat(found, names=["layer", "head"])
+            texts = [f"{far:.0f} / {bits:.1f}" for far, bits in table.to_numpy().tolist()]
+            cells = pd.Series(texts, index=table.index).unstack().to_html(border=0)
+            title = "every head over the whole utterance: milliseconds away / bits of entropy"
+            html = f'<details><summary>{title}</summary><div style="overflow-x: auto">{cells}</div></details>'
+            self._tables[utterance] = table, html
+        return self._tables[utterance]
 
     def _titles(self, heads: Tensor, times: Tensor, key: tuple[object, ...]) -> list[str]:
         if key not in self._measured:
@@ -155,9 +179,10 @@ class AttentionView(Picture):
         return {"this part": Sound(self.batch.waveforms[utterance][first:last], seconds[0])}
 
     def clicked(self, ax: Axes, x: float, y: float) -> None:
-        """Choose the head whose small map was clicked."""
+        """Choose the head whose small map was clicked; a second click goes back to the mean of all."""
         if ax in self.small:
-            self.controls["head"].value = self.small.index(ax)
+            clicked, chosen = self.small.index(ax), self.controls["head"].value
+            self.controls["head"].value = MEAN if clicked == chosen else clicked
 
 
 @answers
@@ -166,7 +191,9 @@ def attention(trace: Trace, batch: Batch | None = None, utterance: int = 0) -> A
 
     Shows the weights between the valid frames, and says of what is shown how far a frame looks, how widely, and how
     much of its weight stays within 3 frames (`unisat.interpret.attention.measures`). Beside it all heads of the layer,
-    each with its distance and its entropy; a click on one chooses it.
+    each with its distance and its entropy in the part shown; a click on one chooses it, a second one goes back to the
+    mean. A table below has the numbers of every layer and head over the whole utterance. Maps of more frames than they
+    have pixels show means over cells (`unisat.plots.attention.pooled`).
 
     Parameters
     ----------

@@ -84,7 +84,7 @@ class LayerWeightsView(Picture):
 
     def look(self, **values: Any) -> Look:
         """Show the layers' shares in the sum of the sliders' weights, and what that sum knows."""
-        amounts = np.array([values[site] for site in self.sums.sites])
+        amounts = self.starts.get(values[START], np.array([values[site] for site in self.sums.sites]))
         if not amounts.any():
             raise ValueError("all layers are at 0, which leaves nothing to sum; move one slider up.")
         self.weights = amounts / amounts.sum()
@@ -113,8 +113,8 @@ class LayerWeightsView(Picture):
             self.controls[START].value = f"only {self.sums.sites[layer]}"
 
     def _sliders(self, weights: np.ndarray) -> dict[str, float]:
-        """Where sliders stand: the largest weight is at 1."""
-        return dict(zip(self.sums.sites, (weights / weights.max()).tolist(), strict=True))
+        """Where sliders stand: the largest weight is at 1, and all at steps, for the page would send others back."""
+        return dict(zip(self.sums.sites, (weights / weights.max()).round(2).tolist(), strict=True))
 
     def _amounts(self, start: str) -> dict[str, float]:
         return self._sliders(self.starts[start])
@@ -144,7 +144,7 @@ class LayerWeightsView(Picture):
         for row, name in enumerate(self.numbers):
             ax = self.figure.add_subplot(grid[row, 1])
             others = {key: one[name] for key, one in self.references.items() if key != "chance"}
-            self.results[name] = sum_result(self.alone[name], self.sums.sites, references=others, ax=ax)
+            self.results[name] = sum_result(self.alone[name].to_numpy(), self.sums.sites, references=others, ax=ax)
             ax.set_title(f"{TITLES[name]} (chance {self.sums.chance[name]:.0%})", fontsize=9, loc="left")
             ax.set_ylabel(GOOD[name], fontsize=8)
             if row + 1 < len(self.numbers):
@@ -163,9 +163,9 @@ class LayerWeightsView(Picture):
         ]
         for measure, value in self.numbers.items():
             best = rows[measure].idxmin() if measure == "eer" else rows[measure].idxmax()
-            others = ", ".join(f"{key} {one[measure]:.1%}" for key, one in self.references.items())
-            alone = f"best alone {best}, {rows[measure][best]:.1%}"
-            parts.append(f"{WORDS[measure]} {value:.1%} ({others}; {alone}).")
+            others = ", ".join(f"{key} {one[measure]:.0%}" for key, one in self.references.items())
+            alone = f"best alone {best}, {rows[measure][best]:.0%}"
+            parts.append(f"{WORDS[measure]} {value:.0%} ({others}; {alone}).")
         return " ".join(parts)
 
 

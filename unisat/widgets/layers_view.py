@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from ipywidgets import Checkbox, Dropdown, SelectionSlider
+from ipywidgets import Dropdown, SelectionSlider, ToggleButton
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.ticker import LinearLocator, StrMethodFormatter
 from torch import Tensor
 
 from unisat.corpus import Batch
+from unisat.frames import stack_length
 from unisat.interpret.capture import Trace
 from unisat.interpret.layer_frames import frame_cka, frame_cosines, hidden_layers, layer_frames
 from unisat.interpret.layers import rms_norms
@@ -47,6 +48,14 @@ class LayersView(Picture):
             raise ValueError(
                 f"the batch has {len(batch)} utterances, the trace {len(trace)}; pass the batch that the model heard."
             )
+        first = f"hidden.{self.layers[0]}"
+        if batch is not None:
+            front = trace.config.conv_kernel, trace.config.conv_stride
+            frames, seen = [stack_length(len(one), *front) for one in batch.waveforms], trace.lengths(first).tolist()
+            if frames != seen:
+                raise ValueError(
+                    f"the trace saw utterances of {seen} frames, the batch has {frames}; give the batch that was run."
+                )
         self.trace, self.batch = trace, batch
         self.sites = [f"hidden.{layer}" for layer in self.layers]
         self.seconds = trace.seconds(self.sites[0]).double().cpu()
@@ -59,7 +68,7 @@ class LayersView(Picture):
             control(SelectionSlider, "layer", "0 is what enters the first block", options=places),
             which,
             control(Dropdown, "similarity", "of all layers: of this utterance, or of all", options=[COSINE, CKA]),
-            control(Checkbox, "one scale", "the same colours for all layers", value=False),
+            control(ToggleButton, "one scale", "the same colours for all layers", value=False),
         )
         if len(names) == 1:
             which.layout.display = "none"
@@ -120,8 +129,7 @@ class LayersView(Picture):
         values = self.norms.to_numpy(dtype=float)
         self.sizes.images[0].set(data=values, clim=(0, quantile(values, 1.0)))
         for ax, rows in ((self.map, self.state.shape[1]), (self.sizes, len(values))):
-            ax.images[0].set_extent((start, end, -0.5, rows - 0.5))
-            ax.set_xlim(start, end)
+            ax.images[0].set_extent((start, end, -0.5, rows - 0.5))  # and with it the axes' limits
         many = ", all utterances" if similarity == CKA and len(self.trace) > 1 else ""
         set_frame_similarity(self.similarity, similarity + many, self.alike)
         self._drawn = utterance, similarity
@@ -135,6 +143,7 @@ class LayersView(Picture):
 
     def _sentence(self, layer: int, utterance: int, similarity: str) -> str:
         times, size = self._times(), self.norms.iloc[layer]
+        most = f", most at {size.idxmax():.2f} s" if size.max() > 1.01 * size.min() else ""  # a norm makes all alike
         channels = self.state.square().mean(0).sqrt()
         top = int(channels.argmax())
         near = [place for place in (layer - 1, layer + 1) if 0 <= place < len(self.layers)]
@@ -144,8 +153,8 @@ class LayersView(Picture):
         not_finite = f" {lost} values are not finite." * bool(lost)
         return (
             f"{self.trace.ids[utterance]}, hidden.{self.layers[layer]}, {len(times)} frames of {self.state.shape[1]} "
-            f"channels: RMS {size.mean():.2f} over time ({size.min():.2f} to {size.max():.2f}, most at "
-            f"{size.idxmax():.2f} s); the largest channel is {top}, RMS {channels[top]:.2f}, the median channel has "
+            f"channels: RMS {size.mean():.2f} over time ({size.min():.2f} to {size.max():.2f}{most}); "
+            f"the largest channel is {top}, RMS {channels[top]:.2f}, the median channel has "
             f"{channels.median():.2f}.{alike}{not_finite}"
         )
 
