@@ -129,6 +129,7 @@ def test_attention_plays_the_part_shown():
     widget.controls["seconds"].value = (0.1, 0.5)
     (heard,) = sounds(widget).values()
     np.testing.assert_array_equal(heard, (batch.waveforms[0][1600:8000] * 2**15).round())
+    assert [one["start"] for one in widget.stage.sounds] == [0.1]  # where the line that follows it begins
 
 
 def test_attention_without_patterns_says_how_to_capture_them():

@@ -109,7 +109,8 @@ class AttentionView(Picture):
             texts = [f"{far:.0f} / {bits:.1f}" for far, bits in table.to_numpy().tolist()]
             cells = pd.Series(texts, index=table.index).unstack().to_html(border=0)
             title = "every head over the whole utterance: milliseconds away / bits of entropy"
-            html = f'<details><summary>{title}</summary><div style="overflow-x: auto">{cells}</div></details>'
+            wide = f'<div style="overflow-x: auto; white-space: nowrap">{cells}</div>'
+            html = f"<details><summary>{title}</summary>{wide}</details>"
             self._tables[utterance] = table, html
         return self._tables[utterance]
 
