@@ -187,8 +187,14 @@ def test_another_utterance_has_its_own_length(attention_widget):
     assert attention_widget.sentence.startswith("amy, 0.00–1.00 s")
     assert attention_widget.large.get_xlim() == (pytest.approx(0.0025), pytest.approx(1.0025))
     attention_widget.controls["seconds"].value = (0.7, 1.0)
-    attention_widget.controls["utterance"].value = 1
-    assert "no frame lies in 0.70 to 1.00 s" in attention_widget.stage.alert
+    attention_widget.controls["utterance"].value = 1  # which is over by then: all of it is shown
+    assert attention_widget.sentence.startswith("bob, 0.00–0.60 s")
+    part = attention_widget.controls["seconds"]
+    assert (part.max, part.value) == (0.6, (0.0, 0.6))  # no way to the padding
+    part.value = (0.2, 0.4)
+    attention_widget.controls["utterance"].value = 0  # a part of it remains that part
+    assert (part.max, part.value) == (1.0, (0.2, 0.4))
+    assert attention_widget.sentence.startswith("amy, 0.20–0.40 s")
 
 
 def test_long_patterns_are_averaged_over_cells():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pandas as pd
 from ipywidgets import Dropdown, FloatRangeSlider, SelectionSlider
@@ -55,13 +56,14 @@ class AttentionView(Picture):
         self.lengths, self.seconds = trace.lengths(sites[0]), trace.seconds(sites[0]).double().cpu()
         self.layers = layers = sorted(int(site[len(BEFORE) : -len(AFTER)]) for site in sites)
         heads = range(trace[sites[0]].shape[1])
-        end = math.ceil(50 * float(self.seconds[int(self.lengths.max()) - 1])) / 50
+        end = self._end(utterance)
         layer_names = [(str(layer), layer) for layer in layers]
         head_names = [(f"mean of {len(heads)}", MEAN), *((str(head), head) for head in heads)]
         names = [(f"{index}: {name}", index) for index, name in enumerate(trace.ids)]
         which = control(Dropdown, "utterance", "whose patterns", options=names, value=utterance)
         self._span: tuple[float, float] | None = None  # of the large map's axes
         self._measured: dict[tuple[object, ...], dict[str, Tensor]] = {}
+        which.observe(self._fit, "value")  # before the redraw, which then finds the part within the utterance
         super().__init__(
             control(SelectionSlider, "layer", "block of the encoder, from 0", options=layer_names),
             control(SelectionSlider, "head", "attention head, from 0, or the mean of all", options=head_names),
@@ -71,6 +73,18 @@ class AttentionView(Picture):
         if len(names) == 1:
             which.layout.display = "none"
         self.first()
+
+    def _end(self, utterance: int) -> float:
+        return math.ceil(50 * float(self.seconds[int(self.lengths[utterance]) - 1])) / 50
+
+    def _fit(self, change: dict[str, Any]) -> None:
+        """Let the part end where the new utterance ends, and begin where it did if that is still inside."""
+        part, end = self.controls["seconds"], self._end(change["new"])
+        start, stop = part.value
+        whole = stop >= part.max
+        with self.held():
+            part.max = end
+            part.value = (start if start < end else 0.0, end if whole else min(stop, end))
 
     def look(self, layer: int, head: int, seconds: tuple[float, float], utterance: int) -> Look:
         """Show one head, or the mean of all, between two times, and all heads of the layer beside it."""
@@ -87,7 +101,7 @@ class AttentionView(Picture):
             self._build(heads, times, titles)
         self._draw(heads, head, times, titles, f"layer {layer}, {which}")
         self.table, html = self._every_head(utterance)
-        shown = seconds[0], min(seconds[1], math.ceil(50 * float(within[-1])) / 50)
+        shown = seconds[0], min(seconds[1], self._end(utterance))
         return Look(
             sentence=self._sentence(
                 f"{self.trace.ids[utterance]}, {shown[0]:.2f}–{shown[1]:.2f} s", layer, which, times

@@ -10,7 +10,8 @@ import threading
 import warnings
 import weakref
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec
 
@@ -129,6 +130,7 @@ class Picture(ipywidgets.VBox):
         self._cursors: tuple[Axes, ...] = ()
         self._still: Any = None  # the pixels of everything that does not move
         self._laid_out: Figure | None = None
+        self._held = 0
         self.stage = Stage(picks=self.clicked is not None, lasso=self.lassoed is not None)
         self.stage.on_msg(self._pointed)
         row = ipywidgets.HBox(controls, layout={"flex_flow": "row wrap"})
@@ -139,18 +141,23 @@ class Picture(ipywidgets.VBox):
 
     def redraw(self, change: object = None) -> None:
         """Show what the controls ask for."""
-        self.show(lambda: self.look(**{name: one.value for name, one in self.controls.items()}))
+        if not self._held:
+            self.show(lambda: self.look(**{name: one.value for name, one in self.controls.items()}))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Move controls inside, and nothing is drawn."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
 
     def set(self, **values: Any) -> None:
         """Move several controls at once, with one redraw."""
-        for name in values:
-            self.controls[name].unobserve(self.redraw, "value")
-        try:
+        with self.held():
             for name, value in values.items():
                 self.controls[name].value = value
-        finally:
-            for name in values:
-                self.controls[name].observe(self.redraw, "value")
         self.redraw()
 
     def first(self) -> None:
