@@ -24,6 +24,7 @@ FLOOR = {
             "masking",
             "mixing",
             "quantizer",
+            "shortcuts",
             "tokenization",
         ],
         1,

@@ -23,18 +23,15 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
+from unisat import shortcuts
 from unisat.config import ACTIVATIONS, UniSpeechSatConfig
-from unisat.frames import conv_length, stack_length, valid_positions
+from unisat.frames import conv_length, hop, receptive_field, stack_length, valid_positions
 from unisat.group_norm import MaskedGroupNorm
 from unisat.inputs import check_mask, check_waveforms
 from unisat.masking import SpecAugment
 from unisat.outputs import Wav2Vec2BaseModelOutput
 from unisat.pretrained import UniSpeechSatPreTrainedModel
-
-
-def watched(module: nn.Module) -> bool:
-    """Whether somebody hangs a hook on this module."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+from unisat.shortcuts import Folded, Linear, watched
 
 
 def activate(activation: nn.Module, signal: Tensor, *makers: nn.Module) -> Tensor:
@@ -44,6 +41,10 @@ def activate(activation: nn.Module, signal: Tensor, *makers: nn.Module) -> Tenso
         # 65 MB behind the first convolution for 10 s of speech: a new tensor costs more than the function
         return torch.ops.aten.gelu_(signal)
     return activation(signal)
+
+
+PIECE, LEAST_PIECE = 100, 16
+"""Frames of all utterances together, and of each, that the convolutions compute at once without gradients."""
 
 
 class ChannelsLastConv1d(nn.Conv1d):
@@ -67,8 +68,7 @@ class ConvLayer(nn.Module):
         channels_in = config.conv_dim[layer - 1] if layer else 1
         channels = config.conv_dim[layer]
         kernel, stride = config.conv_kernel[layer], config.conv_stride[layer]
-        convolution = ChannelsLastConv1d if config.feat_extract_norm == "layer" else nn.Conv1d
-        self.conv = convolution(channels_in, channels, kernel, stride, bias=config.conv_bias)
+        self.conv = ChannelsLastConv1d(channels_in, channels, kernel, stride, bias=config.conv_bias)
         # the norms of the front end have torch's own eps in the reference, not config.layer_norm_eps
         self.layer_norm: nn.Module | None = None
         if config.feat_extract_norm == "layer":
@@ -77,10 +77,25 @@ class ConvLayer(nn.Module):
             self.layer_norm = MaskedGroupNorm(channels, channels)
         self.activation = ACTIVATIONS[config.feat_extract_activation]()
 
+    def fold(self, waveform: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"] | None) -> Folded | None:
+        """The norm over time folded into the kernel, where there is one and nobody looks between the two."""
+        norm, conv = self.layer_norm, self.conv
+        if not isinstance(norm, MaskedGroupNorm) or not shortcuts.allowed() or watched(conv) or watched(norm):
+            return None
+        if waveform.dtype == torch.float64 or (conv.bias is not None and torch.is_grad_enabled()):
+            return None
+        return shortcuts.fold_group_norm(waveform, conv, norm, lengths)
+
     def forward(
-        self, signal: Float[Tensor, "batch channels_in positions"], lengths: Int[Tensor, " batch"] | None
+        self,
+        signal: Float[Tensor, "batch channels_in positions"],
+        lengths: Int[Tensor, " batch"] | None,
+        folded: Folded | None = None,
     ) -> Float[Tensor, "batch channels frames"]:
         """Convolve; ``lengths`` are valid outputs of each utterance, None for all."""
+        folded = folded or self.fold(signal[:, 0], lengths)
+        if folded is not None:
+            return activate(self.activation, folded(signal[:, 0]))
         signal = self.conv(signal)
         if isinstance(self.layer_norm, MaskedGroupNorm):
             signal = self.layer_norm(signal, lengths)
@@ -102,6 +117,8 @@ class FeatureEncoder(nn.Module):
         self, waveform: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch channels frames"]:
         """Encode; ``lengths`` (in samples) keeps the padding out of the group norm's statistics."""
+        if self.is_quick(waveform):
+            return self.in_pieces(waveform, lengths)
         signal = waveform[:, None]  # (batch, 1, samples)
         learns = next(self.parameters()).requires_grad
         for layer, kernel, stride in zip(self.conv_layers, self.kernels, self.strides, strict=True):
@@ -113,6 +130,41 @@ class FeatureEncoder(nn.Module):
                 signal = layer(signal, lengths)
         return signal
 
+    def is_quick(self, waveform: Tensor) -> bool:
+        """Whether to encode in pieces: without gradients, with nobody watching (and not in float64)."""
+        quick = shortcuts.allowed() and not torch.is_grad_enabled() and waveform.dtype != torch.float64
+        return quick and not any(map(watched, self.conv_layers.modules()))
+
+    def in_pieces(
+        self, waveform: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch channels frames"]:
+        """Encode some frames at a time, so that the wide signals between the layers stay in the processor's caches.
+
+        Nothing is cut: each piece has all the samples that its frames see, and the norm over time is folded into the
+        first kernel beforehand. Frames of padding are left out, and stay 0.
+        """
+        layers: list[Any] = list(self.conv_layers)
+        first, *rest = layers
+        step, field = hop(self.strides), receptive_field(self.kernels, self.strides)
+        within = None if lengths is None else conv_length(lengths, self.kernels[0], self.strides[0])
+        folded = first.fold(waveform, within)
+        ends = None if lengths is None else stack_length(lengths, self.kernels, self.strides)
+        frames = stack_length(waveform.shape[1], self.kernels, self.strides)
+        features: Tensor | None = None
+        piece = max(LEAST_PIECE, (PIECE if waveform.device.type == "cpu" else 100 * PIECE) // len(waveform))
+        for start in range(0, frames, piece):
+            stop = min(start + piece, frames)
+            rows = slice(None) if ends is None else ends > start
+            signal = waveform[rows, start * step : (stop - 1) * step + field][:, None]
+            signal = first(signal, None, folded and folded[rows])
+            for layer in rest:
+                signal = layer(signal, None)
+            if features is None:  # autocasting may have changed the precision
+                features = signal.new_zeros(len(waveform), frames, signal.shape[1])
+            features[rows, start:stop] = signal.transpose(1, 2)
+        assert features is not None
+        return features.transpose(1, 2)
+
 
 class FeatureProjection(nn.Module):
     """Layer norm over channels, then a linear map to the width of the transformer."""
@@ -120,7 +172,7 @@ class FeatureProjection(nn.Module):
     def __init__(self, config: UniSpeechSatConfig):
         super().__init__()
         self.layer_norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
-        self.projection = nn.Linear(config.conv_dim[-1], config.hidden_size)
+        self.projection = Linear(config.conv_dim[-1], config.hidden_size)
         self.dropout = nn.Dropout(config.feat_proj_dropout)
 
     def init_own_weights(self) -> None:
@@ -156,8 +208,18 @@ class PositionalConvEmbedding(nn.Module):
         self.conv.weight = torch.empty_like(self.conv.weight).normal_(std=std)
         nn.init.zeros_(self.conv.bias)
 
+    def is_quick(self, hidden: Tensor) -> bool:
+        """Whether to convolve by way of spectra: on a CPU, without gradients, with nobody watching."""
+        quick = shortcuts.allowed() and not torch.is_grad_enabled() and hidden.device.type == "cpu"
+        narrow = self.conv.kernel_size[0] <= shortcuts.WINDOW // 2
+        return quick and narrow and hidden.dtype != torch.float64 and not watched(self.conv)
+
     def forward(self, hidden: Float[Tensor, "batch frames hidden"]) -> Float[Tensor, "batch frames hidden"]:
         """Give what is to be added to each frame."""
+        taps, padding = self.conv.kernel_size[0], self.conv.padding[0]
+        if self.is_quick(hidden) and (kernel := shortcuts.kept_spectrum(self.conv)) is not None:
+            positions = shortcuts.shifted_products(hidden, kernel, taps, padding) + self.conv.bias
+            return activate(self.activation, positions)
         # an even kernel, padded by half on both sides, gives one frame too many
         positions = self.conv(hidden.transpose(1, 2))[..., : hidden.shape[1]]
         return self.activation(positions).transpose(1, 2)
@@ -170,12 +232,12 @@ class Attention(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.num_heads = config.num_attention_heads
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.q_proj = nn.Linear(width, width)
+        self.k_proj = Linear(width, width)
+        self.v_proj = Linear(width, width)
+        self.q_proj = Linear(width, width)
         self.softmax = nn.Softmax(dim=-1)
         self.dropout = nn.Dropout(config.attention_dropout)
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = Linear(width, width)
 
     def forward(
         self,
@@ -207,10 +269,10 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: UniSpeechSatConfig):
         super().__init__()
-        self.intermediate_dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.intermediate_dense = Linear(config.hidden_size, config.intermediate_size)
         self.activation = ACTIVATIONS[config.hidden_act]()
         self.intermediate_dropout = nn.Dropout(config.activation_dropout)
-        self.output_dense = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.output_dense = Linear(config.intermediate_size, config.hidden_size)
         self.output_dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, hidden: Float[Tensor, "batch frames hidden"]) -> Float[Tensor, "batch frames hidden"]:
@@ -225,9 +287,9 @@ class AttentionAdapter(nn.Module):
     def __init__(self, hidden_size: int, adapter_dim: int):
         super().__init__()
         self.norm = nn.LayerNorm(hidden_size)
-        self.linear_1 = nn.Linear(hidden_size, adapter_dim)
+        self.linear_1 = Linear(hidden_size, adapter_dim)
         self.act_fn = nn.ReLU()
-        self.linear_2 = nn.Linear(adapter_dim, hidden_size)
+        self.linear_2 = Linear(adapter_dim, hidden_size)
 
     def forward(self, hidden: Float[Tensor, "batch frames hidden"]) -> Float[Tensor, "batch frames hidden"]:
         """Give what is to be added to each frame."""

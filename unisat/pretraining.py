@@ -29,6 +29,7 @@ from unisat.losses import (
 from unisat.mixing import mix_utterances
 from unisat.outputs import UniSpeechSatForPreTrainingOutput
 from unisat.quantizer import GumbelVectorQuantizer, Quantized
+from unisat.shortcuts import Linear
 
 
 class UniSpeechSatForPreTraining(HeadModel):
@@ -49,9 +50,9 @@ class UniSpeechSatForPreTraining(HeadModel):
             )
         self.label_embeddings_concat = nn.Parameter(torch.empty(config.num_clusters, config.codevector_dim))
         self.quantizer = GumbelVectorQuantizer(config)
-        self.project_q = nn.Linear(config.codevector_dim, config.proj_codevector_dim)
-        self.project_hid = nn.Linear(config.hidden_size, config.proj_codevector_dim)
-        self.speaker_proj = nn.Linear(config.hidden_size, config.codevector_dim)
+        self.project_q = Linear(config.codevector_dim, config.proj_codevector_dim)
+        self.project_hid = Linear(config.hidden_size, config.proj_codevector_dim)
+        self.speaker_proj = Linear(config.hidden_size, config.codevector_dim)
         self.layer_norm_for_extract = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         # a post-LN model does not use this norm: nothing would ever teach it
         self.layer_norm_for_extract.requires_grad_(config.do_stable_layer_norm)

@@ -13,6 +13,7 @@ from unisat.config import UniSpeechSatConfig
 from unisat.frames import SAMPLE_RATE, conv_length, hop, receptive_field, valid_positions
 from unisat.heads import HeadModel, check_classes
 from unisat.outputs import XVectorOutput
+from unisat.shortcuts import Linear
 
 
 class TDNNLayer(nn.Module):
@@ -30,8 +31,10 @@ class TDNNLayer(nn.Module):
     ) -> Float[Tensor, "batch fewer_frames channels"]:
         """Convolve; ``(kernel - 1) * dilation`` frames fewer come out."""
         weight = self.kernel.weight.unflatten(1, (self.width, -1)).transpose(1, 2)  # (out, in, kernel)
-        out = F.conv1d(hidden.transpose(1, 2), weight, self.kernel.bias, dilation=self.dilation)
-        return self.activation(out.transpose(1, 2))
+        # one row of an image: in two dimensions torch leaves a frame's channels side by side in memory
+        row = hidden.transpose(1, 2).unsqueeze(2)
+        out = F.conv2d(row, weight.unsqueeze(2), self.kernel.bias, dilation=(1, self.dilation))
+        return self.activation(out.squeeze(2).transpose(1, 2))
 
 
 class AMSoftmaxLoss(nn.Module):
@@ -72,7 +75,7 @@ class UniSpeechSatForXVector(HeadModel):
 
     def __init__(self, config: UniSpeechSatConfig):
         super().__init__(config, weighted_sum=True)
-        self.projector = nn.Linear(config.hidden_size, config.tdnn_dim[0])
+        self.projector = Linear(config.hidden_size, config.tdnn_dim[0])
         self.tdnn = nn.ModuleList(TDNNLayer(config, layer) for layer in range(len(config.tdnn_dim)))
         self.feature_extractor = nn.Linear(2 * config.tdnn_dim[-1], config.xvector_output_dim)
         self.classifier = nn.Linear(config.xvector_output_dim, config.xvector_output_dim)
