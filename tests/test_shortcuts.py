@@ -181,8 +181,8 @@ def test_a_spectrum_is_kept_until_the_weights_change(change):
 
 
 def test_spectra_go_with_their_model():
-    conv = normed_conv()
-    before = len(shortcuts._SPECTRA)
+    gc.collect()
+    conv, before = normed_conv(), len(shortcuts._SPECTRA)
     shortcuts.kept_spectrum(conv)
     twin = copy.deepcopy(conv)
     assert len(shortcuts._SPECTRA) == before + 1
