@@ -1,0 +1,169 @@
+"""Time unisat beside other implementations, in one go, and keep the proof.
+
+    python -m benchmarks [--against transformers-4.37.2 transformers-latest torchaudio plain] [--device cuda]
+                         [--only forward ragged ...] [--rounds 7] [--threads 2]
+
+Each peer runs in an environment of its own, made here (`peers/`); all processes stay open and take turns (A B C A B C
+…), one at a time, so that a noisy machine disturbs all. A ratio is the peer's time over ours in the same round: above
+1, ours is faster. What cannot run is reported as absent. Results are appended to benchmarks/results.json, and
+docs/performance.md is written from the newest of each work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # as a script beside its siblings
+
+import report
+import roofline
+from peers import ROOT, Absent, Side
+
+PEERS = ("transformers-4.37.2", "transformers-latest", "torchaudio", "plain")
+SLOW = {"collect": 3, "collect_padded": 3, "xvector": 3}
+"""At most so many rounds."""
+
+
+def machine(device: str, threads: int) -> dict:
+    """What one must know of the machine to read its times."""
+    import torch
+
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    facts = {"processor": name, "cores": os.cpu_count(), "threads": threads, "torch": torch.__version__}
+    facts["instructions"] = torch.backends.cpu.get_cpu_capability()
+    if device.startswith("cuda"):
+        facts["device"] = torch.cuda.get_device_name()
+    return facts
+
+
+def compare(sides: list[Side], work: str, rounds: int) -> dict:
+    """Times and memory of one work on every side that does it; ratios in the same round."""
+    there, found = [], {}
+    for side in sides:
+        first = side.ask(work)  # warms up
+        if "absent" in first:
+            found[side.name] = first
+        else:
+            there.append(side)
+    answers = [{side.name: side.ask(work) for side in there} for _ in range(rounds)]
+    for side in there:
+        mine = [answer[side.name] for answer in answers]
+        ratios = [answer[side.name]["seconds"] / answer["unisat"]["seconds"] for answer in answers]
+        found[side.name] = {
+            "seconds": statistics.median(one["seconds"] for one in mine),
+            "mb": max(one["mb"] for one in mine),
+            "above_mb": max(one["mb"] - one["before_mb"] for one in mine),
+            "ratio": statistics.median(ratios),
+            "least": min(ratios),
+            "most": max(ratios),
+            "check": mine[0]["check"],
+        }
+    checks = {name: one["check"] for name, one in found.items() if one.get("check") is not None}
+    tolerance = 3e-2 if work == "bf16" else 1e-4
+    for name, value in checks.items():
+        if abs(value / checks["unisat"] - 1) > tolerance:
+            raise RuntimeError(f"{work}: {name} computes something else ({value} against {checks['unisat']}).")
+    return found
+
+
+def starting(rounds: int) -> dict:
+    """Seconds of ``import torch``, and of ``import unisat`` with its model and capture, in turn."""
+    code = {"torch": "import torch", "unisat": "import unisat; unisat.UniSpeechSatModel; unisat.run"}
+    times: dict[str, list[float]] = {name: [] for name in code}
+    for _ in range(rounds):
+        for name, statement in code.items():
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-c", statement], check=True)
+            times[name].append(time.perf_counter() - start)
+    extra = [b - a for a, b in zip(times["torch"], times["unisat"], strict=True)]
+    return {
+        "torch": statistics.median(times["torch"]),
+        "extra": statistics.median(extra),
+        "least": min(extra),
+        "most": max(extra),
+    }
+
+
+def tour() -> dict:
+    """Seconds of the tour notebook, from the start of a fresh process to its last cell."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "nbconvert", "--execute", "--to", "notebook", "--output-dir", folder]
+        start = time.perf_counter()
+        subprocess.run([*command, str(ROOT / "notebooks" / "00_tour.ipynb")], check=True, capture_output=True)
+        return {"seconds": time.perf_counter() - start}
+
+
+def main() -> None:
+    """Run what is asked for and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--against", nargs="*", default=list(PEERS))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", nargs="*", default=list(report.WORKS), choices=list(report.WORKS))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    options = parser.parse_args()
+
+    import torch
+
+    from unisat import UniSpeechSatConfig, UniSpeechSatForXVector
+
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise SystemExit(f"absent: {options.device} (torch {torch.__version__} sees no such device here)")
+    torch.set_num_threads(options.threads)
+    (ROOT / "build").mkdir(exist_ok=True)
+    results: dict = {
+        "when": datetime.date.today().isoformat(),
+        "device": options.device,
+        "machine": machine(options.device, options.threads),
+        "rates": roofline.rates(options.device),
+        "peers": {},
+        "works": {},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        base = UniSpeechSatConfig.base(use_weighted_layer_sum=False)
+        UniSpeechSatForXVector(base).save_pretrained(folder)  # the backbone is in it
+        for size in ("tiny", "base"):
+            config = getattr(UniSpeechSatConfig, size)(mask_time_prob=0.65)
+            (Path(folder) / f"{size}.json").write_text(json.dumps(config.to_dict()))
+        sides: list[Side] = []
+        for name in ("unisat", *options.against):
+            try:
+                sides.append(Side(name, folder, options.device, options.threads))
+                results["peers"][name] = sides[-1].facts
+            except Absent as reason:
+                results["peers"][name] = {"absent": str(reason)}
+                print(f"absent: {name}: {reason}", flush=True)
+        for work in options.only:
+            if work in ("start", "tour"):
+                found = {"start": lambda: starting(options.rounds), "tour": tour}[work]()
+            elif work == "long":
+                found = {"unisat": sides[0].ask(work)}  # a peer would need 40 GB, or as long again
+            else:
+                found = compare(sides, work, min(options.rounds, SLOW.get(work, options.rounds)))
+            results["works"][work] = found
+            print(report.line(work, found), flush=True)
+        for side in sides:
+            side.close()
+    file = ROOT / "benchmarks" / "results.json"
+    history = json.loads(file.read_text()) if file.exists() else []
+    file.write_text(json.dumps([*history, results], indent=1) + "\n")
+    report.write([*history, results])
+
+
+if __name__ == "__main__":
+    main()

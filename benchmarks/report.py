@@ -1,0 +1,179 @@
+"""Write docs/performance.md from benchmarks/results.json.
+
+    python benchmarks/report.py
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import roofline
+import works
+
+from unisat import UniSpeechSatConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a work is, and what it is asked to reach."""
+
+    title: str
+    bar: float | None = None
+    """Times as fast as the faster of the two transformers."""
+    audio: tuple[float, ...] = ()
+    """Seconds of each utterance."""
+    dtype: str = "float32"
+    passes: int = 1
+    """Forward passes that it is worth: forward and backward count as three."""
+    size: str = "base"
+
+
+STEPS = {name: (size, batch, seconds) for name, (size, batch, seconds) in works.STEPS.items()}
+WORKS = {
+    "forward": Work("forward, 1 × 10 s", 1.15, (10,)),
+    "ragged": Work("forward, 8 ragged clips of 2 to 10 s with mask", 1.4, works.RAGGED),
+    "everything": Work("all hidden states and all attentions, 1 × 10 s", 1.15, (10,)),
+    "collect": Work("hidden states pooled over a ragged corpus; the peer one utterance at a time", 2.0, works.corpus()),
+    "collect_padded": Work("the same; the peer padded by eight (and wrong)", 2.0, works.corpus()),
+    "bf16": Work("forward in bfloat16, 1 × 10 s", 1.15, (10,), "bfloat16"),
+    "masks": Work("span masks, 64 × 1,500 frames", 20.0),
+    "xvector": Work("x-vectors of 32 ragged clips", 1.5, works.clips()),
+    "step_tiny": Work("a step of pretraining, tiny, 10 × 3 s", 1.2, (3,) * 10, passes=3, size="tiny"),
+    "step_base": Work("a step of pretraining, Base, 4 × 3 s", 1.2, (3,) * 4, passes=3),
+    "long": Work("10 minutes in one pass", None, (600,)),
+    "start": Work("import unisat"),
+    "tour": Work("tour notebook, from a cold start to its last cell"),
+}
+LONG_MB, START_S, TOUR_S = 2000, 0.5, 30
+"""Bars of the last three."""
+
+
+def faster(found: dict) -> dict | None:
+    """The faster of the two transformers, if either is there."""
+    there = [one for name, one in found.items() if name.startswith("transformers") and "ratio" in one]
+    return min(there, key=lambda one: one["ratio"]) if there else None
+
+
+def line(work: str, found: dict) -> str:
+    """A result in a line, for the terminal."""
+    if work == "start":
+        return f"{work:15} torch {found['torch']:.2f} s, unisat {found['extra']:+.2f} s"
+    ours = found.get("unisat", found)
+    parts = [f"{work:15} {ours['seconds']:.3f} s"]
+    parts += [f"{name} {one['ratio']:.2f}x" for name, one in found.items() if "ratio" in one and name != "unisat"]
+    return ", ".join(parts)
+
+
+def verdict(reached: bool) -> str:
+    """Whether a bar is reached, in a word."""
+    return "reached" if reached else "**missed**"
+
+
+def newest(history: list[dict], device: str) -> dict[str, tuple[dict, dict]]:
+    """The newest run and result of each work on a kind of device."""
+    runs = [run for run in history if run["device"].split(":")[0] == device]
+    return {work: (run, found) for run in runs for work, found in run["works"].items()}
+
+
+def share(work: str, run: dict, seconds: float) -> str:
+    """How much of the time the machine's floor would take."""
+    about = WORKS[work]
+    if not about.audio:
+        return "–"
+    config = getattr(UniSpeechSatConfig, about.size)()
+    least = about.passes * roofline.floor_seconds(config, about.audio, run["rates"], about.dtype)
+    return f"{least:.2f} s ({least / seconds:.0%})"
+
+
+def table(found: dict[str, tuple[dict, dict]]) -> list[str]:
+    """A row for each work."""
+    lines = ["| work | bar | against the faster `transformers` | min to max | | ours | floor of the machine (its share) |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for work, about in WORKS.items():
+        if work not in found:
+            lines.append(f"| {about.title} | | not run | | | | |")
+            continue
+        run, one = found[work]
+        if work == "start":
+            span = f"{one['least']:+.2f} to {one['most']:+.2f} s"
+            row = f"torch ({one['torch']:.2f} s) {one['extra']:+.2f} s | {span} | {verdict(one['extra'] <= START_S)} | | |"
+            lines.append(f"| {about.title} | ≤ torch + {START_S} s | {row}")
+        elif work == "tour":
+            row = f"– | | {verdict(one['seconds'] <= TOUR_S)} | {one['seconds']:.1f} s | |"
+            lines.append(f"| {about.title} | ≤ {TOUR_S} s | {row}")
+        elif work == "long":
+            ours = one["unisat"]
+            above = ours["mb"] - ours["before_mb"]
+            row = f"{above:.0f} MB | | {verdict(above <= LONG_MB)} | {ours['seconds']:.0f} s | "
+            lines.append(f"| {about.title} | ≤ {LONG_MB} MB over the weights | {row}{share(work, run, ours['seconds'])} |")
+        else:
+            peer, ours = faster(one), one["unisat"]
+            speed = f"**{peer['ratio']:.2f}×** | {peer['least']:.2f} to {peer['most']:.2f}" if peer else "absent | "
+            said = verdict(peer["ratio"] >= about.bar) if peer else ""
+            time = f"{ours['seconds']:.3f} s" if ours["seconds"] < 1 else f"{ours['seconds']:.2f} s"
+            lines.append(f"| {about.title} | {about.bar}× | {speed} | {said} | {time} | {share(work, run, ours['seconds'])} |")
+    return lines
+
+
+def beside(found: dict[str, tuple[dict, dict]], names: list[str]) -> list[str]:
+    """Every side's time and memory."""
+    lines = ["| work | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    for work, (_, one) in found.items():
+        if "unisat" not in one or work == "long":
+            continue
+        cells = []
+        for name in names:
+            side = one.get(name, {"absent": ""})
+            if "absent" in side:
+                cells.append("–")
+            else:
+                speed = "" if name == "unisat" else f", {side['ratio']:.2f}×"
+                cells.append(f"{side['seconds']:.3f} s{speed}, {side['mb']:.0f} MB")
+        lines.append(f"| {WORKS[work].title} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def section(history: list[dict], device: str) -> list[str]:
+    """Everything about one kind of device."""
+    found = newest(history, device)
+    if not found:
+        return [f"No results: there was no {device} device where this was written." if device != "cpu" else "Not run."]
+    last = list(found.values())[0][0]
+    facts, rates = last["machine"], last["rates"]
+    dates = sorted({run["when"] for run, _ in found.values()})
+    lines = [
+        f"{facts.get('device', facts['processor'])}, {facts['cores']} cores, {facts['threads']} threads "
+        f"({facts['instructions']}), torch {facts['torch']}; measured {' and '.join(dates)}. Matrix products: "
+        f"{rates['float32'] / 1e9:.0f} billion operations a second in float32, {rates['bfloat16'] / 1e9:.0f} in "
+        f"bfloat16; memory: {rates['bytes'] / 1e9:.0f} GB a second (`benchmarks/roofline.py`).",
+        "",
+        *table(found),
+        "",
+        "Times, ratios and highest memory of the process (weights and libraries included) of each side:",
+        "",
+    ]
+    peers: dict[str, dict] = {}
+    for run, _ in found.values():
+        peers |= run["peers"]
+    lines += beside(found, list(peers))
+    lines += [""]
+    for name, facts in peers.items():
+        said = f"absent: {facts['absent']}" if "absent" in facts else f"{facts['version']}, torch {facts['torch']}"
+        lines.append(f"- {name}: {said}")
+    return lines
+
+
+def write(history: list[dict]) -> None:
+    """Write docs/performance.md; what stands above and below the tables is in benchmarks/performance.md."""
+    text = (ROOT / "benchmarks" / "performance.md").read_text(encoding="utf-8")
+    for device in ("cpu", "cuda"):
+        text = text.replace(f"<!-- {device} -->", "\n".join(section(history, device)))
+    (ROOT / "docs" / "performance.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(json.loads((ROOT / "benchmarks" / "results.json").read_text()))
