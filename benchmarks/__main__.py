@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # as a script beside i
 
 import report
 import roofline
-from peers import ROOT, Absent, Side
+from peers import ROOT, AbsentError, Side
 
 PEERS = ("transformers-4.37.2", "transformers-latest", "torchaudio", "plain")
 SLOW = {"collect": 3, "collect_padded": 3, "xvector": 3}
@@ -145,7 +145,7 @@ def main() -> None:
             try:
                 sides.append(Side(name, folder, options.device, options.threads))
                 results["peers"][name] = sides[-1].facts
-            except Absent as reason:
+            except AbsentError as reason:
                 results["peers"][name] = {"absent": str(reason)}
                 print(f"absent: {name}: {reason}", flush=True)
         for work in options.only:

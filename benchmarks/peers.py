@@ -15,7 +15,7 @@ ROOT = FOLDER.parent
 OURS = ("unisat", "plain")
 
 
-class Absent(Exception):
+class AbsentError(Exception):
     """A peer or a device is not to be had here; the message says why."""
 
 
@@ -29,7 +29,7 @@ def python(name: str) -> Path:
     requirements = FOLDER / "peers" / f"{name}.txt"
     if not requirements.exists():
         known = ", ".join(sorted(path.stem for path in requirements.parent.glob("*.txt")))
-        raise Absent(f"there is no peer {name!r}; there are {known} and plain (ours without shortcuts)")
+        raise AbsentError(f"there is no peer {name!r}; there are {known} and plain (ours without shortcuts)")
     place = ROOT / "build" / "peers" / name
     interpreter = place / ("Scripts" if os.name == "nt" else "bin") / "python"
     made = place / "requirements.txt"
@@ -43,7 +43,7 @@ def python(name: str) -> Path:
         command += ["--no-deps"] if name == "torchaudio" else []
         done = subprocess.run([*command, "--requirement", str(requirements)], capture_output=True, text=True)
         if done.returncode:
-            raise Absent(f"{name} could not be installed: {done.stderr.strip().splitlines()[-1]}")
+            raise AbsentError(f"{name} could not be installed: {done.stderr.strip().splitlines()[-1]}")
         for compiled in [one for one in Path(own).glob("torchaudio/lib/*") if one.is_file()]:
             compiled.unlink()  # wants the CUDA build of torch; its models are plain PyTorch and do without
         made.write_text(requirements.read_text())
@@ -65,7 +65,7 @@ class Side:
         line = self.process.stdout.readline()
         if not line:
             self.errors.seek(0)
-            raise Absent(f"{self.name} ended: {([''] + self.errors.read().strip().splitlines())[-1]}")
+            raise AbsentError(f"{self.name} ended: {['', *self.errors.read().strip().splitlines()][-1]}")
         return json.loads(line)
 
     def ask(self, work: str) -> dict:

@@ -1,7 +1,4 @@
-"""Write docs/performance.md from benchmarks/results.json.
-
-    python benchmarks/report.py
-"""
+"""Write docs/performance.md from benchmarks/results.json, as `python -m benchmarks` does; alone: run this file."""
 
 from __future__ import annotations
 
@@ -91,8 +88,8 @@ def share(work: str, run: dict, seconds: float) -> str:
 
 def table(found: dict[str, tuple[dict, dict]]) -> list[str]:
     """A row for each work."""
-    lines = ["| work | bar | against the faster `transformers` | min to max | | ours | floor of the machine (its share) |"]
-    lines += ["|---|---|---|---|---|---|---|"]
+    heads = "work", "bar", "against the faster `transformers`", "min to max", "", "ours", "the machine's floor (share)"
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for work, about in WORKS.items():
         if work not in found:
             lines.append(f"| {about.title} | | not run | | | | |")
@@ -100,7 +97,8 @@ def table(found: dict[str, tuple[dict, dict]]) -> list[str]:
         run, one = found[work]
         if work == "start":
             span = f"{one['least']:+.2f} to {one['most']:+.2f} s"
-            row = f"torch ({one['torch']:.2f} s) {one['extra']:+.2f} s | {span} | {verdict(one['extra'] <= START_S)} | | |"
+            said = verdict(one["extra"] <= START_S)
+            row = f"torch ({one['torch']:.2f} s) {one['extra']:+.2f} s | {span} | {said} | | |"
             lines.append(f"| {about.title} | ≤ torch + {START_S} s | {row}")
         elif work == "tour":
             row = f"– | | {verdict(one['seconds'] <= TOUR_S)} | {one['seconds']:.1f} s | |"
@@ -109,13 +107,15 @@ def table(found: dict[str, tuple[dict, dict]]) -> list[str]:
             ours = one["unisat"]
             above = ours["mb"] - ours["before_mb"]
             row = f"{above:.0f} MB | | {verdict(above <= LONG_MB)} | {ours['seconds']:.0f} s | "
-            lines.append(f"| {about.title} | ≤ {LONG_MB} MB over the weights | {row}{share(work, run, ours['seconds'])} |")
+            row += share(work, run, ours["seconds"])
+            lines.append(f"| {about.title} | ≤ {LONG_MB} MB over the weights | {row} |")
         else:
             peer, ours = faster(one), one["unisat"]
             speed = f"**{peer['ratio']:.2f}×** | {peer['least']:.2f} to {peer['most']:.2f}" if peer else "absent | "
             said = verdict(peer["ratio"] >= about.bar) if peer else ""
             time = f"{ours['seconds']:.3f} s" if ours["seconds"] < 1 else f"{ours['seconds']:.2f} s"
-            lines.append(f"| {about.title} | {about.bar}× | {speed} | {said} | {time} | {share(work, run, ours['seconds'])} |")
+            cells = about.title, f"{about.bar}×", speed, said, time, share(work, run, ours["seconds"])
+            lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
@@ -141,8 +141,8 @@ def section(history: list[dict], device: str) -> list[str]:
     """Everything about one kind of device."""
     found = newest(history, device)
     if not found:
-        return [f"No results: there was no {device} device where this was written." if device != "cpu" else "Not run."]
-    last = list(found.values())[0][0]
+        return [f"Absent: there was no {device} device where this was measured."]
+    last = next(iter(found.values()))[0]
     facts, rates = last["machine"], last["rates"]
     dates = sorted({run["when"] for run, _ in found.values()})
     lines = [

@@ -1,7 +1,4 @@
-"""One side of a comparison: a process that does a named work once for each line on its standard input.
-
-    python benchmarks/worker.py KIND FOLDER DEVICE THREADS
-"""
+"""One side of a comparison: a process that does a named work once for each line on its standard input."""
 
 import contextlib
 import gc

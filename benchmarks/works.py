@@ -116,9 +116,7 @@ class Unisat:
         generator = torch.Generator().manual_seed(0)
 
         def run() -> None:
-            self.us.masking.span_mask(
-                lengths, 1500, mask_prob=0.65, mask_length=10, min_spans=2, generator=generator
-            )
+            self.us.masking.span_mask(lengths, 1500, mask_prob=0.65, mask_length=10, min_spans=2, generator=generator)
 
         return run
 

@@ -88,6 +88,21 @@ def test_products_of_other_precisions_go_the_plain_way(one_dnn):
         assert torch.equal(shortcuts.linear(values, weight, bias), F.linear(values, weight, bias))
 
 
+@torch.no_grad()
+def test_half_precision_attends_as_well_either_way(monkeypatch):
+    model = shuffled(UniSpeechSatModel(small_config(hidden_size=64, num_attention_heads=4)))
+    waveforms, mask = draw(2, 6000), valid_positions(torch.tensor([6000, 2500]), 6000).long()
+    exact = model(waveforms, mask)
+    model.bfloat16()
+    errors = []
+    for limit in (0, 10**9):
+        monkeypatch.setattr(shortcuts, "SMALL_PATTERN", limit)
+        found = model(waveforms, mask).last_hidden_state
+        errors.append(float((found - exact.last_hidden_state)[exact.valid].square().mean().sqrt()))
+    assert errors[0] != errors[1]
+    assert errors[1] <= 1.2 * errors[0] < 0.1
+
+
 def front(channels, taps, stride, seed=0):
     conv, norm = nn.Conv1d(1, channels, taps, stride, bias=False), MaskedGroupNorm(channels, channels)
     with torch.no_grad():

@@ -252,7 +252,8 @@ class Attention(nn.Module):
         v = self.v_proj(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         keys = None if valid is None else valid[:, None, None, :]  # True on the keys one may look at
         pattern = None
-        if output_attentions or watched(self.softmax) or watched(self.dropout):
+        seen = output_attentions or watched(self.softmax) or watched(self.dropout)
+        if seen or shortcuts.pattern_is_cheap(q):
             scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (batch, heads, queries, keys)
             if keys is not None:
                 scores = scores.masked_fill(~keys, torch.finfo(scores.dtype).min)

@@ -1,6 +1,7 @@
 """The same numbers, sooner: other ways through the arithmetic of `unisat.model`, each checked against the plain one.
 
 - `linear`: on processors for which MKL has no fast kernels, a matrix product is asked of oneDNN.
+- `pattern_is_cheap`: in half precision, a short utterance attends through plain products.
 - `fold_group_norm`: the norm behind the first convolution becomes a scale and an offset of its kernel.
 - `shifted_products`: a convolution with a wide kernel is a product of spectra.
 
@@ -87,6 +88,17 @@ class Linear(nn.Linear):
     def forward(self, input: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         """Multiply."""
         return linear(input, self.weight, self.bias)
+
+
+SMALL_PATTERN = 4_000_000
+"""Weights of all heads that fit into a processor's caches."""
+
+
+def pattern_is_cheap(queries: Float[Tensor, "batch heads frames head_dim"]) -> bool:
+    """Whether to attend by way of the whole pattern: of half precision, torch's fused attention is slow on a CPU."""
+    batch, heads, frames, _ = queries.shape
+    half = queries.device.type == "cpu" and queries.dtype in (torch.bfloat16, torch.float16)
+    return half and batch * heads * frames * frames <= SMALL_PATTERN and not torch.is_grad_enabled() and allowed()
 
 
 class Folded(NamedTuple):

@@ -57,6 +57,12 @@ class FeatureBank:
         Of the whole corpus, by site and name (see `unisat.interpret.reduce`).
     about : dict, optional
         How the bank came to be: ``model`` (a fingerprint), ``reduce``, ``frames``, …
+
+    Attributes
+    ----------
+    timing : dict of str to float
+        Of a bank just collected: ``seconds`` in all, in the ``model`` and ``waiting`` for sound, and ``outside_share``,
+        the share of the time outside the model. Not saved.
     """
 
     def __init__(
@@ -68,6 +74,7 @@ class FeatureBank:
     ) -> None:
         self.table = table.reset_index(drop=True)
         self.about = dict(about or {})
+        self.timing: dict[str, float] = {}
         self._parts = list(parts)
         self._statistics = {site: dict(values) for site, values in (statistics or {}).items()}
         where = np.full((len(table), 2), -1)

@@ -12,9 +12,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +21,14 @@ import pandas as pd
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from unisat import acoustics, audio
+from unisat import acoustics
 from unisat.config import UniSpeechSatConfig
 from unisat.corpus import Batch, Corpus
 from unisat.frames import SAMPLE_RATE, hop, receptive_field, stack_length, valid_positions
 from unisat.interpret.bank import LENGTHS, FeatureBank, Part, array_names, read_part, write_index, write_part
+from unisat.interpret.batching import PaddedBatch, ReadAhead, Speech, batches, default_seconds
 from unisat.interpret.capture import capture, parse_bytes
 from unisat.interpret.reduce import PerUtterance, Reducer, describe, mean_std, per_utterance
 from unisat.interpret.sites import Selector, Site, find_backbone, itemsize, select, site_list, unwrap
@@ -48,48 +46,6 @@ BASELINES = ("untrained", *ACOUSTIC)
 
 BATCHES_A_PART = 32
 """A part is written to the folder after so many batches: an interrupted run loses at most those."""
-
-
-@dataclass(frozen=True, eq=False)
-class Speech:
-    """Utterances to be read when needed: of a corpus, or of a batch in memory."""
-
-    source: Corpus | Batch
-    max_seconds: float | None
-    do_normalize: bool
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """One row for each utterance, with the seconds that will be heard."""
-        table = self.source.table() if isinstance(self.source, Batch) else self.source.table.copy()
-        if table["seconds"].isna().any():
-            missing = table["id"][table["seconds"].isna()].tolist()
-            raise ValueError(
-                f"the length of {len(missing)} utterance(s) is not known (first: {missing[0]!r}); fill the column "
-                "seconds, or let us.corpus.folder find the files."
-            )
-        if self.max_seconds is not None:
-            table["seconds"] = table["seconds"].astype(float).clip(upper=self.max_seconds)
-        return table
-
-    def read(self, rows: Sequence[int]) -> dict[int, Tensor]:
-        """Waveforms by row, cut but not normalised; what cannot be read is left out with a warning."""
-        waveforms = {}
-        for row in rows:
-            if isinstance(self.source, Batch):
-                waveforms[row] = self.source.waveforms[row]
-                continue
-            try:
-                waveforms[row] = audio.load(self.source.table["path"].iloc[row])
-            except (ValueError, OSError) as error:
-                warnings.warn(f"left out: {error}", UserWarning, stacklevel=2)
-        if self.max_seconds is not None:
-            waveforms = {row: wave[: round(self.max_seconds * SAMPLE_RATE)] for row, wave in waveforms.items()}
-        return waveforms
-
-    def normalize(self, waveform: Tensor) -> Tensor:
-        """The waveform as the model wants it."""
-        return audio.normalize(waveform) if self.do_normalize else waveform
 
 
 def collect(
@@ -148,6 +104,7 @@ def collect(
     -------
     FeatureBank
         In the order of the corpus, without what could not be read or is shorter than a frame (a warning says so).
+        ``bank.timing`` says how long it took, and which share of that was outside the model.
 
     Raises
     ------
@@ -163,7 +120,7 @@ def collect(
     speech = Speech(corpus, max_seconds, do_normalize)
     table = speech.table
     if batch_seconds is None:
-        batch_seconds = 10.0 if backbone.device.type == "cpu" else 80.0
+        batch_seconds = default_seconds(backbone.device)
     plan = batches(table["seconds"].to_numpy(float), batch_seconds)
     about: dict[str, Any] = {
         "model": fingerprint(inner),
@@ -189,19 +146,26 @@ def collect(
     bar = tqdm(
         total=sum(len(rows) for _, rows in mine), desc="collect", unit=" utterances", disable=not progress or rank > 0
     )
+    ahead = ReadAhead(speech, mine, backbone.device, least=about["receptive_field"])
     modes = [(module, module.training) for module in inner.modules()]
     inner.eval()
     try:
         with bar:
-            for number, rows, waveforms in _read_ahead(speech, mine):
-                waveforms = _long_enough(waveforms, about["receptive_field"], table)
-                if waveforms:
-                    store.add(number, *_measure(models, chosen, reduce, kinds, speech, waveforms, store))
-                bar.update(len(rows))
+            for batch in ahead:
+                for row, samples in batch.too_short.items():
+                    name = table["id"].iloc[row]
+                    said = f"left out: {name!r} has {samples} samples, a frame needs {ahead.least}."
+                    warnings.warn(said, UserWarning, stacklevel=2)
+                if batch.rows:
+                    store.add(batch.number, batch.rows, _measure(models, chosen, reduce, kinds, batch, store, ahead))
+                bar.update(len(batch.wanted))
+            bar.set_postfix_str(f"{ahead.timing()['outside_share']:.1%} of the time outside the model")
     finally:
         for module, training in modes:
             module.training = training
-    return store.finish()
+    bank = store.finish()
+    bank.timing = ahead.timing()
+    return bank
 
 
 def _check_choices(
@@ -236,20 +200,6 @@ def _check_budget(chosen: Sequence[Site], table: pd.DataFrame, config: UniSpeech
         )
 
 
-def batches(seconds: np.ndarray, batch_seconds: float) -> list[np.ndarray]:
-    """Rows of utterances of like length, longest first; a padded batch is at most so long, or a single utterance."""
-    if not batch_seconds > 0:
-        raise ValueError(f"batch_seconds={batch_seconds} must be positive.")
-    order = np.argsort(-seconds, kind="stable")
-    plan: list[np.ndarray] = []
-    start = 0
-    while start < len(order):
-        size = max(1, int(batch_seconds // max(seconds[order[start]], 1e-9)))
-        plan.append(order[start : start + size])
-        start += size
-    return plan
-
-
 def fingerprint(model: nn.Module) -> str:
     """Sixteen digits that two models share only if all their weights are equal."""
     digest = hashlib.sha256()
@@ -278,40 +228,18 @@ def processes() -> tuple[int, int]:
     return 0, 1
 
 
-def _read_ahead(
-    speech: Speech, todo: Sequence[tuple[int, np.ndarray]]
-) -> Iterator[tuple[int, np.ndarray, dict[int, Tensor]]]:
-    """Read the next batch while the model works on this one."""
-    with ThreadPoolExecutor(1) as reader:
-        futures = [reader.submit(speech.read, todo[0][1].tolist())] if todo else []
-        for place, (number, rows) in enumerate(todo):
-            future = futures.pop()
-            if place + 1 < len(todo):
-                futures.append(reader.submit(speech.read, todo[place + 1][1].tolist()))
-            yield number, rows, future.result()
-
-
-def _long_enough(waveforms: dict[int, Tensor], least: int, table: pd.DataFrame) -> dict[int, Tensor]:
-    for row in [row for row, wave in waveforms.items() if len(wave) < least]:
-        name, samples = table["id"].iloc[row], len(waveforms.pop(row))
-        warnings.warn(f"left out: {name!r} has {samples} samples, a frame needs {least}.", UserWarning, stacklevel=3)
-    return waveforms
-
-
 def _measure(
     models: Mapping[str, nn.Module],
     chosen: Sequence[Site],
     reduce: Any,
     kinds: Sequence[str],
-    speech: Speech,
-    waveforms: Mapping[int, Tensor],
+    batch: PaddedBatch,
     store: _Store,
-) -> tuple[list[int], dict[str, np.ndarray]]:
-    """One batch: the rows of its utterances, and their arrays."""
-    rows = list(waveforms)
-    lengths = torch.tensor([len(waveforms[row]) for row in rows])
-    values = pad_sequence([speech.normalize(waveforms[row]) for row in rows], batch_first=True)
-    inputs = {"attention_mask": valid_positions(lengths, int(lengths.max())).long()}
+    ahead: ReadAhead,
+) -> dict[str, np.ndarray]:
+    """The arrays of one batch."""
+    rows, lengths = batch.rows, batch.lengths
+    inputs = {"attention_mask": batch.attention_mask}
     config = find_backbone(models[""])[1].config
     counted: Tensor | None = None
     if store.about["frames"] != "valid":
@@ -327,8 +255,9 @@ def _measure(
             site.name: _reducer(site, prefix + site.name, reduce, counted, rows, config, store) for site in here
         }
         device = next(model.parameters()).device
-        with capture(model, *reducers, reduce=reducers) as trace, torch.inference_mode():
-            model(values.to(device), **{name: value.to(device) for name, value in inputs.items()})
+        with capture(model, *reducers, reduce=reducers) as trace, torch.inference_mode(), ahead.working():
+            there = {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
+            model(batch.input_values.to(device, non_blocking=True), **there)
         for site in here if not isinstance(reduce, Reducer) else []:
             arrays[prefix + site.name] = trace[site.name].numpy()
             if reduce == "frames":
@@ -336,8 +265,8 @@ def _measure(
                 arrays[prefix + site.name + LENGTHS] = (valid if counted is None else valid & counted).sum(1).numpy()
     for name in kinds:
         if name in ACOUSTIC:
-            arrays[name] = np.stack([acoustic(name, waveforms[row]) for row in rows])
-    return rows, arrays
+            arrays[name] = np.stack([acoustic(name, batch.waveforms[row]) for row in rows])
+    return arrays
 
 
 def _reducer(

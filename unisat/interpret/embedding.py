@@ -13,12 +13,12 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
 
 from unisat.corpus import Batch, Corpus
-from unisat.frames import SAMPLE_RATE, valid_positions
+from unisat.frames import SAMPLE_RATE
 from unisat.interpret.bank import FeatureBank
-from unisat.interpret.collect import Speech, batches, collect, fingerprint
+from unisat.interpret.batching import ReadAhead, Speech, batches, default_seconds
+from unisat.interpret.collect import collect, fingerprint
 from unisat.interpret.result import Result, plots
 from unisat.interpret.sites import find_backbone
 from unisat.xvector import UniSpeechSatForXVector
@@ -269,7 +269,7 @@ def xvectors(
     *,
     max_seconds: float | None = None,
     do_normalize: bool = True,
-    batch_seconds: float = 10.0,
+    batch_seconds: float | None = None,
 ) -> FeatureBank:
     """Give the x-vector of each utterance as a bank with the site ``"xvector"``: what `us.collect` is for layers.
 
@@ -283,8 +283,8 @@ def xvectors(
         Hear only the beginning of longer utterances.
     do_normalize : bool
         Bring each waveform to zero mean and unit variance, as the model was trained.
-    batch_seconds : float
-        Most seconds of audio in one batch, padding included.
+    batch_seconds : float, optional
+        Most seconds of audio in one batch, padding included; if None, as `us.collect` chooses.
 
     Raises
     ------
@@ -299,28 +299,32 @@ def xvectors(
     table = source.table
     rows: list[int] = []
     found: list[np.ndarray] = []
+    seconds = default_seconds(model.device) if batch_seconds is None else batch_seconds
+    plan = list(enumerate(batches(table["seconds"].to_numpy(float), seconds)))
+    ahead = ReadAhead(source, plan, model.device, least=round(model.shortest_seconds * SAMPLE_RATE))
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        for plan in batches(table["seconds"].to_numpy(float), batch_seconds):
-            waves = source.read(plan.tolist())
-            for row in plan:
-                if row not in waves or len(waves[row]) < model.shortest_seconds * SAMPLE_RATE:
-                    what = "cannot be read" if row not in waves else f"has {len(waves[row]) / SAMPLE_RATE:.3f} s"
-                    name, least = table["id"].iloc[row], model.shortest_seconds
+        for batch in ahead:
+            for row in batch.wanted:
+                if row not in batch.waveforms:
+                    samples, least = batch.too_short.get(row), model.shortest_seconds
+                    what = "cannot be read" if samples is None else f"has {samples / SAMPLE_RATE:.3f} s"
+                    name = table["id"].iloc[row]
                     raise ValueError(f"{name!r} {what}; an x-vector needs {least:g} s: leave that utterance out.")
-            lengths = torch.tensor([len(wave) for wave in waves.values()])
-            values = pad_sequence([source.normalize(wave) for wave in waves.values()], batch_first=True)
-            mask = valid_positions(lengths, int(lengths.max())).long()
-            with torch.inference_mode():
-                output = model(values.to(model.device), attention_mask=mask.to(model.device))
-            rows.extend(waves)
-            found.append(output.embeddings.float().cpu().numpy())
+            with torch.inference_mode(), ahead.working():
+                there = [
+                    part.to(model.device, non_blocking=True) for part in (batch.input_values, batch.attention_mask)
+                ]
+                found.append(model(there[0], attention_mask=there[1]).embeddings.float().cpu().numpy())
+            rows.extend(batch.rows)
     finally:
         for module, training in modes:
             module.training = training
     about = {"model": fingerprint(model), "max_seconds": max_seconds, "do_normalize": do_normalize}
-    return FeatureBank.from_arrays(table, {"xvector": np.concatenate(found)[np.argsort(rows)]}, about)
+    bank = FeatureBank.from_arrays(table, {"xvector": np.concatenate(found)[np.argsort(rows)]}, about)
+    bank.timing = ahead.timing()
+    return bank
 
 
 def _umap(values: np.ndarray, n_neighbors: int, seed: int) -> tuple[np.ndarray, Transform]:
