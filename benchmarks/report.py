@@ -61,7 +61,8 @@ def line(work: str, found: dict) -> str:
         return f"{work:15} torch {found['torch']:.2f} s, unisat {found['extra']:+.2f} s"
     ours = found.get("unisat", found)
     parts = [f"{work:15} {ours['seconds']:.3f} s"]
-    parts += [f"{name} {one['ratio']:.2f}x" for name, one in found.items() if "ratio" in one and name != "unisat"]
+    others = {name: one for name, one in found.items() if isinstance(one, dict) and name != "unisat"}
+    parts += [f"{name} {one['ratio']:.2f}x" for name, one in others.items() if "ratio" in one]
     return ", ".join(parts)
 
 

@@ -257,7 +257,10 @@ class Attention(nn.Module):
             scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (batch, heads, queries, keys)
             if keys is not None:
                 scores = scores.masked_fill(~keys, torch.finfo(scores.dtype).min)
-            pattern = self.softmax(scores)
+            if scores.requires_grad or watched(self.softmax) or not shortcuts.allowed():
+                pattern = self.softmax(scores)
+            else:  # in the memory of the scores, which nobody asks for
+                pattern = torch.softmax(scores, -1, out=scores)
             z = self.dropout(pattern) @ v
         else:
             dropout = self.dropout.p if self.training else 0.0
