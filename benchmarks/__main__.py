@@ -27,9 +27,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # as a script beside i
 
 import report
 import roofline
+from alone import ALONE
 from peers import ROOT, AbsentError, Side
 
 PEERS = ("transformers-4.37.2", "transformers-latest", "torchaudio", "plain")
+ALL = [*report.WORKS, "start", "tour", "alone"]
 SLOW = {"collect": 3, "collect_padded": 3, "xvector": 3}
 """At most so many rounds."""
 
@@ -107,12 +109,21 @@ def tour() -> dict:
         return {"seconds": time.perf_counter() - start}
 
 
+def alone() -> dict:
+    """What `alone.py` measures, each in a fresh process."""
+    script, found = str(ROOT / "benchmarks" / "alone.py"), {}
+    for name in ALONE:
+        done = subprocess.run([sys.executable, script, name], capture_output=True, text=True, check=True)
+        found[name] = json.loads(done.stdout)
+    return found
+
+
 def main() -> None:
     """Run what is asked for and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--against", nargs="*", default=list(PEERS))
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", nargs="*", default=list(report.WORKS), choices=list(report.WORKS))
+    parser.add_argument("--only", nargs="*", default=ALL, choices=ALL)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     options = parser.parse_args()
@@ -149,12 +160,10 @@ def main() -> None:
                 results["peers"][name] = {"absent": str(reason)}
                 print(f"absent: {name}: {reason}", flush=True)
         for work in options.only:
-            if work in ("start", "tour"):
-                found = {"start": lambda: starting(options.rounds), "tour": tour}[work]()
-            elif work == "long":
-                found = {"unisat": sides[0].ask(work)}  # a peer would need 40 GB, or as long again
-            else:
+            if work in report.WORKS:
                 found = compare(sides, work, min(options.rounds, SLOW.get(work, options.rounds)))
+            else:
+                found = {"start": lambda: starting(options.rounds), "tour": tour, "alone": alone}[work]()
             results["works"][work] = found
             print(report.line(work, found), flush=True)
         for side in sides:

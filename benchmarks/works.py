@@ -155,11 +155,6 @@ class Unisat:
         """The same of Base."""
         return self._step("step_base")
 
-    def long(self) -> Run:
-        """Ten minutes in one pass."""
-        model, wave = self.model(), noise(600)[0][None].to(self.device)
-        return lambda: summary(model(wave).last_hidden_state)
-
 
 class Transformers:
     """UniSpeechSatModel of transformers, and Wav2Vec2ForPreTraining for the step."""

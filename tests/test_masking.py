@@ -1,4 +1,6 @@
 import json
+from collections import Counter
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -6,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import span_lengths
+from scipy.stats import chisquare
 
-from unisat.masking import num_spans, reference_span_mask, span_mask
+from unisat.masking import draw_without_replacement, num_spans, reference_span_mask, span_mask
 
 
 def draw(lengths, frames, seed=0, **options):
@@ -132,3 +135,28 @@ def test_bad_numbers():
         draw([30], 20, mask_prob=0.5, mask_length=3)
     with pytest.raises(ValueError, match="mask_length=9 is longer than the 4 frames"):
         reference_span_mask((1, 4), 0.5, 9, rng=np.random.RandomState(0))
+
+
+@given(st.integers(0, 10**6), st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=5))
+def test_draws_are_different_and_as_many_as_asked_for(seed, rows):
+    places = torch.tensor([size for size, _ in rows])
+    count = torch.tensor([min(size, wanted) for size, wanted in rows])
+    generator = torch.Generator().manual_seed(seed)
+    draws, kept = draw_without_replacement(places, count, generator, torch.device("cpu"))
+    for row, (size, wanted) in enumerate(rows):
+        found = draws[row][kept[row]].tolist()
+        assert len(set(found)) == len(found) == min(size, wanted)
+        assert all(0 <= place < size for place in found)
+
+
+@pytest.mark.parametrize(("size", "count"), [(5, 2), (5, 4), (4, 4), (6, 1)])
+def test_every_set_is_as_probable_as_any_other(size, count):
+    rows = 6000
+    draws, kept = draw_without_replacement(
+        torch.full((rows,), size), torch.full((rows,), count), torch.Generator().manual_seed(0), torch.device("cpu")
+    )
+    found = Counter(tuple(sorted(row[keep].tolist())) for row, keep in zip(draws, kept, strict=True))
+    sets = list(combinations(range(size), count))
+    assert set(found) == set(sets)
+    if len(sets) > 1:
+        assert chisquare([found[one] for one in sets]).pvalue > 1e-3

@@ -98,20 +98,50 @@ def span_mask(
     rounding = float(torch.rand((), generator=generator, device=source))
     spans = num_spans(lengths, frames, mask_prob, mask_length, min_spans, rounding)
 
-    # the places with the highest random scores are a draw without replacement
-    scores = torch.rand(len(lengths), frames, generator=generator, device=source).to(lengths.device)
-    places = torch.arange(frames, device=lengths.device)
-    scores = scores.masked_fill(places > (lengths - mask_length)[:, None], -1.0)
-    most = int(spans.max()) if spans.numel() else 0
-    starts = scores.topk(most, dim=-1).indices  # (batch, most)
-    drawn = torch.arange(most, device=lengths.device) < spans[:, None]
+    starts, drawn = draw_without_replacement((lengths - mask_length + 1).clamp(min=0), spans, generator, source)
+    # rows share one line of memory, with room for a span behind each; what was not drawn is written into that room
+    width = frames + mask_length
+    line = torch.zeros(mask_length - 1 + len(lengths) * width, dtype=torch.bool, device=lengths.device)
+    rows = line[mask_length - 1 :].view(len(lengths), width)
+    rows.scatter_(1, torch.where(drawn, starts, frames), True)
+    reach = 1  # frames that each start hides
+    while reach < mask_length:
+        step = min(reach, mask_length - reach)
+        line = line[step:] | line[:-step]
+        reach += step
+    return line.view(len(lengths), width)[:, :frames].contiguous()
 
-    is_start = torch.zeros(len(lengths), frames, dtype=torch.int32, device=lengths.device)
-    is_start = is_start.scatter_add(1, starts, drawn.int())
-    # a frame is hidden if one of the last mask_length frames is a start: a difference of running counts
-    count = is_start.cumsum(-1)
-    before = torch.nn.functional.pad(count, (mask_length, 0))[:, :frames]
-    return count > before
+
+def draw_without_replacement(
+    places: Int[Tensor, " batch"],
+    count: Int[Tensor, " batch"],
+    generator: torch.Generator | None,
+    source: torch.device,
+) -> tuple[Int[Tensor, "batch draws"], Bool[Tensor, "batch draws"]]:
+    """Draw ``count`` different numbers below ``places`` for each row; give draws, and which of them count.
+
+    Numbers are drawn with repetition, more than are needed, and of each only its last draw is kept, of these the last
+    ``count``. All numbers are treated alike, so every set of ``count`` of them is as probable as any other. A random
+    score for each place would do as well, but there are fifteen times as many places as spans.
+    """
+    batch, most = len(places), int(count.max()) if count.numel() else 0
+    size = int(places.max()) if places.numel() else 0
+    turns = most + most // 8 + 16
+    while True:
+        scores = torch.rand(batch, turns, generator=generator, device=source).to(places.device)
+        draws = (scores * places[:, None]).long().minimum(places[:, None] - 1).clamp(min=0)
+        turn = torch.arange(turns, device=places.device).expand(batch, -1)
+        # each place keeps the turn of its last draw; elsewhere than on a CPU the order of writing is not said
+        last = torch.empty(batch, max(size, 1), dtype=torch.long, device=places.device)
+        if last.device.type == "cpu":
+            last.scatter_(1, draws, turn)
+        else:
+            last.scatter_reduce_(1, draws, turn, "amax", include_self=False)
+        kept = last.gather(1, draws) == turn
+        rank = kept.cumsum(1)
+        if (rank[:, -1] >= count).all():
+            return draws, kept & (rank > rank[:, -1:] - count[:, None])
+        turns *= 2  # too many repetitions, which happens where nearly all places are drawn
 
 
 def spans(mask_time_indices: Bool[Tensor, " frames"]) -> Int[Tensor, "spans 2"]:
