@@ -64,10 +64,8 @@ tiny: .venv/.test  ## train the built-in checkpoint anew where the recorded spee
 	$(BIN)/python benchmarks/tiny.py
 
 benchmarks: .venv/.test  ## time unisat against others, train, probe, break the notebooks' formulas, and write the tables
-	$(BIN)/python benchmarks/forward.py
-	$(BIN)/python benchmarks/pretraining_step.py
+	$(BIN)/python -m benchmarks
 	$(BIN)/python benchmarks/ablation.py
-	$(BIN)/python benchmarks/collect.py
 	$(BIN)/python benchmarks/probing.py
 	$(BIN)/python benchmarks/layers.py
 	$(BIN)/python benchmarks/mutations.py

@@ -31,7 +31,7 @@ from alone import ALONE
 from peers import ROOT, AbsentError, Side
 
 PEERS = ("transformers-4.37.2", "transformers-latest", "torchaudio", "plain")
-ALL = [*report.WORKS, "start", "tour", "alone"]
+ALL = [*report.WORKS, "start", "tour", "alone", "tricks"]
 SLOW = {"collect": 3, "collect_padded": 3, "xvector": 3}
 """At most so many rounds."""
 
@@ -118,6 +118,12 @@ def alone() -> dict:
     return found
 
 
+def tricks() -> dict:
+    """What `tricks.py` measures."""
+    script = str(ROOT / "benchmarks" / "tricks.py")
+    return json.loads(subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout)
+
+
 def main() -> None:
     """Run what is asked for and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -163,7 +169,9 @@ def main() -> None:
             if work in report.WORKS:
                 found = compare(sides, work, min(options.rounds, SLOW.get(work, options.rounds)))
             else:
-                found = {"start": lambda: starting(options.rounds), "tour": tour, "alone": alone}[work]()
+                found = {"start": lambda: starting(options.rounds), "tour": tour, "alone": alone, "tricks": tricks}[
+                    work
+                ]()
             results["works"][work] = found
             print(report.line(work, found), flush=True)
         for side in sides:

@@ -184,11 +184,26 @@ def section(history: list[dict], device: str) -> list[str]:
     return lines
 
 
+def tricks(rows: list[dict], faster: str) -> list[str]:
+    """Rows of `tricks.py`."""
+    heads = "what", "taken", "ms", "instead of", "ms", faster, "largest difference"
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for row in rows:
+        differ = f"{row['difference']:.0e}" if "difference" in row else "–"
+        cells = row["what"], row["this"], f"{row['ms']:.2f}", row["other"], f"{row['other_ms']:.2f}"
+        lines.append("| " + " | ".join((*cells, f"{row['ratio']:.2f}×", differ)) + " |")
+    return lines
+
+
 def write(history: list[dict]) -> None:
     """Write docs/performance.md; what stands above and below the tables is in benchmarks/performance.md."""
     text = (ROOT / "benchmarks" / "performance.md").read_text(encoding="utf-8")
     for device in ("cpu", "cuda"):
         text = text.replace(f"<!-- {device} -->", "\n".join(section(history, device)))
+    found = newest(history, "cpu").get("tricks")
+    for name, faster in (("kept", "times as fast"), ("left", "times as fast as it")):
+        lines = tricks(found[1][name], faster) if found else ["Not run."]
+        text = text.replace(f"<!-- {name} -->", "\n".join(lines))
     (ROOT / "docs" / "performance.md").write_text(text, encoding="utf-8")
 
 

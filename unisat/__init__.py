@@ -42,6 +42,7 @@ _HOME = {
     "Wav2Vec2Processor": "unisat.processing",
     "WeightedLayerSum": "unisat.interpret.layer_weights",
     "active_scopes": "unisat.interpret.intervene",
+    "attention_statistics": "unisat.interpret.attention_blocks",
     "attribute": "unisat.interpret.attribution",
     "audio": "unisat.audio",
     "capture": "unisat.interpret.capture",
@@ -66,7 +67,9 @@ _HOME = {
     "plots": "unisat.plots",
     "probe_layers": "unisat.interpret.probes",
     "rollout": "unisat.interpret.attention",
+    "rollout_of": "unisat.interpret.attention_blocks",
     "run": "unisat.interpret.capture",
+    "shortcuts": "unisat.shortcuts",
     "sites": "unisat.interpret.sites",
     "subspaces": "unisat.interpret.similarity",
     "sweep": "unisat.interpret.sweep",
@@ -104,6 +107,7 @@ __all__ = [
     "Wav2Vec2Processor",
     "WeightedLayerSum",
     "active_scopes",
+    "attention_statistics",
     "attribute",
     "audio",
     "capture",
@@ -128,7 +132,9 @@ __all__ = [
     "plots",
     "probe_layers",
     "rollout",
+    "rollout_of",
     "run",
+    "shortcuts",
     "sites",
     "subspaces",
     "sweep",
@@ -140,7 +146,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from unisat import audio, corpus, frames, losses, masking, mixing, outputs, plots, widgets
+    from unisat import audio, corpus, frames, losses, masking, mixing, outputs, plots, shortcuts, widgets
     from unisat.config import UniSpeechSatConfig
     from unisat.corpus import Batch
     from unisat.feature_extraction import Wav2Vec2FeatureExtractor
@@ -151,6 +157,7 @@ if TYPE_CHECKING:
     )
     from unisat.interpret import metrics
     from unisat.interpret.attention import rollout, value_norms
+    from unisat.interpret.attention_blocks import attention_statistics, rollout_of
     from unisat.interpret.attribution import attribute
     from unisat.interpret.bank import FeatureBank
     from unisat.interpret.capture import Trace, capture, run

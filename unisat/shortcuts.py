@@ -118,7 +118,7 @@ class Folded(NamedTuple):
             return torch.baddbmm(self.bias.transpose(1, 2), self.kernel.transpose(1, 2), seen.transpose(1, 2))
         return torch.baddbmm(self.bias, seen, self.kernel).transpose(1, 2)
 
-    def __getitem__(self, utterances: Tensor) -> Folded:  # type: ignore[override]
+    def __getitem__(self, utterances: Tensor | slice) -> Folded:  # type: ignore[override]
         """The same for some utterances."""
         return Folded(self.kernel[utterances], self.bias[utterances], self.stride)
 
@@ -161,7 +161,9 @@ WINDOW = 256
 """Frames that `shifted_products` transforms at once."""
 
 
-def spectrum(weight: Float[Tensor, "out inputs taps"], groups: int) -> Complex[Tensor, "frequencies groups inputs out"]:
+def spectrum(
+    weight: Float[Tensor, "channels inputs taps"], groups: int
+) -> Complex[Tensor, "frequencies groups inputs out"]:
     """What `shifted_products` multiplies by: the conjugate spectrum of a grouped kernel."""
     frequencies = torch.fft.rfft(weight.float(), n=WINDOW).conj()
     return frequencies.unflatten(0, (groups, -1)).permute(3, 0, 2, 1).resolve_conj().contiguous()
