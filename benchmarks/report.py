@@ -196,8 +196,8 @@ def tricks(rows: list[dict], faster: str) -> list[str]:
 
 
 def write(history: list[dict]) -> None:
-    """Write docs/performance.md; what stands above and below the tables is in benchmarks/performance.md."""
-    text = (ROOT / "benchmarks" / "performance.md").read_text(encoding="utf-8")
+    """Write docs/performance.md; what stands above and below the tables is in benchmarks/performance.template."""
+    text = (ROOT / "benchmarks" / "performance.template").read_text(encoding="utf-8")
     for device in ("cpu", "cuda"):
         text = text.replace(f"<!-- {device} -->", "\n".join(section(history, device)))
     found = newest(history, "cpu").get("tricks")

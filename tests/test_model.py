@@ -300,9 +300,9 @@ def test_float64_audio_is_cast_to_the_model(one_model, ragged):
 @pytest.mark.wrong_types  # the checks of types cannot be compiled
 def test_compiled_is_the_same(one_model, ragged):
     compiled = torch.compile(one_model, backend="eager")
-    with shortcuts.plain():  # as in what is compiled
+    with shortcuts.plain():  # as in what is compiled, which falls back to eager where torch has compiled too often
         expected = one_model(ragged[0]).last_hidden_state
-    assert torch.equal(compiled(ragged[0]).last_hidden_state, expected)
+    torch.testing.assert_close(compiled(ragged[0]).last_hidden_state, expected)
 
 
 def test_initialisation():

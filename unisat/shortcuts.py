@@ -188,7 +188,10 @@ def shifted_products(
     products = rows.flatten(2, 3) @ kernel
     products = products.unflatten(2, rows.shape[2:4]).permute(2, 3, 1, 4, 0).flatten(2, 3)
     out = torch.fft.irfft(products, n=WINDOW)[..., :step]  # (batch, windows, channels, step)
-    return out.transpose(2, 3).flatten(1, 2)[:, :frames].to(signal.dtype)
+    out = out.transpose(2, 3).flatten(1, 2)[:, :frames]
+    # where a kernel sees zeros alone (padding), rounding would stand in for 0, and a layer norm behind make it large
+    seen_any = F.max_pool1d(signal.abs().amax(-1)[:, None], taps, stride=1, padding=padding)[:, 0, :frames] > 0
+    return out.masked_fill(~seen_any[..., None], 0).to(signal.dtype)
 
 
 class _Kept(NamedTuple):
