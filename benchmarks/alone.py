@@ -104,7 +104,20 @@ def long() -> dict:
         return {"seconds": time.perf_counter() - start, "mb": peak_mb() - before}
 
 
-ALONE = {one.__name__: one for one in (long, capture, corpus, corpus_16, contrastive, contrastive_gathered)}
+def long_chunks() -> dict:
+    """The same by chunks of 20 s."""
+    import unisat as us
+
+    model, wave = us.UniSpeechSatModel(us.UniSpeechSatConfig.base()).eval(), noise(600)[0]
+    before = peak_mb(reset=True)
+    start = time.perf_counter()
+    us.encode_long(model, wave)
+    return {"seconds": time.perf_counter() - start, "mb": peak_mb() - before}
+
+
+ALONE = {
+    one.__name__: one for one in (long, long_chunks, capture, corpus, corpus_16, contrastive, contrastive_gathered)
+}
 
 if __name__ == "__main__":
     torch.set_num_threads(THREADS)

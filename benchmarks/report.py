@@ -140,6 +140,9 @@ def alone(found: dict[str, tuple[dict, dict]]) -> list[str]:
         least = roofline.floor_seconds(base, [600], run["rates"], "float32")
         measured = f"{long['mb']:.0f} MB, {long['seconds']:.0f} s (the machine's floor: {least:.0f} s)"
         row("10 minutes through Base in one pass", f"≤ {LONG_MB} MB over the weights", measured, long["mb"] <= LONG_MB)
+        chunks = one["long_chunks"]
+        measured = f"{chunks['mb']:.0f} MB, {chunks['seconds']:.0f} s; the error: [`chunks.md`](chunks.md)"
+        row("the same by chunks of 20 s (`us.encode_long`)", "", measured, chunks["mb"] <= LONG_MB)
         cost = [100 * (capture[name] - 1) for name in ("ratio", "least", "most")]
         measured = f"{cost[0]:+.1f} % ({cost[1]:+.1f} to {cost[2]:+.1f} %), {capture['bytes'] / 1e6:.2f} MB"
         row("mean and deviation of 13 hidden states of 10 s, captured", "≤ 5 %, ≤ 0.1 MB", measured, cost[0] <= 5)

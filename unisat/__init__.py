@@ -46,11 +46,13 @@ _HOME = {
     "attribute": "unisat.interpret.attribution",
     "audio": "unisat.audio",
     "capture": "unisat.interpret.capture",
+    "chunk_error": "unisat.interpret.chunks",
     "codebook_usage": "unisat.interpret.codebook",
     "collect": "unisat.interpret.collect",
     "corpus": "unisat.corpus",
     "ctc_lens": "unisat.interpret.lenses",
     "embed": "unisat.interpret.embedding",
+    "encode_long": "unisat.interpret.chunks",
     "fit_layer_weights": "unisat.interpret.layer_weights",
     "frames": "unisat.frames",
     "intervene": "unisat.interpret.intervene",
@@ -111,11 +113,13 @@ __all__ = [
     "attribute",
     "audio",
     "capture",
+    "chunk_error",
     "codebook_usage",
     "collect",
     "corpus",
     "ctc_lens",
     "embed",
+    "encode_long",
     "fit_layer_weights",
     "frames",
     "intervene",
@@ -161,6 +165,7 @@ if TYPE_CHECKING:
     from unisat.interpret.attribution import attribute
     from unisat.interpret.bank import FeatureBank
     from unisat.interpret.capture import Trace, capture, run
+    from unisat.interpret.chunks import chunk_error, encode_long
     from unisat.interpret.codebook import codebook_usage
     from unisat.interpret.collect import collect
     from unisat.interpret.edits import Ablate, Edit, Patch, Placebo, Project, Steer
