@@ -150,6 +150,8 @@ def main() -> None:
         "peers": {},
         "works": {},
     }
+    file = ROOT / "benchmarks" / "results.json"
+    history = json.loads(file.read_text()) if file.exists() else []
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
         base = UniSpeechSatConfig.base(use_weighted_layer_sum=False)
@@ -174,11 +176,9 @@ def main() -> None:
                 ]()
             results["works"][work] = found
             print(report.line(work, found), flush=True)
+            file.write_text(json.dumps([*history, results], indent=1) + "\n")  # what is done is kept, come what may
         for side in sides:
             side.close()
-    file = ROOT / "benchmarks" / "results.json"
-    history = json.loads(file.read_text()) if file.exists() else []
-    file.write_text(json.dumps([*history, results], indent=1) + "\n")
     report.write([*history, results])
 
 
