@@ -28,9 +28,9 @@ def main() -> None:
         "# Long recordings by chunks: how far from the whole",
         "",
         f"Written by `benchmarks/chunks.py`: `us.load('tiny')` on {len(waveform) / 16_000:.0f} s of the built-in "
-        "speech, one voice after the other. A number is the root mean square of the difference from the whole, over that "
-        "of the whole's hidden states; in brackets the largest difference of a frame, over the root mean square of the "
-        "frames.",
+        "speech, one voice after the other. A number is the root mean square of the difference from the whole, over "
+        "that of the whole's hidden states; in brackets the largest difference of a frame, over the root mean square "
+        "of the frames.",
         "",
         "What enters the first layer is exact from 1.28 s of context on, the reach of the positional convolution. What "
         "remains is attention beyond the context, and grows from layer to layer. It depends on the model and the "

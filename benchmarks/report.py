@@ -198,8 +198,8 @@ def tricks(rows: list[dict], faster: str) -> list[str]:
     return lines
 
 
-def write(history: list[dict]) -> None:
-    """Write docs/performance.md; what stands above and below the tables is in benchmarks/performance.template."""
+def render(history: list[dict]) -> str:
+    """The page: benchmarks/performance.template with its tables."""
     text = (ROOT / "benchmarks" / "performance.template").read_text(encoding="utf-8")
     for device in ("cpu", "cuda"):
         text = text.replace(f"<!-- {device} -->", "\n".join(section(history, device)))
@@ -207,7 +207,12 @@ def write(history: list[dict]) -> None:
     for name, faster in (("kept", "times as fast"), ("left", "times as fast as it")):
         lines = tricks(found[1][name], faster) if found else ["Not run."]
         text = text.replace(f"<!-- {name} -->", "\n".join(lines))
-    (ROOT / "docs" / "performance.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def write(history: list[dict]) -> None:
+    """Write docs/performance.md."""
+    (ROOT / "docs" / "performance.md").write_text(render(history), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,93 @@
+"""The benchmarks' own arithmetic and page; the times themselves are measured by hand."""
+
+import json
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, small_config
+from torch.utils.flop_counter import FlopCounterMode
+
+from unisat import UniSpeechSatModel, shortcuts
+
+
+@pytest.fixture(autouse=True)
+def beside(monkeypatch):
+    """Import as the scripts do."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    yield
+    for name in ("report", "roofline", "works", "peers", "worker", "alone", "tricks"):
+        sys.modules.pop(name, None)
+
+
+def test_the_page_is_what_the_results_say():
+    import report
+
+    history = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert report.render(history) == page
+    assert "<!--" not in page
+    everything = {work for run in history for work in run["works"]}
+    assert everything == {*report.WORKS, "start", "tour", "alone", "tricks"}
+
+
+def test_a_missed_bar_is_called_missed():
+    import report
+
+    side = {"seconds": 1.0, "mb": 1.0, "above_mb": 1.0, "check": None, "least": 1.0, "most": 1.0}
+    run = {"device": "cpu", "when": "", "machine": {}, "rates": {"float32": 1e12, "bfloat16": 1e12, "bytes": 1e12}}
+    for ratio, said in ((1.1, "**missed**"), (1.2, "reached")):
+        found = {
+            "unisat": side,
+            "transformers-a": {**side, "ratio": 3.0},
+            "transformers-b": {**side, "ratio": ratio},
+            "torchaudio": {**side, "ratio": 0.1},
+        }
+        row = next(line for line in report.table({"forward": (run, found)}) if "forward, 1" in line)
+        assert said in row
+        assert f"**{ratio:.2f}×**" in row
+
+
+def test_operations_are_those_that_torch_counts():
+    import roofline
+
+    config = small_config(hidden_size=32, num_attention_heads=2)
+    model = UniSpeechSatModel(config).eval()
+    waveform = torch.randn(1, 16_000)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), shortcuts.plain():
+        frames = model(waveform).last_hidden_state.shape[1]
+        fused = 0 if _counts_attention() else 4 * frames * frames * 32 * config.num_hidden_layers
+    # the positional convolution computes a frame that is cut off again
+    cut = 2 * 32 * (32 // config.num_conv_pos_embedding_groups) * config.num_conv_pos_embeddings
+    assert roofline.operations(config, [1.0]) == counter.get_total_flops() - cut + fused
+
+
+def _counts_attention():
+    heads = torch.randn(1, 1, 4, 8)
+    with FlopCounterMode(display=False) as counter:
+        torch.nn.functional.scaled_dot_product_attention(heads, heads, heads)
+    return counter.get_total_flops() > 0
+
+
+def test_each_work_can_be_done_by_us_and_by_the_reference():
+    import report
+    import works
+
+    for work in report.WORKS:
+        assert callable(getattr(works.Unisat, work))
+        assert callable(getattr(works.Transformers, work))
+
+
+def test_what_is_not_there_is_said_to_be_absent():
+    import peers
+
+    with pytest.raises(peers.AbsentError, match=r"no peer 'espnet'; there are torchaudio, transformers-4.37.2"):
+        peers.python("espnet")
+    assert str(peers.python("plain")) == sys.executable
+
+
+def test_peers_are_pinned():
+    for path in (ROOT / "benchmarks" / "peers").glob("*.txt"):
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+        assert lines
+        assert all("==" in line for line in lines)
