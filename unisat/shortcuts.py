@@ -206,7 +206,7 @@ def kept_spectrum(conv: nn.Conv1d) -> Complex[Tensor, "frequencies groups inputs
     """The `spectrum` of a convolution with weight norm, computed again when its weights have changed.
 
     None where changes cannot be told. In-place changes are told by torch's own count of them; those through ``.data``,
-    which it does not count, by a weighted sum of the weights.
+    which it does not count, by a sum over all bits.
     """
     originals = list(conv.parametrizations["weight"].parameters())  # type: ignore[index,union-attr]
     if any(weight.is_inference() for weight in originals):
@@ -220,6 +220,13 @@ def kept_spectrum(conv: nn.Conv1d) -> Complex[Tensor, "frequencies groups inputs
     return kept.kernel
 
 
-def _weighted_sum(weight: Tensor) -> float:
-    rows = weight.detach().reshape(len(weight), -1).float()
-    return float(torch.arange(1.0, len(rows) + 1) @ rows @ torch.arange(rows.shape[1] + 1.0, 1.0, -1.0))
+def _weighted_sum(weight: Tensor) -> int:
+    """A number that changes with any bit of the weights: sums of their bytes, eight by eight, times the row."""
+    rows = weight.detach().contiguous().flatten(1) if weight.ndim > 1 else weight.detach().contiguous()[None]
+    sizes = rows.shape[1] * rows.element_size(), rows.storage_offset() * rows.element_size()
+    words = next(
+        word
+        for word in (torch.int64, torch.int32, torch.int16, torch.int8)
+        if not any(s % word.itemsize for s in sizes)
+    )
+    return int(rows.view(words).sum(1) @ torch.arange(1, len(rows) + 1))
