@@ -1,5 +1,6 @@
 """A corpus through a model: the same numbers as one utterance at a time, whatever is batched, interrupted or shared."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -268,8 +269,15 @@ def test_batches_are_of_like_length_and_bounded():
 
 def test_a_fingerprint_is_of_the_weights(one_model):
     before = fingerprint(one_model)
+    assert fingerprint(one_model) == before == fingerprint(copy.deepcopy(one_model))
+    kept = copy.deepcopy(one_model.state_dict())
     with torch.no_grad():
         one_model.encoder.layers[2].layer_norm.bias[3] += 1e-6
+    assert fingerprint(one_model) != before
+    one_model.load_state_dict(kept)
+    assert fingerprint(one_model) == before
+    weight = one_model.encoder.layers[0].attention.q_proj.weight.data
+    weight.copy_(weight[[1, 0, *range(2, 16)]])  # behind the back of torch's count of changes
     assert fingerprint(one_model) != before
 
 

@@ -212,7 +212,7 @@ def kept_spectrum(conv: nn.Conv1d) -> Complex[Tensor, "frequencies groups inputs
     if any(weight.is_inference() for weight in originals):
         return None
     places = [(weight.data_ptr(), weight._version, weight.dtype) for weight in originals]
-    key = (*places, *(_weighted_sum(weight) for weight in originals))
+    key = (*places, *(bit_sum(weight) for weight in originals))
     kept = _SPECTRA.get(conv)
     if kept is None or kept.key != key:
         with torch.no_grad():
@@ -220,13 +220,14 @@ def kept_spectrum(conv: nn.Conv1d) -> Complex[Tensor, "frequencies groups inputs
     return kept.kernel
 
 
-def _weighted_sum(weight: Tensor) -> int:
+def bit_sum(weight: Tensor) -> int:
     """A number that changes with any bit of the weights: sums of their bytes, eight by eight, times the row."""
-    rows = weight.detach().contiguous().flatten(1) if weight.ndim > 1 else weight.detach().contiguous()[None]
+    rows = weight.detach().contiguous()
+    rows = rows.flatten(1) if rows.ndim > 1 else rows.reshape(1, -1)
     sizes = rows.shape[1] * rows.element_size(), rows.storage_offset() * rows.element_size()
     words = next(
         word
         for word in (torch.int64, torch.int32, torch.int16, torch.int8)
         if not any(s % word.itemsize for s in sizes)
     )
-    return int(rows.view(words).sum(1) @ torch.arange(1, len(rows) + 1))
+    return int((rows.view(words).sum(1) * torch.arange(1, len(rows) + 1, device=rows.device)).sum())
