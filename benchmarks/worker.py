@@ -39,12 +39,12 @@ def main() -> None:
             print(json.dumps({"absent": f"{name} does not do this"}), flush=True)
             continue
         scope = getattr(side, "scope", None) or contextlib.nullcontext
+        if work != current:  # made outside inference mode: weights made inside do not count their changes
+            run = None
+            gc.collect()
+            torch.manual_seed(0)
+            current, run = work, getattr(side, work)()
         with scope(), contextlib.nullcontext() if work.startswith("step") else torch.inference_mode():
-            if work != current:
-                run = None
-                gc.collect()
-                torch.manual_seed(0)
-                current, run = work, getattr(side, work)()
             before = peak_mb(reset=True)
             if device.startswith("cuda"):
                 torch.cuda.reset_peak_memory_stats()
