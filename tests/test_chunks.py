@@ -85,7 +85,7 @@ def test_errors_by_hand(one_model):
     how = dict(chunk_seconds=0.3, context_seconds=0.05)
     table = chunk_error(one_model, waveform, **how)
     parts = encode_long(one_model, waveform, layers="all", **how)
-    whole = encode_long(one_model, waveform, layers="all", chunk_seconds=9, context_seconds=0)
+    whole = encode_long(one_model, waveform, layers="all", chunk_seconds=9.0, context_seconds=0.0)
     seams = [float(parts.seconds[start]) for start, _ in parts.chunks[1:]]
     assert table.index.tolist() == [0, 1, 2, 3]
     for layer in table.index:
@@ -99,7 +99,7 @@ def test_errors_by_hand(one_model):
         assert table.loc[layer, "rms"] == pytest.approx(math.sqrt(sum(apart) / sum(size)))
         assert table.loc[layer, "largest"] == pytest.approx(math.sqrt(max(apart) * len(size) / sum(size)))
         assert table.loc[layer, "seam_rms"] == pytest.approx(math.sqrt(seam_apart / seam_size))
-    assert chunk_error(one_model, waveform, chunk_seconds=9)["seam_rms"].isna().all()
+    assert chunk_error(one_model, waveform, chunk_seconds=9.0)["seam_rms"].isna().all()
 
 
 class Largest(TorchDispatchMode):
@@ -139,6 +139,7 @@ def test_layers_modes_and_other_models(one_model):
     assert every[2].untyped_storage().nbytes() == every[2].nbytes  # nothing else is kept
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize(
     ("waveform", "options", "said"),
     [

@@ -106,6 +106,8 @@ class Folded(NamedTuple):
 
     kernel: Float[Tensor, "batch taps channels"]
     bias: Float[Tensor, "batch 1 channels"]
+    offset: Float[Tensor, "batch 1"]
+    """What is taken off the waveform first: the bias makes up for it."""
     stride: int
 
     def __call__(self, waveform: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch channels frames"]:
@@ -113,14 +115,14 @@ class Folded(NamedTuple):
 
         Of the next convolution, the forward pass is faster so, the backward pass otherwise.
         """
-        seen = waveform.unfold(1, self.kernel.shape[1], self.stride)  # (batch, frames, taps)
+        seen = (waveform - self.offset).unfold(1, self.kernel.shape[1], self.stride)  # (batch, frames, taps)
         if torch.is_grad_enabled():
             return torch.baddbmm(self.bias.transpose(1, 2), self.kernel.transpose(1, 2), seen.transpose(1, 2))
         return torch.baddbmm(self.bias, seen, self.kernel).transpose(1, 2)
 
     def __getitem__(self, utterances: Tensor | slice) -> Folded:  # type: ignore[override]
         """The same for some utterances."""
-        return Folded(self.kernel[utterances], self.bias[utterances], self.stride)
+        return Folded(self.kernel[utterances], self.bias[utterances], self.offset[utterances], self.stride)
 
 
 def fold_group_norm(
@@ -152,9 +154,12 @@ def fold_group_norm(
     kernel = conv.weight.double()[:, 0]  # (channels, taps)
     variance = ((kernel @ covariance) * kernel).sum(-1).clamp(min=0)  # (batch, channels)
     scale = norm.weight.double() * (variance + norm.eps).rsqrt()
-    bias = norm.bias.double() - (mean @ kernel.T)[:, 0] * scale
+    # a constant under the waveform costs digits, and vanishes in the norm; half precision has none to spare for this
+    offset = mean.mean(-1) if waveform.dtype == torch.float32 else torch.zeros_like(mean[..., 0])
+    offset = offset.detach().to(waveform)
+    bias = norm.bias.double() - ((mean - offset[..., None]) @ kernel.T)[:, 0] * scale
     scaled = kernel.T * scale[:, None]  # (batch, taps, channels)
-    return Folded(scaled.to(waveform), bias[:, None].to(waveform), stride)
+    return Folded(scaled.to(waveform), bias[:, None].to(waveform), offset, stride)
 
 
 WINDOW = 256
