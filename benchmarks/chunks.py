@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 import unisat as us
-from unisat.interpret.chunks import chunk_error
+from unisat.interpret.activations.long_recordings import chunk_error
 
 CHUNKS, CONTEXTS = (5.0, 10.0, 20.0), (0.0, 0.5, 1.28, 2.0, 4.0)
 SECONDS = 60

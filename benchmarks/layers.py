@@ -16,7 +16,7 @@ import pandas as pd
 from speakers import SPEECH
 
 import unisat as us
-from unisat.interpret.collect import BASELINES
+from unisat.interpret.features.collect import BASELINES
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

@@ -31,11 +31,11 @@ FILES = {
     "unisat/masking.py": ["04", "06", "13", "00"],
     "unisat/quantizer.py": ["05", "06", "13"],
     "unisat/xvector.py": ["12", "14"],
-    "unisat/interpret/reduce.py": ["14", "08"],
+    "unisat/interpret/activations/reduce.py": ["14", "08"],
 }
 """Where to change something, and the notebooks that are about it, the quickest to notice first."""
 
-FUNCTIONS = {"unisat/interpret/reduce.py": {"mean", "mean_std", "norms", "_count"}}
+FUNCTIONS = {"unisat/interpret/activations/reduce.py": {"mean", "mean_std", "norms", "_count"}}
 """In a file named here only these: the pooling of utterances."""
 
 LEFT_OUT = {"reference_span_mask", "_check_spans", "_check_utterances", "_check", "__init__"}

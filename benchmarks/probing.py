@@ -47,7 +47,7 @@ def ours(probe, layers, speakers, sessions, folds):
     """Share of held-out utterances recognised, (layers, seeds)."""
     import numpy as np
 
-    from unisat.interpret import scoring
+    from unisat.interpret.probing import scoring
 
     task = scoring.Task(np.tile(speakers, (SEEDS, 1)), SPEAKERS, sessions, folds, np.arange(len(speakers)))
     plan = scoring.Plan(probe, ["bal_acc"], True, 0, np.ones((1, len(speakers))))
@@ -62,7 +62,7 @@ def theirs(kind, layers, speakers, sessions, folds):
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from unisat.interpret.classifiers import LAMBDAS, group_folds, selection_blocks
+    from unisat.interpret.probing.classifiers import LAMBDAS, group_folds, selection_blocks
 
     def logistic(penalty):
         return make_pipeline(
@@ -123,7 +123,7 @@ def main():
     import sklearn
     import torch
 
-    from unisat.interpret.classifiers import LAMBDAS, group_folds
+    from unisat.interpret.probing.classifiers import LAMBDAS, group_folds
 
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")  # scikit-learn's logistic regression does not always converge

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import unisat as us
 from unisat.acoustics import mfcc
-from unisat.interpret.error_rates import eer, eer_interval
+from unisat.interpret.statistics.error_rates import eer, eer_interval
 
 SPEECH = Path(__file__).resolve().parents[2] / "shared" / "speech"
 SECONDS = 2.0

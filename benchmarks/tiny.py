@@ -19,7 +19,7 @@ import torch
 from speakers import SPEECH, evaluate, layer_means, mfcc_statistics, trial_list, xvectors
 
 import unisat as us
-from unisat.interpret.error_rates import eer_interval
+from unisat.interpret.statistics.error_rates import eer_interval
 from unisat.training.targets import Clusters, HiddenFeatures, MfccFeatures, interval_labels, pnmi
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import unisat as us
-from unisat.interpret.attention import measures, rollout
-from unisat.interpret.attention_blocks import MEASURES, _measures, attention_statistics, rollout_of
-from unisat.interpret.capture import run
+from unisat.interpret.activations.attention import measures, rollout
+from unisat.interpret.activations.attention_blocks import MEASURES, _measures, attention_statistics, rollout_of
+from unisat.interpret.activations.capture import run
 
 BLOCKS = [1, 7, 45, 1000]
 FRAMES = (45, 9, 1)

@@ -1,4 +1,4 @@
-"""The attention widget against `unisat.interpret.attention`, on patterns of known shape and on a real run."""
+"""The attention widget against `activations.attention`, on patterns of known shape and on a real run."""
 
 import math
 import time
@@ -13,7 +13,7 @@ from unisat import widgets
 from unisat.config import UniSpeechSatConfig
 from unisat.corpus import Batch
 from unisat.frames import frame_seconds
-from unisat.interpret.attention import head_measures, measures
+from unisat.interpret.activations.attention import head_measures, measures
 from unisat.plots.attention import pooled
 
 pytestmark = pytest.mark.usefixtures("no_widget_is_left")

@@ -6,10 +6,10 @@ import torch
 from conftest import VARIANTS, shuffled, small_config
 
 import unisat as us
-from unisat.interpret.attention import rollout, value_norms
-from unisat.interpret.attribution import Attribution, attribute, long_term_noise
-from unisat.interpret.capture import capture, run
-from unisat.interpret.metrics import speaker_cosine
+from unisat.interpret.activations.attention import rollout, value_norms
+from unisat.interpret.activations.capture import capture, run
+from unisat.interpret.interventions.attribution import Attribution, attribute, long_term_noise
+from unisat.interpret.interventions.metrics import speaker_cosine
 
 XVECTOR = dict(tdnn_dim=[8, 8], tdnn_kernel=[3, 1], tdnn_dilation=[2, 1], xvector_output_dim=6)
 

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import torch
 
-from unisat.interpret.bank import FeatureBank, Part
+from unisat.interpret.features.bank import FeatureBank, Part
 
 
 @pytest.fixture

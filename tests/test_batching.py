@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unisat.corpus import Batch
-from unisat.interpret.batching import ReadAhead, Speech, batches
+from unisat.interpret.features.batching import ReadAhead, Speech, batches
 
 CPU = torch.device("cpu")
 

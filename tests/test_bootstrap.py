@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unisat.interpret.bootstrap import as_good_as_best, interval, lower_bounds, two_level
+from unisat.interpret.statistics.intervals import as_good_as_best, interval, lower_bounds, two_level
 
 SPEAKERS, EACH = 20, 10
 WHO = np.repeat(np.arange(SPEAKERS), EACH)

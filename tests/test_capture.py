@@ -6,7 +6,7 @@ import torch
 from conftest import shuffled, small_config
 
 import unisat as us
-from unisat.interpret.capture import parse_bytes
+from unisat.interpret.activations.capture import parse_bytes
 
 
 def num_hooks(model):

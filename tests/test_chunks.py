@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import unisat as us
-from unisat.interpret.chunks import MOST_SECONDS, chunk_error, encode_long, tile
+from unisat.interpret.activations.long_recordings import MOST_SECONDS, chunk_error, encode_long, tile
 
 REACH = 16 / 2  # frames that the positional convolution of the small models looks to either side
 FRAME = 64 / 16_000  # seconds from frame to frame

@@ -7,8 +7,9 @@ from scipy.special import digamma
 from sklearn.metrics import mutual_info_score
 
 import unisat as us
-from unisat.interpret.bank import LENGTHS, FeatureBank, Part
-from unisat.interpret.codebook import (
+from unisat.interpret.features.bank import LENGTHS, FeatureBank, Part
+from unisat.interpret.features.collect import collect
+from unisat.interpret.units.codebook import (
     codebook_usage,
     corrected_entropy,
     frame_codes,
@@ -17,7 +18,6 @@ from unisat.interpret.codebook import (
     rarefy,
     unseen_if_uniform,
 )
-from unisat.interpret.collect import collect
 from unisat.quantizer import GumbelVectorQuantizer
 
 

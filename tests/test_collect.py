@@ -15,10 +15,11 @@ from conftest import shuffled, small_config
 
 import unisat as us
 from unisat import acoustics
-from unisat.interpret import collect as module
-from unisat.interpret.capture import capture
-from unisat.interpret.collect import batches, draw_masks, fingerprint, fresh
-from unisat.interpret.reduce import Moments, TopFrames
+from unisat.interpret.activations.capture import capture
+from unisat.interpret.activations.reduce import Moments, TopFrames
+from unisat.interpret.features import collect as module
+from unisat.interpret.features import store
+from unisat.interpret.features.collect import batches, draw_masks, fingerprint, fresh
 
 SECONDS = [0.2, 0.05, 0.11, 0.16, 0.07, 0.2, 0.13, 0.03]
 MASKED = dict(mask_time_prob=0.4, mask_time_length=3, mask_time_min_masks=1)
@@ -198,7 +199,7 @@ def counted(monkeypatch):
 
 
 def test_an_interrupted_collection_goes_on(one_model, corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "BATCHES_A_PART", 1)
+    monkeypatch.setattr(store, "BATCHES_A_PART", 1)
     whole = us.collect(one_model, corpus, batch_seconds=0.3)
     calls, measure = counted(monkeypatch)
     measure.fail_at = 4
@@ -233,7 +234,7 @@ def test_two_processes_give_the_bank_of_one(one_model, corpus, tmp_path):
             """
             import os, sys, time
             import unisat as us
-            from unisat.interpret.reduce import Moments
+            from unisat.interpret.activations.reduce import Moments
 
             model = us.UniSpeechSatModel.from_pretrained(sys.argv[1])
             corpus = us.corpus.folder(sys.argv[2])

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from unisat.interpret.bank import FeatureBank, Part
-from unisat.interpret.embedding import embed
+from unisat.interpret.features.bank import FeatureBank, Part
+from unisat.interpret.speakers.maps import embed
 
 
 def bank(values, **columns):

@@ -10,9 +10,9 @@ from conftest import shuffled, small_config
 
 import unisat as us
 from unisat import shortcuts
-from unisat.interpret.edit_text import from_json, to_json
-from unisat.interpret.edits import Ablate, Edit, Patch, Placebo, Project, Steer
-from unisat.interpret.intervene import _INSTALLED, active_scopes, intervene
+from unisat.interpret.interventions.edit_text import from_json, to_json
+from unisat.interpret.interventions.edits import Ablate, Edit, Patch, Placebo, Project, Steer
+from unisat.interpret.interventions.intervene import _INSTALLED, active_scopes, intervene
 
 FRAMES = [45, 9, 1]  # of `ragged`
 Z = "block.1.attn.z"
@@ -325,7 +325,7 @@ def test_a_placebo_changes_each_frame_as_much_in_another_direction(one_model, ba
 
 def test_directions_of_placebos_are_spread_evenly():
     """Mean 0, and the squared cosine of a random direction in d channels is 1 / d on average."""
-    from unisat.interpret.edits import rotation
+    from unisat.interpret.interventions.edits import rotation
 
     drawn = torch.stack([rotation(8, seed) for seed in range(3000)]).double()
     torch.testing.assert_close(

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from conftest import shuffled, small_config
 
 import unisat as us
-from unisat.interpret import layer_weights as module
-from unisat.interpret.bank import FeatureBank
-from unisat.interpret.collect import collect
-from unisat.interpret.layer_weights import WeightedLayerSum, fit_layer_weights, layer_weights
+from unisat.interpret.features.bank import FeatureBank
+from unisat.interpret.features.collect import collect
+from unisat.interpret.layers import weights as module
+from unisat.interpret.layers.weights import WeightedLayerSum, fit_layer_weights, layer_weights
 
 LENGTHS = (3000, 1700, 900)
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import unisat as us
-from unisat.interpret.bank import FeatureBank
-from unisat.interpret.error_rates import eer
-from unisat.interpret.layer_weights import fit_layer_weights
-from unisat.interpret.layer_weights import layer_weights as measured
-from unisat.interpret.weighted_sum import LEAST, MOST, WeightedSums
+from unisat.interpret.features.bank import FeatureBank
+from unisat.interpret.layers.weighted_sums import LEAST, MOST, WeightedSums
+from unisat.interpret.layers.weights import fit_layer_weights
+from unisat.interpret.layers.weights import layer_weights as measured
+from unisat.interpret.statistics.error_rates import eer
 from unisat.plots.weighted_sum import layer_shares, set_layer_shares, set_own_sum, sum_result
 from unisat.widgets.layer_weights_view import LayerWeightsView, layer_weights
 from unisat.widgets.picture import Refusal

@@ -8,7 +8,7 @@ import torch
 from conftest import shuffled, small_config
 
 import unisat as us
-from unisat.interpret.layer_frames import MOST, frame_cka, frame_cosines, hidden_layers, layer_frames
+from unisat.interpret.layers.over_time import MOST, frame_cka, frame_cosines, hidden_layers, layer_frames
 from unisat.plots.layer_frames import frame_similarity, outline, set_frame_similarity, set_outline
 from unisat.widgets.layers_view import LayersView, layers
 from unisat.widgets.picture import Refusal
@@ -70,7 +70,7 @@ def hsic(first, second):
 
 
 def test_cka_is_that_of_the_frames_of_all_utterances(model, monkeypatch):
-    monkeypatch.setattr("unisat.interpret.layer_frames.MOST", 9)
+    monkeypatch.setattr("unisat.interpret.layers.over_time.MOST", 9)
     _, trace = us.run(model, sound(), "hidden.0", "hidden.2")
     frames = [torch.cat(trace.ragged(site)).double().numpy() for site in ("hidden.0", "hidden.2")]
     rows = np.round(np.linspace(0, len(frames[0]) - 1, 9)).astype(int)
@@ -86,7 +86,7 @@ def test_long_recordings_are_compared_by_some_of_their_frames(model, monkeypatch
     seen = []
     real = us.layer_similarity
     monkeypatch.setattr(
-        "unisat.interpret.layer_frames.layer_similarity",
+        "unisat.interpret.layers.over_time.layer_similarity",
         lambda bank, **how: seen.append(len(bank)) or real(bank, **how),
     )
     wave = torch.randn(16_000, generator=torch.Generator().manual_seed(0))

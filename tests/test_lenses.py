@@ -10,8 +10,8 @@ from conftest import VARIANTS, shuffled, small_config
 
 import unisat as us
 from unisat import clusters
-from unisat.interpret.bank import FeatureBank, Part
-from unisat.interpret.lenses import Lens, _exchanged, _half_width, ctc_lens, kmeans_lens, scores, unit_lens
+from unisat.interpret.features.bank import FeatureBank, Part
+from unisat.interpret.units.lenses import Lens, _exchanged, _half_width, ctc_lens, kmeans_lens, scores, unit_lens
 
 
 def num_hooks(model):

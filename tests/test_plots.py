@@ -16,8 +16,8 @@ import unisat
 from unisat import masking, plots
 from unisat.audio import decibels
 from unisat.frames import SAMPLE_RATE, frame_seconds
-from unisat.interpret.attention import measures
-from unisat.interpret.layers import rms_norms
+from unisat.interpret.activations.attention import measures
+from unisat.interpret.layers.over_time import rms_norms
 from unisat.plots import style, wave
 
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)

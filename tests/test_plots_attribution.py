@@ -7,8 +7,8 @@ import torch
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from unisat.interpret.attribution import Attribution
-from unisat.interpret.lenses import KMeansLens, Lens
+from unisat.interpret.interventions.attribution import Attribution
+from unisat.interpret.units.lenses import KMeansLens, Lens
 from unisat.plots.attribution import attribution
 from unisat.plots.lenses import kmeans_lens, lens, lens_layers
 from unisat.plots.style import CLASSES

@@ -6,8 +6,8 @@ import pytest
 from test_codebook import planted
 from test_units import bank_of
 
-from unisat.interpret.codebook import codebook_usage
-from unisat.interpret.units import units
+from unisat.interpret.units.clusters import units
+from unisat.interpret.units.codebook import codebook_usage
 from unisat.plots import codebook as plots
 from unisat.plots import units as unit_plots
 

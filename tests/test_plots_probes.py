@@ -6,8 +6,8 @@ import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from unisat.interpret.bank import FeatureBank
-from unisat.interpret.probes import probe_layers
+from unisat.interpret.features.bank import FeatureBank
+from unisat.interpret.probing.probes import probe_layers
 from unisat.plots.probes import LABELS, STYLES, probe_curves
 
 FLAT = ("logmel", "mfcc", "loudness")

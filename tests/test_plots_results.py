@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 import unisat as us
 from unisat import plots
-from unisat.interpret.bank import FeatureBank, Part
+from unisat.interpret.features.bank import FeatureBank, Part
 
 SECONDS = torch.arange(4).double() / 50
 

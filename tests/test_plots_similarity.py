@@ -6,11 +6,11 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from unisat.interpret.bank import FeatureBank
-from unisat.interpret.embedding import embed
-from unisat.interpret.layer_weights import layer_weights as weigh
-from unisat.interpret.similarity import layer_similarity as compare
-from unisat.interpret.similarity import subspaces as measure_subspaces
+from unisat.interpret.features.bank import FeatureBank
+from unisat.interpret.layers.similarity import layer_similarity as compare
+from unisat.interpret.layers.subspaces import subspaces as measure_subspaces
+from unisat.interpret.layers.weights import layer_weights as weigh
+from unisat.interpret.speakers.maps import embed
 from unisat.plots.embedding import embedding
 from unisat.plots.layer_similarity import layer_similarity, subspaces
 from unisat.plots.layer_weights import layer_weights

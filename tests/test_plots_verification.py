@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from test_verification import voices
 
-from unisat.interpret.error_rates import det
-from unisat.interpret.verification import verify_trials
+from unisat.interpret.speakers.trials import verify_trials
+from unisat.interpret.statistics.error_rates import det
 from unisat.plots import verification as plots
 
 

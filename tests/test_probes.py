@@ -13,11 +13,11 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier, RidgeClassifierCV
 from sklearn.metrics import balanced_accuracy_score
 
-from unisat.interpret import classifiers, scoring
-from unisat.interpret.bank import LENGTHS, FeatureBank, Part
-from unisat.interpret.classifiers import LAMBDAS
-from unisat.interpret.error_rates import eer
-from unisat.interpret.probes import probe_layers
+from unisat.interpret.features.bank import LENGTHS, FeatureBank, Part
+from unisat.interpret.probing import classifiers, scoring
+from unisat.interpret.probing.classifiers import LAMBDAS
+from unisat.interpret.probing.probes import probe_layers
+from unisat.interpret.statistics.error_rates import eer
 
 SPEAKERS, SESSIONS, EACH, DIM = 12, 3, 4, 24
 QUICK = dict(seeds=2, n_boot=200, progress=False)
@@ -684,7 +684,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_a_mistake_is_told_before_any_work(bank, name, monkeypatch):
     call, match = BAD[name]
-    monkeypatch.setattr("unisat.interpret.probes.measure", None)
+    monkeypatch.setattr("unisat.interpret.probing.probes.measure", None)
     with pytest.raises(ValueError, match=f"(?s){match}"):
         call(bank)
 
@@ -694,7 +694,7 @@ def test_features_that_are_not_finite_name_utterance_and_site(bank, monkeypatch)
     broken[7, 3] = np.nan
     bad = FeatureBank.from_arrays(table(), {"hidden.0": bank["hidden.0"], "hidden.1": broken})
     with monkeypatch.context() as patch:
-        patch.setattr("unisat.interpret.probes.measure", None)
+        patch.setattr("unisat.interpret.probing.probes.measure", None)
         with pytest.raises(ValueError, match=r"hidden.1 has values that are not finite for 1 utterance\(s\): 'u007'"):
             probe_layers(bad, "speaker", **BARE)
     # an utterance without a label is not looked at

@@ -13,9 +13,9 @@ import unisat
 from unisat import UniSpeechSatForPreTraining, UniSpeechSatModel
 from unisat.corpus import Batch
 from unisat.frames import frame_seconds
-from unisat.interpret.codebook import frames_to_call_dead
-from unisat.interpret.collect import draw_masks
-from unisat.interpret.quantization import (
+from unisat.interpret.features.collect import draw_masks
+from unisat.interpret.units.codebook import frames_to_call_dead
+from unisat.interpret.units.perplexity import (
     gumbel_noise,
     perplexities,
     perplexity_over_frames,

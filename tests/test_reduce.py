@@ -6,7 +6,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unisat.interpret.reduce import CodeCounts, Histogram, Moments, Reducer, TopFrames, describe, mean, mean_std, norms
+from unisat.interpret.activations.reduce import (
+    CodeCounts,
+    Histogram,
+    Moments,
+    Reducer,
+    TopFrames,
+    describe,
+    mean,
+    mean_std,
+    norms,
+)
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unisat.interpret import similarity
-from unisat.interpret.bank import FeatureBank, Part
-from unisat.interpret.similarity import layer_similarity, subspaces
+from unisat.interpret.features.bank import FeatureBank, Part
+from unisat.interpret.layers import similarity
+from unisat.interpret.layers.similarity import layer_similarity
+from unisat.interpret.layers.subspaces import subspaces
 
 
 def bank(*layers, ids=None, about=None, **columns):

@@ -7,9 +7,9 @@ from conftest import VARIANTS, shuffled, small_config
 from torch import nn
 
 import unisat as us
-from unisat.interpret.edits import Edit
-from unisat.interpret.intervene import intervene
-from unisat.interpret.sites import select, site_list
+from unisat.interpret.activations.sites import select, site_list
+from unisat.interpret.interventions.edits import Edit
+from unisat.interpret.interventions.intervene import intervene
 
 
 class WithQuantizer(nn.Module):

@@ -16,7 +16,7 @@ from test_heads import TDNN
 
 import unisat as us
 from unisat.cli import main
-from unisat.interpret.error_rates import eer, eer_interval
+from unisat.interpret.statistics.error_rates import eer, eer_interval
 from unisat.training import speakers
 
 

@@ -11,9 +11,9 @@ from matplotlib.colors import to_rgba_array
 
 import unisat as us
 from unisat.corpus import Batch
-from unisat.interpret.bank import FeatureBank
-from unisat.interpret.embedding import again, embed, neighbours, xvectors
-from unisat.interpret.error_rates import eer
+from unisat.interpret.features.bank import FeatureBank
+from unisat.interpret.speakers.maps import again, embed, neighbours, xvectors
+from unisat.interpret.statistics.error_rates import eer
 from unisat.plots.style import CLASSES
 from unisat.widgets.picture import Refusal
 from unisat.widgets.speakers_view import LEAST, SpeakersView, speakers

@@ -8,11 +8,11 @@ from conftest import shuffled, small_config
 from matplotlib.axes import Axes
 
 import unisat as us
-from unisat.interpret.bootstrap import two_level
-from unisat.interpret.edits import Patch, Placebo
-from unisat.interpret.intervene import intervene
-from unisat.interpret.metrics import logit_difference, speaker_cosine
-from unisat.interpret.sweep import SweepResult, sweep
+from unisat.interpret.interventions.edits import Patch, Placebo
+from unisat.interpret.interventions.intervene import intervene
+from unisat.interpret.interventions.metrics import logit_difference, speaker_cosine
+from unisat.interpret.interventions.sweep import SweepResult, sweep
+from unisat.interpret.statistics.intervals import two_level
 from unisat.plots import interventions
 
 QUIET = {"progress": False}

@@ -7,9 +7,9 @@ import torch
 
 import unisat as us
 from unisat import clusters
-from unisat.interpret.bank import LENGTHS, FeatureBank, Part
-from unisat.interpret.collect import collect
-from unisat.interpret.units import units
+from unisat.interpret.features.bank import LENGTHS, FeatureBank, Part
+from unisat.interpret.features.collect import collect
+from unisat.interpret.units.clusters import units
 
 HOP, FIELD = 320, 400
 

@@ -11,10 +11,10 @@ from scipy.stats import multivariate_normal, norm
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import det_curve
 
-from unisat.interpret.bank import FeatureBank
-from unisat.interpret.error_rates import det, eer, eer_interval, min_dcf, trials_needed
-from unisat.interpret.plda import PLDA, fit_plda
-from unisat.interpret.verification import verify_trials
+from unisat.interpret.features.bank import FeatureBank
+from unisat.interpret.speakers.plda import PLDA, fit_plda
+from unisat.interpret.speakers.trials import verify_trials
+from unisat.interpret.statistics.error_rates import det, eer, eer_interval, min_dcf, trials_needed
 
 
 def voices(speakers, utterances, *, noise=0.6, dim=8, seed=0, prefix="s"):

@@ -12,7 +12,7 @@ from conftest import ROOT
 
 import unisat as us
 from unisat import zoo
-from unisat.interpret.error_rates import eer
+from unisat.interpret.statistics.error_rates import eer
 from unisat.masking import span_mask
 from unisat.training import recipe
 from unisat.training.targets import Clusters

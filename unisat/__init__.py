@@ -15,20 +15,20 @@ __version__ = "0.1.0"
 
 # name -> module that holds it; loaded when first used, so that `import unisat` costs no more than it must
 _HOME = {
-    "Ablate": "unisat.interpret.edits",
+    "Ablate": "unisat.interpret.interventions.edits",
     "AutoFeatureExtractor": "unisat.processing",
     "AutoProcessor": "unisat.processing",
     "AutoTokenizer": "unisat.processing",
     "Batch": "unisat.corpus",
-    "Edit": "unisat.interpret.edits",
-    "FeatureBank": "unisat.interpret.bank",
+    "Edit": "unisat.interpret.interventions.edits",
+    "FeatureBank": "unisat.interpret.features.bank",
     "GumbelVectorQuantizer": "unisat.quantizer",
-    "LayerReport": "unisat.interpret.layer_report",
-    "Patch": "unisat.interpret.edits",
-    "Placebo": "unisat.interpret.edits",
-    "Project": "unisat.interpret.edits",
-    "Steer": "unisat.interpret.edits",
-    "Trace": "unisat.interpret.capture",
+    "LayerReport": "unisat.interpret.probing.report",
+    "Patch": "unisat.interpret.interventions.edits",
+    "Placebo": "unisat.interpret.interventions.edits",
+    "Project": "unisat.interpret.interventions.edits",
+    "Steer": "unisat.interpret.interventions.edits",
+    "Trace": "unisat.interpret.activations.capture",
     "UniSpeechSatConfig": "unisat.config",
     "UniSpeechSatForAudioFrameClassification": "unisat.heads",
     "UniSpeechSatForCTC": "unisat.heads",
@@ -40,45 +40,45 @@ _HOME = {
     "Wav2Vec2CTCTokenizer": "unisat.tokenization",
     "Wav2Vec2FeatureExtractor": "unisat.feature_extraction",
     "Wav2Vec2Processor": "unisat.processing",
-    "WeightedLayerSum": "unisat.interpret.layer_weights",
-    "active_scopes": "unisat.interpret.intervene",
-    "attention_statistics": "unisat.interpret.attention_blocks",
-    "attribute": "unisat.interpret.attribution",
+    "WeightedLayerSum": "unisat.interpret.layers.weights",
+    "active_scopes": "unisat.interpret.interventions.intervene",
+    "attention_statistics": "unisat.interpret.activations.attention_blocks",
+    "attribute": "unisat.interpret.interventions.attribution",
     "audio": "unisat.audio",
-    "capture": "unisat.interpret.capture",
-    "chunk_error": "unisat.interpret.chunks",
-    "codebook_usage": "unisat.interpret.codebook",
-    "collect": "unisat.interpret.collect",
+    "capture": "unisat.interpret.activations.capture",
+    "chunk_error": "unisat.interpret.activations.long_recordings",
+    "codebook_usage": "unisat.interpret.units.codebook",
+    "collect": "unisat.interpret.features.collect",
     "corpus": "unisat.corpus",
-    "ctc_lens": "unisat.interpret.lenses",
-    "embed": "unisat.interpret.embedding",
-    "encode_long": "unisat.interpret.chunks",
-    "fit_layer_weights": "unisat.interpret.layer_weights",
+    "ctc_lens": "unisat.interpret.units.lenses",
+    "embed": "unisat.interpret.speakers.maps",
+    "encode_long": "unisat.interpret.activations.long_recordings",
+    "fit_layer_weights": "unisat.interpret.layers.weights",
     "frames": "unisat.frames",
-    "intervene": "unisat.interpret.intervene",
-    "kmeans_lens": "unisat.interpret.lenses",
-    "layer_similarity": "unisat.interpret.similarity",
-    "layer_weights": "unisat.interpret.layer_weights",
+    "intervene": "unisat.interpret.interventions.intervene",
+    "kmeans_lens": "unisat.interpret.units.lenses",
+    "layer_similarity": "unisat.interpret.layers.similarity",
+    "layer_weights": "unisat.interpret.layers.weights",
     "listen": "unisat.plots.show",
     "load": "unisat.zoo",
     "losses": "unisat.losses",
     "masking": "unisat.masking",
-    "metrics": "unisat.interpret.metrics",
+    "metrics": "unisat.interpret.interventions.metrics",
     "mixing": "unisat.mixing",
     "outputs": "unisat.outputs",
     "plots": "unisat.plots",
-    "probe_layers": "unisat.interpret.probes",
-    "rollout": "unisat.interpret.attention",
-    "rollout_of": "unisat.interpret.attention_blocks",
-    "run": "unisat.interpret.capture",
+    "probe_layers": "unisat.interpret.probing.probes",
+    "rollout": "unisat.interpret.activations.attention",
+    "rollout_of": "unisat.interpret.activations.attention_blocks",
+    "run": "unisat.interpret.activations.capture",
     "shortcuts": "unisat.shortcuts",
-    "sites": "unisat.interpret.sites",
-    "subspaces": "unisat.interpret.similarity",
-    "sweep": "unisat.interpret.sweep",
-    "unit_lens": "unisat.interpret.lenses",
-    "units": "unisat.interpret.units",
-    "value_norms": "unisat.interpret.attention",
-    "verify_trials": "unisat.interpret.verification",
+    "sites": "unisat.interpret.activations.sites",
+    "subspaces": "unisat.interpret.layers.subspaces",
+    "sweep": "unisat.interpret.interventions.sweep",
+    "unit_lens": "unisat.interpret.units.lenses",
+    "units": "unisat.interpret.units.clusters",
+    "value_norms": "unisat.interpret.activations.attention",
+    "verify_trials": "unisat.interpret.speakers.trials",
     "widgets": "unisat.widgets",
 }
 __all__ = [
@@ -159,27 +159,28 @@ if TYPE_CHECKING:
         UniSpeechSatForCTC,
         UniSpeechSatForSequenceClassification,
     )
-    from unisat.interpret import metrics
-    from unisat.interpret.attention import rollout, value_norms
-    from unisat.interpret.attention_blocks import attention_statistics, rollout_of
-    from unisat.interpret.attribution import attribute
-    from unisat.interpret.bank import FeatureBank
-    from unisat.interpret.capture import Trace, capture, run
-    from unisat.interpret.chunks import chunk_error, encode_long
-    from unisat.interpret.codebook import codebook_usage
-    from unisat.interpret.collect import collect
-    from unisat.interpret.edits import Ablate, Edit, Patch, Placebo, Project, Steer
-    from unisat.interpret.embedding import embed
-    from unisat.interpret.intervene import active_scopes, intervene
-    from unisat.interpret.layer_report import LayerReport
-    from unisat.interpret.layer_weights import WeightedLayerSum, fit_layer_weights, layer_weights
-    from unisat.interpret.lenses import ctc_lens, kmeans_lens, unit_lens
-    from unisat.interpret.probes import probe_layers
-    from unisat.interpret.similarity import layer_similarity, subspaces
-    from unisat.interpret.sites import sites
-    from unisat.interpret.sweep import sweep
-    from unisat.interpret.units import units
-    from unisat.interpret.verification import verify_trials
+    from unisat.interpret.activations.attention import rollout, value_norms
+    from unisat.interpret.activations.attention_blocks import attention_statistics, rollout_of
+    from unisat.interpret.activations.capture import Trace, capture, run
+    from unisat.interpret.activations.long_recordings import chunk_error, encode_long
+    from unisat.interpret.activations.sites import sites
+    from unisat.interpret.features.bank import FeatureBank
+    from unisat.interpret.features.collect import collect
+    from unisat.interpret.interventions import metrics
+    from unisat.interpret.interventions.attribution import attribute
+    from unisat.interpret.interventions.edits import Ablate, Edit, Patch, Placebo, Project, Steer
+    from unisat.interpret.interventions.intervene import active_scopes, intervene
+    from unisat.interpret.interventions.sweep import sweep
+    from unisat.interpret.layers.similarity import layer_similarity
+    from unisat.interpret.layers.subspaces import subspaces
+    from unisat.interpret.layers.weights import WeightedLayerSum, fit_layer_weights, layer_weights
+    from unisat.interpret.probing.probes import probe_layers
+    from unisat.interpret.probing.report import LayerReport
+    from unisat.interpret.speakers.maps import embed
+    from unisat.interpret.speakers.trials import verify_trials
+    from unisat.interpret.units.clusters import units
+    from unisat.interpret.units.codebook import codebook_usage
+    from unisat.interpret.units.lenses import ctc_lens, kmeans_lens, unit_lens
     from unisat.model import UniSpeechSatModel
     from unisat.plots.show import listen
     from unisat.pretrained import UniSpeechSatPreTrainedModel
@@ -195,7 +196,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'unisat' has no attribute {name!r}; it has {', '.join(__all__)}.")
     module = importlib.import_module(_HOME[name])
-    is_module = _HOME[name] in (f"unisat.{name}", f"unisat.interpret.{name}") and not hasattr(module, name)
+    is_module = _HOME[name].endswith(f".{name}") and not hasattr(module, name)
     globals()[name] = module if is_module else getattr(module, name)
     return globals()[name]
 

@@ -8,7 +8,7 @@ waveform (batch, samples)
 
 The mathematics and the parameter names are those of ``transformers`` 4.37.2 (``models/unispeech_sat``), so its
 checkpoints load as they are. Whatever is worth watching enters or leaves a named submodule, where an ordinary
-PyTorch hook sees it: `unisat.interpret.sites` has the table.
+PyTorch hook sees it: `unisat.interpret.activations.sites` has the table.
 """
 
 from __future__ import annotations

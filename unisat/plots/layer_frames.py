@@ -22,7 +22,7 @@ def frame_similarity(
     Parameters
     ----------
     values : (layers, layers)
-        From `unisat.interpret.layer_frames`, between -1 and 1.
+        From `unisat.interpret.layers.over_time`, between -1 and 1.
     """
     shown = array(values, "values", "layers", "layers")
     ax, edge = axes(ax, 5.0, 4.0), len(shown) - 0.5

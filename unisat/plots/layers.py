@@ -8,8 +8,8 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from unisat.interpret.capture import Trace
-from unisat.interpret.layers import rms_norms
+from unisat.interpret.activations.capture import Trace
+from unisat.interpret.layers.over_time import rms_norms
 from unisat.plots.style import MAGNITUDE, SIGNED, array, axes, cells, heat_map, quantile
 
 

@@ -75,7 +75,7 @@ def lens_layers(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     table : DataFrame
-        From `unisat.interpret.lenses.Lens.table`.
+        From `unisat.interpret.units.lenses.Lens.table`.
     """
     shares = {
         "agreement": ("frames", "constant", "agrees with the last layer"),
@@ -112,7 +112,7 @@ def kmeans_lens(table: pd.DataFrame, *, metric: str = "pnmi", ax: Axes | None = 
     Parameters
     ----------
     table : DataFrame
-        From `unisat.interpret.lenses.KMeansLens.table`.
+        From `unisat.interpret.units.lenses.KMeansLens.table`.
     metric : {"pnmi", "phone_purity", "cluster_purity"}
     """
     chosen = table[table["metric"] == metric]

@@ -146,8 +146,8 @@ def perplexity(table: pd.DataFrame, *, entries: int, legend: bool = True, ax: Ax
     Parameters
     ----------
     table : DataFrame
-        From `unisat.interpret.quantization.perplexity_over_frames` or `perplexity_over_steps`: ``frames`` or ``step``
-        first, and any of ``soft``, ``hard``, ``corrected``, ``even``.
+        From `unisat.interpret.units.perplexity`, over frames or over steps: ``frames`` or ``step`` first, and any of
+        ``soft``, ``hard``, ``corrected``, ``even``.
     entries : int
         In the group, a grey line.
     legend : bool

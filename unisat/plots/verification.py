@@ -37,7 +37,7 @@ def det(
     Parameters
     ----------
     points : DataFrame
-        From `unisat.interpret.error_rates.det`: columns ``false_alarm`` and ``miss``.
+        From `unisat.interpret.statistics.error_rates.det`: columns ``false_alarm`` and ``miss``.
     eer : float, optional
         Marked where it lies, on the diagonal.
     interval : (low, high), optional

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE, frames_between
-from unisat.interpret.attention import head_measures, measures
-from unisat.interpret.capture import Trace
+from unisat.interpret.activations.attention import head_measures, measures
+from unisat.interpret.activations.capture import Trace
 from unisat.plots.attention import heads as draw_heads
 from unisat.plots.attention import pattern as draw_pattern
 from unisat.plots.attention import pooled
@@ -205,10 +205,10 @@ def attention(trace: Trace, batch: Batch | None = None, utterance: int = 0) -> A
     """Controls over the attention patterns that a trace holds: layer, head, part of the utterance, utterance.
 
     Shows the weights between the valid frames, and says of what is shown how far a frame looks, how widely, and how
-    much of its weight stays within 3 frames (`unisat.interpret.attention.measures`). Beside it all heads of the layer,
-    each with its distance and its entropy in the part shown; a click on one chooses it, a second one goes back to the
-    mean. A table below has the numbers of every layer and head over the whole utterance. Maps of more frames than they
-    have pixels show means over cells (`unisat.plots.attention.pooled`).
+    much of its weight stays within 3 frames (`unisat.interpret.activations.attention.measures`). Beside it all heads of
+    the layer, each with its distance and its entropy in the part shown; a click on one chooses it, a second one goes
+    back to the mean. A table below has the numbers of every layer and head over the whole utterance. Maps of more
+    frames than they have pixels show means over cells (`unisat.plots.attention.pooled`).
 
     Parameters
     ----------

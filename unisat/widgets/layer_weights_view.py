@@ -11,10 +11,10 @@ from ipywidgets import Dropdown, FloatSlider
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
-from unisat.interpret.bank import FeatureBank
-from unisat.interpret.layer_weights import LayerWeights
-from unisat.interpret.layer_weights import layer_weights as measured
-from unisat.interpret.weighted_sum import WeightedSums
+from unisat.interpret.features.bank import FeatureBank
+from unisat.interpret.layers.weighted_sums import WeightedSums
+from unisat.interpret.layers.weights import LayerWeights
+from unisat.interpret.layers.weights import layer_weights as measured
 from unisat.plots.weighted_sum import layer_shares, set_layer_shares, set_own_sum, sum_result
 from unisat.widgets.picture import Look, Picture, answers, control, new_figure
 
@@ -179,8 +179,8 @@ def layer_weights(
     """A slider for each layer of a weighted sum: weights beside contributions, and what the sum knows.
 
     The equal error rate of speakers, and the share of utterances whose nearest neighbour by another speaker says the
-    same sentence, both by cosine of the summed means (`unisat.interpret.weighted_sum`), beside single layers, equal
-    weights and trained ones. Sliders are relative to one another. A click on the bars sets a layer's weight.
+    same sentence, both by cosine of the summed means (`unisat.interpret.layers.weighted_sums`), beside single layers,
+    equal weights and trained ones. Sliders are relative to one another. A click on the bars sets a layer's weight.
 
     Parameters
     ----------

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from unisat.corpus import Batch
 from unisat.frames import stack_length
-from unisat.interpret.capture import Trace
-from unisat.interpret.layer_frames import frame_cka, frame_cosines, hidden_layers, layer_frames
-from unisat.interpret.layers import rms_norms
+from unisat.interpret.activations.capture import Trace
+from unisat.interpret.layers.over_time import frame_cka, frame_cosines, hidden_layers, layer_frames, rms_norms
 from unisat.plots.layer_frames import frame_similarity, outline, set_frame_similarity, set_outline
 from unisat.plots.layers import hidden, norms
 from unisat.plots.style import cells, quantile

@@ -14,7 +14,7 @@ from torch import Tensor
 from unisat.config import UniSpeechSatConfig
 from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE, hop, stack_length
-from unisat.interpret.capture import Trace
+from unisat.interpret.activations.capture import Trace
 from unisat.masking import audible, span_lengths, span_mask
 from unisat.plots import masks as plots
 from unisat.plots.wave import set_spectrogram, set_waveform, spectrogram

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE
-from unisat.interpret.capture import Trace, run
-from unisat.interpret.codebook import NO_QUANTIZER, frames_to_call_dead
-from unisat.interpret.collect import draw_masks
-from unisat.interpret.quantization import (
+from unisat.interpret.activations.capture import Trace, run
+from unisat.interpret.activations.sites import find, find_backbone
+from unisat.interpret.features.collect import draw_masks
+from unisat.interpret.units.codebook import NO_QUANTIZER, frames_to_call_dead
+from unisat.interpret.units.perplexity import (
     gumbel_noise,
     perplexities,
     perplexity_over_frames,
@@ -28,7 +29,6 @@ from unisat.interpret.quantization import (
     read_history,
     step_of_temperature,
 )
-from unisat.interpret.sites import find, find_backbone
 from unisat.plots import quantizer as plots
 from unisat.plots.style import CLASSES
 from unisat.quantizer import GumbelVectorQuantizer
@@ -62,7 +62,7 @@ class QuantizerView(Picture):
     counts : DataFrame
         How many frames chose each entry of the group: without noise (``code``), and with it (``drawn``).
     table : DataFrame
-        Entries and perplexities of each group, see `unisat.interpret.quantization.perplexities`.
+        Entries and perplexities of each group, see `unisat.interpret.units.perplexity.perplexities`.
     over_frames, over_steps : DataFrame
         The curves; ``over_steps`` is None without a history.
     """
@@ -284,7 +284,7 @@ def quantizer(
         What to quantize, and to play; a trace may go without.
     history : DataFrame or path, optional
         The log of a training run: ``train.csv`` of ``unisat pretrain``, its folder, or a table like it; see
-        `unisat.interpret.quantization.perplexity_over_steps`.
+        `unisat.interpret.units.perplexity.perplexity_over_steps`.
     """
     if isinstance(source, Trace):
         frames, ids = _captured(source), source.ids

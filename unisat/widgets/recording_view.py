@@ -11,8 +11,8 @@ from unisat.audio import load
 from unisat.config import UniSpeechSatConfig
 from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE, receptive_field
-from unisat.interpret.capture import run
-from unisat.interpret.layers import rms_norms
+from unisat.interpret.activations.capture import run
+from unisat.interpret.layers.over_time import rms_norms
 from unisat.plots import norms, waveform
 from unisat.pretrained import UniSpeechSatPreTrainedModel
 from unisat.widgets.picture import Look, Picture, content, new_figure, upload

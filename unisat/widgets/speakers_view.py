@@ -18,9 +18,9 @@ from torch import Tensor
 from unisat.audio import load
 from unisat.corpus import Batch, Corpus
 from unisat.frames import SAMPLE_RATE
-from unisat.interpret.bank import FeatureBank
-from unisat.interpret.embedding import Embedding, again, embed, neighbours, xvectors
-from unisat.interpret.verification import verify_trials
+from unisat.interpret.features.bank import FeatureBank
+from unisat.interpret.speakers.maps import Embedding, again, embed, neighbours, xvectors
+from unisat.interpret.speakers.trials import verify_trials
 from unisat.plots.embedding import MARKERS, REST, axis_names, marks
 from unisat.plots.style import CLASSES
 from unisat.pretrained import UniSpeechSatPreTrainedModel

@@ -1,0 +1,85 @@
+"""Old names that live on for one release: each use warns and says what the name is called now."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+
+class OldModule(ModuleType):
+    """A module under its old path: it holds nothing, and gives what its new homes hold.
+
+    Parameters
+    ----------
+    name : str
+        The old path, ``"unisat.interpret.bank"``.
+    homes : tuple of str
+        The modules that hold its contents now; the first one that has a name gives it.
+    """
+
+    def __init__(self, name: str, homes: tuple[str, ...]) -> None:
+        super().__init__(name, f"Moved to {' and '.join(homes)}.")
+        self.__dict__["homes"] = homes
+
+    def __getattr__(self, name: str) -> Any:
+        return _moved(self.__name__, self.__dict__["homes"], name)
+
+
+def old_modules(package: str, homes: Mapping[str, str]) -> None:
+    """Let the old paths of a package's modules be imported as before.
+
+    Parameters
+    ----------
+    package : str
+        The package's name, ``__name__``.
+    homes : dict
+        By old name the new one, both inside the package; several are divided by spaces.
+    """
+    for old, new in homes.items():
+        name = f"{package}.{old}"
+        sys.modules[name] = OldModule(name, tuple(f"{package}.{home}" for home in new.split()))
+
+
+def moved(old: str, *homes: str) -> Callable[[str], Any]:
+    """Give the ``__getattr__`` of a package that was a module once, whose contents are now in ``homes``."""
+    return lambda name: _moved(old, homes, name)
+
+
+def _moved(old: str, homes: tuple[str, ...], name: str) -> Any:
+    if not name.startswith("__"):
+        for home in homes:
+            module = importlib.import_module(home)
+            if name in vars(module):
+                _warn(f"{old}.{name}", f"{home}.{name}")
+                return getattr(module, name)
+    raise AttributeError(f"module {old!r} has no attribute {name!r}; its contents are now in {', '.join(homes)}.")
+
+
+def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """Give the ``__getattr__`` of a module in which some names have changed.
+
+    Parameters
+    ----------
+    module : str
+        The module's own name, ``__name__``.
+    names : dict
+        New dotted names by old names, ``{"fresh": "unisat.interpret.features.collect.untrained_twin"}``.
+    """
+    return lambda name: _renamed(module, names, name)
+
+
+def _renamed(module: str, names: Mapping[str, str], name: str) -> Any:
+    if name not in names:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}.")
+    _warn(f"{module}.{name}", names[name])
+    home, _, new = names[name].rpartition(".")
+    return getattr(importlib.import_module(home), new)
+
+
+def _warn(old: str, new: str) -> None:
+    """Warn at the line that uses the old name: three calls up, through the module's ``__getattr__``."""
+    warnings.warn(f"{old} is now {new}; the old name goes in the next release.", DeprecationWarning, stacklevel=4)

@@ -1,0 +1,119 @@
+"""What attention does: numbers that describe a pattern, rollout, and the norms of what heads pass on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unisat.interpret.activations.capture import Trace
+from unisat.interpret.activations.sites import find_backbone, unwrap
+
+
+def measures(
+    pattern: Float[Tensor, "query key"], seconds: Float[Tensor, " frames"], *, near: int = 3
+) -> dict[str, float]:
+    """How far, how widely and how diagonally a pattern looks, on average over its queries.
+
+    ``distance_ms`` is the mean of ``|key time - query time|`` in milliseconds, ``entropy_bits`` the mean
+    entropy of a query's weights (0: one key, ``log2(keys)``: all alike), ``near_share`` the weight on keys at
+    most ``near`` frames away; for each, a query's weights are first scaled to sum to 1 over the keys given.
+    ``inside`` is what they summed to before: less than 1 if the pattern was cut from a longer one.
+    """
+    # NumPy: torch would share each of these small steps among threads, and wait for all of them
+    weights = pattern.detach().cpu().double().numpy()
+    times, frame = np.asarray(seconds, dtype=float), np.arange(len(seconds))
+    sums = weights.sum(-1, keepdims=True)
+    weights = np.divide(weights, sums, out=np.zeros_like(weights), where=sums > 0)
+    logs = np.log2(weights, out=np.zeros_like(weights), where=weights > 0)
+    return {
+        "distance_ms": 1000 * float((weights * np.abs(times[:, None] - times)).sum(-1).mean()),
+        "entropy_bits": -float((weights * logs).sum(-1).mean()),
+        "near_share": float((weights * (np.abs(frame[:, None] - frame) <= near)).sum(-1).mean()),
+        "inside": float(sums.mean()),
+    }
+
+
+def head_measures(
+    patterns: Float[Tensor, "heads query key"], seconds: Float[Tensor, " frames"]
+) -> dict[str, Float[Tensor, " heads"]]:
+    """``distance_ms`` and ``entropy_bits`` of `measures` for all heads of a layer at once, in single precision."""
+    weights, times = patterns.detach().cpu().float(), torch.as_tensor(seconds).cpu().float()
+    sums = weights.sum(-1, keepdim=True)
+    weights = torch.where(sums > 0, weights / sums, 0.0)
+    apart = (times[:, None] - times).abs()
+    queries = weights.shape[1]
+    return {
+        "distance_ms": 1000 * torch.einsum("hqk,qk->h", weights, apart) / queries,
+        "entropy_bits": torch.special.entr(weights).sum((1, 2)) / (queries * math.log(2)),
+    }
+
+
+def rollout(trace: Trace, *, utterance: int = 0) -> Float[Tensor, "layers queries keys"]:
+    """Attention rollout: how much of each frame arrives in each frame behind each layer, if attention alone moves it.
+
+    ``A = 0.5 W + 0.5 I``, with ``W`` the mean of a layer's heads, rows scaled to sum to 1, multiplied from layer to
+    layer (Abnar and Zuidema, 2020, arXiv:2005.00928, equation 1). It knows nothing of what the values hold nor of what
+    the output projection and the feed-forward do: see `value_norms`.
+
+    Parameters
+    ----------
+    trace : Trace
+        With ``block.*.attn.pattern`` of consecutive layers; the first one captured is where it starts.
+
+    Returns
+    -------
+    (layers, queries, keys)
+        Valid frames only; each row sums to 1.
+    """
+    names = [name for name in trace.sites if name.endswith("attn.pattern")]
+    layers = [int(name.split(".")[1]) for name in names]
+    if not layers or layers != list(range(layers[0], layers[0] + len(layers))):
+        raise ValueError(
+            f"rollout needs the attention patterns of consecutive layers, the trace has those of {layers}; capture "
+            "'block.*.attn.pattern'."
+        )
+    out: list[Tensor] = []
+    for name in names:
+        weights = trace.ragged(name)[utterance].double().mean(0)
+        mixed = weights / 2 + torch.eye(len(weights), dtype=weights.dtype, device=weights.device) / 2
+        mixed = mixed / mixed.sum(-1, keepdim=True)  # half precision's rows do not quite sum to 1
+        out.append(mixed @ out[-1] if out else mixed)
+    return torch.stack(out)
+
+
+def value_norms(
+    model: nn.Module, trace: Trace, layer: int, *, utterance: int = 0, summed: bool = False
+) -> Float[Tensor, "*heads queries keys"]:
+    """Value-weighted norms ``||alpha f(x)||``: what arrives from a key, not only how much it is looked at.
+
+    ``f(x) = (x W_V + b_V) W_O`` of a head; the sum of ``alpha f(x)`` over keys and heads, with the bias of the output
+    projection, is ``attn.out`` (Kobayashi et al., 2020, arXiv:2004.10102, equations 2 and 5).
+
+    Parameters
+    ----------
+    trace : Trace
+        With ``block.{layer}.attn.pattern`` and ``block.{layer}.attn.v``.
+    summed : bool
+        The norm of all heads' contributions together, instead of each head's.
+
+    Returns
+    -------
+    (heads, queries, keys), or (queries, keys) with ``summed``
+        Valid frames only.
+    """
+    pattern = trace.ragged(f"block.{layer}.attn.pattern")[utterance].double()
+    values = trace.ragged(f"block.{layer}.attn.v")[utterance].double()  # (keys, heads, head_dim)
+    attention: Any = find_backbone(unwrap(model))[1].encoder.layers[layer].attention
+    weight = attention.out_proj.weight.detach().to(values).unflatten(1, values.shape[1:])  # (hidden, heads, head_dim)
+    arriving = torch.einsum("khd,ohd->hko", values, weight)
+    if not summed:
+        return pattern * arriving.norm(dim=-1)[:, None]
+    # heads' vectors add up before the norm: by their inner products, (queries, keys, hidden) is never made
+    products = torch.einsum("hko,jko->khj", arriving, arriving)
+    squares = (torch.einsum("hqk,khj->jqk", pattern, products) * pattern).sum(0)
+    return squares.clamp(min=0).sqrt()

@@ -1,0 +1,254 @@
+"""What attention patterns would say of long speech: from queries and keys, some queries at a time.
+
+A pattern pairs each frame with each, for every head of every layer: too much to keep of a minute. Here weights are
+computed, described and dropped again; the model keeps its fused attention.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import index
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from unisat.frames import frame_seconds
+from unisat.interpret.activations.capture import Trace, as_batch, run
+from unisat.interpret.activations.reduce import PerUtterance
+from unisat.interpret.activations.sites import find_backbone, unwrap
+from unisat.model import UniSpeechSatModel
+
+MEASURES = ["distance_ms", "entropy_bits", "near_share"]
+"""Columns of `attention_statistics`."""
+
+
+def attention_statistics(
+    model: nn.Module,
+    speech: Any,
+    *,
+    layers: int | Iterable[int] | None = None,
+    near: int = 3,
+    block: int = 64,
+    sampling_rate: int | None = None,
+    attention_mask: Tensor | None = None,
+) -> pd.DataFrame:
+    """How far, how widely and how diagonally every head looks, without its pattern ever being whole.
+
+    The numbers are those of `unisat.interpret.activations.attention.measures`, of ``softmax(q k / sqrt(head_dim))``
+    over an utterance's own frames (Vaswani et al., 2017, arXiv:1706.03762, equation 1), in float32 or better.
+
+    Parameters
+    ----------
+    model : UniSpeechSatModel or a model that holds one
+        In evaluation mode; it runs once.
+    speech
+        A `unisat.Batch` or what else `unisat.run` takes.
+    layers : int or several, optional
+        Which layers, counted from 0; None for all.
+    near : int
+        Frames on both sides that ``near_share`` counts as near.
+    block : int
+        Queries at a time: 2 x heads x ``block`` x frames numbers are the most that is held besides the model's own.
+    sampling_rate : int, optional
+        Of bare waveforms, in samples a second.
+    attention_mask : (batch, samples), optional
+        For a tensor (batch, samples) only.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Indexed by ``id``, ``layer``, ``head``, with the means over an utterance's queries: ``distance_ms``, from the
+        query to where it looks, in milliseconds; ``entropy_bits``, of its weights (0: one key, ``log2(frames)``: all
+        alike); ``near_share``, the weight on keys at most ``near`` frames away.
+
+    Raises
+    ------
+    ValueError
+        If there is no such layer, ``near`` or ``block`` is no such number, or the model is in training mode.
+
+    Examples
+    --------
+    >>> table = us.attention_statistics(model, batch)
+    >>> table["distance_ms"].groupby(["layer", "head"]).mean().unstack("head")
+    """
+    backbone = find_backbone(unwrap(model))[1]
+    chosen = _layers(backbone, layers)
+    near, block = _at_least(0, near=near), _at_least(1, block=block)
+    waiting: list[Tensor] = []
+
+    def hold(q: Float[Tensor, "batch frames heads head_dim"], valid: Bool[Tensor, "batch frames"]) -> Tensor:
+        waiting.append(q)  # until the keys of the same layer come, which is next
+        return q.new_empty(len(q), 0)
+
+    def describe(k: Float[Tensor, "batch frames heads head_dim"], valid: Bool[Tensor, "batch frames"]) -> Tensor:
+        pairs = zip(waiting.pop(), k, valid.sum(1).tolist(), strict=True)
+        return torch.stack([_measures(queries[:n], keys[:n], near, block) for queries, keys, n in pairs])
+
+    trace = _run(backbone, speech, chosen, (hold, describe), sampling_rate=sampling_rate, attention_mask=attention_mask)
+    found = torch.stack([trace[f"block.{layer}.attn.k"] for layer in chosen], dim=1)  # (batch, layers, heads, measures)
+    rows = pd.MultiIndex.from_product([trace.ids, chosen, range(found.shape[2])], names=["id", "layer", "head"])
+    table = pd.DataFrame(found.flatten(0, 2).numpy(), rows, MEASURES)
+    # in frames until here: small whole numbers, exact in float32
+    seconds = frame_seconds(2, backbone.config.conv_kernel, backbone.config.conv_stride)
+    table["distance_ms"] *= 1000 * float(seconds[1] - seconds[0])
+    return table
+
+
+def rollout_of(
+    model: nn.Module,
+    speech: Any,
+    queries: Sequence[int],
+    *,
+    utterance: int = 0,
+    layers: int | Iterable[int] | None = None,
+    block: int = 64,
+    sampling_rate: int | None = None,
+    attention_mask: Tensor | None = None,
+) -> Float[Tensor, "queries keys"]:
+    """Attention rollout of some frames: rows of `unisat.rollout` behind the last layer, without any frames x frames.
+
+    A row of ``A_L ... A_2 A_1`` is a row of ``A_L`` times ``A_{L-1}``, and so on down to the first layer, with
+    ``A = 0.5 W + 0.5 I`` and ``W`` the mean of a layer's heads (Abnar and Zuidema, 2020, arXiv:2005.00928, equation 1).
+    Of the patterns ``block`` rows at a time are enough for that; queries and keys of all layers are kept.
+
+    Parameters
+    ----------
+    model : UniSpeechSatModel or a model that holds one
+        In evaluation mode; it runs once.
+    speech
+        A `unisat.Batch` or what else `unisat.run` takes.
+    queries : sequence of int
+        Frames of the utterance, counted from 0.
+    utterance : int
+        Which of the batch.
+    layers : int or several, optional
+        Consecutive ones: from the first of them to the last; None for all.
+    block : int
+        Rows of the patterns at a time.
+    sampling_rate : int, optional
+        Of bare waveforms, in samples a second.
+    attention_mask : (batch, samples), optional
+        For a tensor (batch, samples) only.
+
+    Returns
+    -------
+    (queries, keys)
+        How much of each frame in front of the first layer arrives in the asked ones behind the last, on the CPU, in
+        float32 or better; valid frames only, each row sums to 1.
+
+    Raises
+    ------
+    ValueError
+        If there is no such layer, utterance or frame, the layers are not consecutive, ``block`` is not at least 1, or
+        the model is in training mode.
+    """
+    backbone = find_backbone(unwrap(model))[1]
+    chosen = _layers(backbone, layers)
+    if chosen != list(range(chosen[0], chosen[0] + len(chosen))):
+        raise ValueError(f"rollout goes through consecutive layers, got layers={chosen}; leave none out between.")
+    block, utterance = _at_least(1, block=block), _at_least(0, utterance=utterance)
+    asked = [_at_least(0, queries=query) for query in queries]
+    if not asked:
+        raise ValueError("queries are empty; give the numbers of one or more frames.")
+    if not isinstance(speech, Tensor) or speech.ndim != 2:
+        speech = as_batch(speech, sampling_rate)
+    if utterance >= len(speech):
+        raise ValueError(f"utterance={utterance}: the batch has {len(speech)}, 0 to {len(speech) - 1}.")
+
+    def keep(values: Float[Tensor, "batch frames heads head_dim"], valid: Bool[Tensor, "batch frames"]) -> Tensor:
+        return values[[utterance], : int(valid[utterance].sum())]
+
+    trace = _run(backbone, speech, chosen, (keep, keep), attention_mask=attention_mask, device=backbone.device)
+    frames = trace[f"block.{chosen[0]}.attn.q"].shape[1]
+    if max(asked) >= frames:
+        raise ValueError(f"queries={max(asked)}: the utterance has {frames} frames, 0 to {frames - 1}.")
+    rows = F.one_hot(torch.tensor(asked, device=backbone.device), frames)
+    for layer in reversed(chosen):
+        q, k = (trace[f"block.{layer}.attn.{side}"][0] for side in "qk")
+        rows = _arriving(rows, q, k, block)
+    return rows.cpu()
+
+
+def _run(
+    backbone: UniSpeechSatModel, speech: Any, layers: Sequence[int], reducers: Sequence[PerUtterance], **options: Any
+) -> Trace:
+    """Run with a reducer for the queries and one for the keys of each layer."""
+    reduce: Mapping[str, PerUtterance] = {
+        f"block.{layer}.attn.{side}": reducer for layer in layers for side, reducer in zip("qk", reducers, strict=True)
+    }
+    return run(backbone, speech, *reduce, reduce=reduce, **options)[1]
+
+
+def _scores(
+    q: Float[Tensor, "frames heads head_dim"], k: Float[Tensor, "frames heads head_dim"], block: int
+) -> Iterator[tuple[int, Float[Tensor, "heads block frames"]]]:
+    """Scaled scores of one utterance, ``block`` queries at a time, each with the number of its first query."""
+    precision = torch.promote_types(q.dtype, torch.float32)
+    queries = q.to(precision).transpose(0, 1) * q.shape[-1] ** -0.5  # (heads, frames, head_dim)
+    keys = k.to(precision).permute(1, 2, 0)
+    for start in range(0, len(q), block):
+        yield start, queries[:, start : start + block] @ keys
+
+
+def _measures(
+    q: Float[Tensor, "frames heads head_dim"], k: Float[Tensor, "frames heads head_dim"], near: int, block: int
+) -> Float[Tensor, "heads measures"]:
+    """`MEASURES` of one layer and utterance, the distance in frames, in float64 on the CPU."""
+    frames, heads, _ = q.shape
+    number = torch.arange(frames, dtype=torch.float32, device=q.device)
+    total = torch.zeros(heads, len(MEASURES), dtype=torch.float64)
+    with torch.autocast(q.device.type, enabled=False):
+        for start, scores in _scores(q, k, block):
+            scores -= scores.amax(-1, keepdim=True)
+            weights = scores.exp()
+            sums = weights.sum(-1)  # (heads, block)
+            apart = (number[start : start + block, None] - number).abs()
+            distance = torch.einsum("hqk,qk->hq", weights, apart.to(weights)) / sums
+            band = slice(max(0, start - near), start + block + near)  # no other key is near a query of the block
+            inside = torch.einsum("hqk,qk->hq", weights[..., band], (apart[:, band] <= near).to(weights)) / sums
+            # -sum p log p, with p = exp(score) / sum; its memory is that of the scores, which nobody needs any more
+            entropy = sums.log() - scores.mul_(weights).sum(-1) / sums
+            total += torch.stack([distance, entropy, inside], dim=-1).sum(1).cpu()
+    total[:, MEASURES.index("entropy_bits")] /= math.log(2)
+    return total / frames
+
+
+def _arriving(
+    rows: Tensor, q: Float[Tensor, "frames heads head_dim"], k: Float[Tensor, "frames heads head_dim"], block: int
+) -> Float[Tensor, "queries frames"]:
+    """``rows @ (0.5 W + 0.5 I)``, with ``W`` the mean of the heads."""
+    rows = rows.to(torch.promote_types(q.dtype, torch.float32))
+    arriving = torch.zeros_like(rows)
+    with torch.autocast(q.device.type, enabled=False):
+        for start, scores in _scores(q, k, block):
+            arriving += rows[:, start : start + block] @ torch.softmax(scores, -1, out=scores).mean(0)
+    return (rows + arriving) / 2
+
+
+def _layers(backbone: UniSpeechSatModel, layers: int | Iterable[int] | None) -> list[int]:
+    """The chosen layers, from the first to the last."""
+    count = backbone.config.num_hidden_layers
+    if layers is None:
+        layers = range(count)
+    given = [layers] if isinstance(layers, int) else list(layers)
+    chosen = sorted({_at_least(0, layers=layer) for layer in given})
+    if not chosen or chosen[-1] >= count:
+        raise ValueError(f"layers={given}: the model has {count} layers, 0 to {count - 1}; choose one or more of them.")
+    return chosen
+
+
+def _at_least(least: int, **named: Any) -> int:
+    """A whole number of at least ``least``; what it is called is for the message."""
+    ((name, number),) = named.items()
+    try:
+        whole = index(number)
+    except TypeError:
+        whole = least - 1
+    if whole < least:
+        raise ValueError(f"{name}={number!r} must be a whole number of at least {least}.")
+    return whole

@@ -1,0 +1,1 @@
+"""Features of a corpus with their labels: collect them, keep them, read them as a bank."""

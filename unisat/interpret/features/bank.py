@@ -1,0 +1,386 @@
+"""A `FeatureBank`: what a model says about every utterance of a corpus, with whose utterances they are.
+
+`unisat.collect` makes one. It can be saved, and opened without the model or the corpus; its arrays are memory-mapped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from unisat.config import nearest
+
+ROWS = "rows"
+LENGTHS = "#frames"
+"""Suffix of the array that says how many frames each utterance of a frame-wise site has."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Arrays of some utterances: ``rows`` are their places in the table, the first axis of each array is theirs.
+
+    A frame-wise site has its utterances' frames one behind the other, and ``<site>#frames`` says how many each has.
+    """
+
+    rows: np.ndarray
+    arrays: Mapping[str, np.ndarray]
+    ends: dict[str, np.ndarray] = field(default_factory=dict, init=False)
+    """Where each utterance's frames end, by site, once asked for."""
+
+    def frames(self, site: str, place: int) -> np.ndarray:
+        """Frames of one utterance."""
+        lengths = self.arrays[site + LENGTHS]
+        if site not in self.ends:
+            self.ends[site] = np.cumsum(lengths)
+        end = self.ends[site][place]
+        return self.arrays[site][end - lengths[place] : end]
+
+
+class FeatureBank:
+    """Features of utterances, by site: ``bank["hidden.3"]`` is (utterances, ...), in the order of ``bank.table``.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row for each utterance: ``id``, and whatever is known of it: speaker, session, sex, seconds, …
+    parts : sequence of Part
+        Which together hold every utterance once.
+    statistics : dict, optional
+        Of the whole corpus, by site and name (see `unisat.interpret.activations.reduce`).
+    about : dict, optional
+        How the bank came to be: ``model`` (a fingerprint), ``reduce``, ``frames``, …
+
+    Attributes
+    ----------
+    timing : dict of str to float
+        Of a bank just collected: ``seconds`` in all, in the ``model`` and ``waiting`` for sound, and ``outside_share``,
+        the share of the time outside the model. Not saved.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        parts: Sequence[Part],
+        statistics: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.table = table.reset_index(drop=True)
+        self.about = dict(about or {})
+        self.timing: dict[str, float] = {}
+        self._parts = list(parts)
+        self._statistics = {site: dict(values) for site, values in (statistics or {}).items()}
+        where = np.full((len(table), 2), -1)
+        for number, part in enumerate(self._parts):
+            where[part.rows] = np.stack([np.full(len(part.rows), number), np.arange(len(part.rows))], axis=1)
+        if (where < 0).any() or sum(len(part.rows) for part in self._parts) != len(table):
+            raise ValueError("the parts of a bank must hold each utterance of its table exactly once.")
+        self._where = where  # (utterances, 2): part, place in it
+
+    @classmethod
+    def from_arrays(
+        cls, table: pd.DataFrame, arrays: Mapping[str, np.ndarray | Tensor], about: Mapping[str, Any] | None = None
+    ) -> FeatureBank:
+        """Make a bank of arrays ``(utterances, ...)`` at hand, such as features of another model."""
+        plain = {site: np.asarray(values) for site, values in arrays.items()}
+        if wrong := {site: values.shape for site, values in plain.items() if len(values) != len(table)}:
+            raise ValueError(f"each array must have one row for each of the {len(table)} utterances, got {wrong}.")
+        return cls(table, [Part(np.arange(len(table)), plain)], about=about)
+
+    # what there is
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of the sites with something for each utterance."""
+        names = self._parts[0].arrays if self._parts else {}
+        return [name for name in names if not name.endswith(LENGTHS)]
+
+    @property
+    def hidden(self) -> list[str]:
+        """The sites ``hidden.0``, ``hidden.1``, … that the bank holds, in order."""
+        return sorted((s for s in self.sites if s.startswith("hidden.")), key=lambda s: int(s.split(".")[1]))
+
+    @property
+    def ids(self) -> list[str]:
+        """Name of each utterance."""
+        return self.table["id"].tolist()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays, in memory or in files."""
+        return sum(array.nbytes for part in self._parts for array in part.arrays.values())
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __contains__(self, site: object) -> bool:
+        return site in self.sites
+
+    def __repr__(self) -> str:
+        sites = f"{len(self.sites)} site{'s' * (len(self.sites) != 1)}"
+        return f"FeatureBank({len(self)} utterances, {sites}, {self.nbytes / 1e6:.2f} MB)"
+
+    def _check(self, site: str) -> None:
+        if site not in self.sites:
+            raise KeyError(f"the bank has no {site!r}{nearest(site, self.sites)}; there are {', '.join(self.sites)}.")
+
+    def is_frames(self, site: str) -> bool:
+        """Whether a site has a row for each frame, not for each utterance."""
+        self._check(site)
+        return site + LENGTHS in self._parts[0].arrays
+
+    # reading
+
+    def __getitem__(self, site: str) -> np.ndarray:
+        """(utterances, ...); of a frame-wise site (all frames, ...), utterances one behind the other (`lengths`)."""
+        self._check(site)
+        if self.is_frames(site):
+            pieces = [self.frames(site, row) for row in range(len(self))]
+            return np.concatenate(pieces)
+        if len(self._parts) == 1:
+            array, places = self._parts[0].arrays[site], self._where[:, 1]
+            return array if np.array_equal(places, np.arange(len(array))) else array[places]
+        first = self._parts[0].arrays[site]
+        out = np.empty((len(self), *first.shape[1:]), first.dtype)
+        for number, part in enumerate(self._parts):
+            mine = self._where[:, 0] == number
+            out[mine] = part.arrays[site][self._where[mine, 1]]
+        return out
+
+    def lengths(self, site: str) -> np.ndarray:
+        """Frames of each utterance at a frame-wise site."""
+        if not self.is_frames(site):
+            raise ValueError(f"{site!r} has one row for each utterance; collect it with reduce='frames' for frames.")
+        return np.array([self._parts[part].arrays[site + LENGTHS][place] for part, place in self._where], dtype=int)
+
+    def frames(self, site: str, row: int) -> np.ndarray:
+        """Features of one utterance's frames, (frames, ...)."""
+        if not self.is_frames(site):
+            raise ValueError(f"{site!r} has one row for each utterance; collect it with reduce='frames' for frames.")
+        number, place = self._where[row].tolist()
+        return self._parts[number].frames(site, place)
+
+    def features(self, site: str, pool: str | None = None) -> np.ndarray:
+        """A matrix to measure on: (utterances or frames, dim) in float64, all finite.
+
+        Parameters
+        ----------
+        pool : {"mean", "mean+std"}, optional
+            Which half of what ``reduce="mean+std"`` gave; None for all that is there.
+
+        Raises
+        ------
+        ValueError
+            If a value is not finite, with the utterance and the site.
+        """
+        values = self[site]
+        flat = values.reshape(len(values), -1).astype(np.float64)
+        reduced = self.about.get("reduce")
+        if pool not in (None, "mean", "mean+std") or (pool is not None and reduced not in (pool, "mean+std")):
+            raise ValueError(f"pool={pool!r} cannot be had of a bank that was collected with reduce={reduced!r}.")
+        if pool == "mean" and reduced == "mean+std":
+            flat = flat[:, : flat.shape[1] // 2]
+        if not np.isfinite(flat).all():
+            bad = np.flatnonzero(~np.isfinite(flat).all(1))
+            if self.is_frames(site):
+                bad = np.unique(np.searchsorted(np.cumsum(self.lengths(site)), bad, side="right"))
+            names = ", ".join(repr(self.ids[row]) for row in bad[:3]) + (", …" if len(bad) > 3 else "")
+            raise ValueError(
+                f"{site} has values that are not finite for {len(bad)} utterance(s): {names}; leave them out with "
+                "bank[rows] or find out what the model did there (trace.table() counts such values by site)."
+            )
+        return flat
+
+    def labels(self, column: str) -> np.ndarray:
+        """A column of the table as strings, none of them missing.
+
+        Raises
+        ------
+        ValueError
+            If there is no such column, or utterances have nothing in it.
+        """
+        if column not in self.table:
+            there = [str(name) for name in self.table]
+            raise ValueError(f"the bank has no column {column!r}{nearest(column, there)}; it has {', '.join(there)}.")
+        values = self.table[column]
+        missing = values.isna() | (values.astype(str) == "")
+        if missing.any():
+            raise ValueError(
+                f"{column!r} is empty for {missing.sum()} of {len(self)} utterances (first: "
+                f"{self.table['id'][missing].iloc[0]!r}); take bank.known({column!r}), or fill the column."
+            )
+        return values.astype(str).to_numpy(dtype=object)
+
+    def statistics(self, site: str) -> dict[str, np.ndarray]:
+        """What a corpus-wide reducer found at a site, by name."""
+        if site not in self._statistics:
+            raise KeyError(f"the bank has no statistics of {site!r}; it has those of {list(self._statistics)}.")
+        return self._statistics[site]
+
+    # choosing
+
+    def take(self, rows: Iterable[int] | np.ndarray) -> FeatureBank:
+        """The bank of some utterances, by their numbers or by True and False for each; corpus statistics are lost."""
+        chosen = np.asarray(rows if isinstance(rows, np.ndarray) else list(rows))
+        chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(int)
+        if not len(chosen):
+            raise ValueError(f"no utterance is chosen; choose at least one of {len(self)}.")
+        bank = FeatureBank.__new__(FeatureBank)  # the parts are shared, and hold more than these utterances
+        bank.table = self.table.iloc[chosen].reset_index(drop=True)
+        bank.about, bank._parts, bank._statistics = self.about, self._parts, {}
+        bank._where = self._where[chosen]
+        return bank
+
+    def where(self, **columns: Any) -> FeatureBank:
+        """The utterances whose columns have these values, or one of a list of values."""
+        keep = np.ones(len(self), dtype=bool)
+        for name, wanted in columns.items():
+            if name not in self.table:
+                raise ValueError(f"the bank has no column {name!r}; it has {', '.join(map(str, self.table))}.")
+            keep &= self.table[name].isin([wanted] if np.isscalar(wanted) else list(wanted)).to_numpy()
+        if not keep.any():
+            raise ValueError(f"no utterance of the bank fits {columns}.")
+        return self.take(keep)
+
+    def known(self, *columns: str) -> FeatureBank:
+        """The utterances that have something in each of these columns."""
+        keep = np.ones(len(self), dtype=bool)
+        for name in columns:
+            if name not in self.table:
+                raise ValueError(f"the bank has no column {name!r}; it has {', '.join(map(str, self.table))}.")
+            keep &= (self.table[name].notna() & (self.table[name].astype(str) != "")).to_numpy()
+        if not keep.any():
+            raise ValueError(f"no utterance of the bank has a label in {', '.join(columns)}.")
+        return self.take(keep)
+
+    # files
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``bank.json`` (table and how it was made) and ``part-00000.safetensors`` (arrays) into a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ValueError(f"{folder} is not empty; save a bank into a folder of its own.")
+        arrays = {site: np.ascontiguousarray(self[site]) for site in self.sites}
+        arrays |= {site + LENGTHS: self.lengths(site) for site in self.sites if self.is_frames(site)}
+        write_part(folder / "part-00000.safetensors", Part(np.arange(len(self)), arrays))
+        write_index(folder, self.table, self.about, self._statistics, list(arrays))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> FeatureBank:
+        """Open what `save` or ``collect(folder=…)`` wrote; arrays are mapped from the files, not read.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the folder holds no bank, or one that was not finished.
+        """
+        folder = Path(folder)
+        if not (folder / "bank.json").exists():
+            parts = len(list(folder.glob("part-*.safetensors"))) if folder.is_dir() else 0
+            begun = f"; {parts} part(s) are there: run the same collect(folder=…) again to finish it" if parts else ""
+            raise FileNotFoundError(f"{folder} holds no feature bank (no bank.json){begun}.")
+        index = json.loads((folder / "bank.json").read_text(encoding="utf-8"))
+        table = pd.DataFrame(index["table"]["data"], columns=index["table"]["columns"])
+        read = [read_part(folder / name, index["arrays"]) for name in index["parts"]]
+        if index["rows"] is not None:  # parts number the utterances of the corpus, of which some could not be read
+            read = [Part(np.searchsorted(index["rows"], part.rows), part.arrays) for part in read]
+        statistics: dict[str, dict[str, np.ndarray]] = {}
+        if (folder / "statistics.safetensors").exists():
+            from safetensors.torch import load_file
+
+            for name, value in load_file(folder / "statistics.safetensors").items():
+                site, _, what = name.rpartition("/")
+                statistics.setdefault(site, {})[what] = value.numpy()
+        return cls(table, read, statistics, index["about"])
+
+
+def write_part(path: Path, part: Part) -> None:
+    """Write arrays to a safetensors file, whole or not at all."""
+    from safetensors.torch import save_file
+
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in part.arrays.items()}
+    partial = path.with_suffix(".partial")
+    save_file({ROWS: torch.from_numpy(np.asarray(part.rows, dtype=np.int64)), **tensors}, partial)
+    partial.replace(path)
+
+
+def read_part(path: Path, names: Sequence[str]) -> Part:
+    """Map arrays of a safetensors file, in the order of ``names``: the file has an order of its own."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return Part(file.get_tensor(ROWS).numpy(), {name: file.get_tensor(name).numpy() for name in names})
+
+
+def array_names(path: Path) -> list[str]:
+    """Names of the arrays in a safetensors file, in its own order."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return [name for name in file.keys() if name != ROWS]  # noqa: SIM118 -- no dict
+
+
+def write_index(
+    folder: Path,
+    table: pd.DataFrame,
+    about: Mapping[str, Any],
+    statistics: Mapping[str, Mapping[str, np.ndarray]],
+    arrays: Sequence[str],
+    parts: Sequence[str] = ("part-00000.safetensors",),
+    kept: np.ndarray | None = None,
+) -> None:
+    """Write ``bank.json``, the last file: a folder without it holds an unfinished bank."""
+    from safetensors.torch import save_file
+
+    if flat := {f"{site}/{name}": torch.as_tensor(v) for site, vs in statistics.items() for name, v in vs.items()}:
+        save_file(flat, folder / "statistics.safetensors")
+    plain = table.astype(object).where(table.notna(), None)
+    columns = [str(name) for name in table]
+    rows = [[value.item() if hasattr(value, "item") else value for value in row] for row in plain.to_numpy().tolist()]
+    rows = [[str(value) if isinstance(value, Path) else value for value in row] for row in rows]
+    index = {
+        "about": dict(about),
+        "arrays": list(arrays),
+        "parts": list(parts),
+        "rows": None if kept is None else kept.tolist(),
+        "table": {"columns": columns, "data": rows},
+    }
+    partial = folder / "bank.json.partial"
+    partial.write_text(json.dumps(index, ensure_ascii=False), encoding="utf-8")
+    partial.replace(folder / "bank.json")
+
+
+def matched(bank: FeatureBank, other: FeatureBank) -> FeatureBank:
+    """The other bank with its utterances in the order of the first.
+
+    Raises
+    ------
+    ValueError
+        If the two do not hold the same utterances, each once.
+    """
+    for name, side in (("first", bank), ("second", other)):
+        if len(set(side.ids)) < len(side):
+            raise ValueError(f"the {name} bank has {len(side) - len(set(side.ids))} ids more than once.")
+    missing, extra = sorted(set(bank.ids) - set(other.ids)), sorted(set(other.ids) - set(bank.ids))
+    if missing or extra:
+        raise ValueError(
+            f"both banks must hold the same utterances; {len(missing)} are only in the first (such as {missing[:1]}) "
+            f"and {len(extra)} only in the second ({extra[:1]}). Take those that both have: bank.where(id=[…])."
+        )
+    place = {name: row for row, name in enumerate(other.ids)}
+    return other.take([place[name] for name in bank.ids])
+
+
+def known_speakers(bank: FeatureBank) -> np.ndarray | None:
+    """Who speaks in each utterance; None where that is not known of all."""
+    if "speaker" not in bank.table or (bank.table["speaker"].isna() | (bank.table["speaker"].astype(str) == "")).any():
+        return None
+    return bank.labels("speaker")

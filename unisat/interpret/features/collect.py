@@ -1,0 +1,309 @@
+"""Run a model over a corpus and keep of every utterance only what is asked for: `collect` gives a `FeatureBank`.
+
+Utterances of like length share a padded batch, which changes nothing in their numbers; reducers run inside the hooks,
+so that memory does not grow with the corpus.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import warnings
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from unisat import shortcuts
+from unisat.config import UniSpeechSatConfig
+from unisat.corpus import Batch, Corpus
+from unisat.frames import SAMPLE_RATE, hop, receptive_field, stack_length, valid_positions
+from unisat.interpret.activations.capture import capture, parse_bytes
+from unisat.interpret.activations.reduce import PerUtterance, Reducer, describe, per_utterance
+from unisat.interpret.activations.sites import Selector, Site, find_backbone, itemsize, select, site_list, unwrap
+from unisat.interpret.features.acoustic import ACOUSTIC, acoustic
+from unisat.interpret.features.bank import LENGTHS, FeatureBank
+from unisat.interpret.features.batching import PaddedBatch, ReadAhead, Speech, batches, default_seconds
+from unisat.interpret.features.store import Store, processes
+from unisat.masking import span_mask
+from unisat.model import UniSpeechSatModel
+
+FRAMES = ("valid", "masked", "visible")
+BASELINES = ("untrained", *ACOUSTIC)
+"""What `collect` can measure beside the model: fresh weights in the same architecture, and the sound itself."""
+
+
+def collect(
+    model: nn.Module,
+    corpus: Corpus | Batch,
+    sites: Selector | Sequence[Selector] = "hidden.*",
+    *,
+    reduce: str | PerUtterance | Reducer = "mean+std",
+    frames: str = "valid",
+    baselines: Iterable[str] = (),
+    untrained_seeds: int = 3,
+    batch_seconds: float | None = None,
+    max_seconds: float | None = None,
+    do_normalize: bool = True,
+    folder: str | Path | None = None,
+    budget: int | str = "2GB",
+    seed: int = 0,
+    progress: bool = True,
+) -> FeatureBank:
+    """Run a model over a corpus and keep a summary of each utterance at some sites.
+
+    Parameters
+    ----------
+    model : UniSpeechSatModel or a model that holds one
+        Put into evaluation mode for the time.
+    corpus : Corpus or Batch
+        Files of a corpus are read when their batch comes.
+    sites : selector or list of selectors
+        As in `unisat.capture`.
+    reduce : str, callable or Reducer
+        ``"mean+std"``, ``"mean"``, ``"norms"``, ``"counts"`` (of ``quant.codes``); ``"frames"`` keeps every frame; a
+        function of ``(values, valid)`` that gives (batch, ...); or a corpus-wide reducer
+        (`unisat.interpret.activations.reduce`), of which ``bank.statistics(site)`` has the value.
+    frames : {"valid", "masked", "visible"}
+        Which frames count. With ``"masked"`` and ``"visible"`` each utterance's frames are hidden as in pretraining
+        (``mask_time_prob`` and the like of the config), the same ones for the same ``seed`` and id.
+    baselines : iterable of {"untrained", "logmel", "mfcc", "loudness"}
+        What to measure beside, from the same sound: the architecture with fresh weights (``untrained_seeds`` times, at
+        sites such as ``untrained.0.hidden.3``), and acoustic statistics. A curve over layers says little without.
+    batch_seconds : float, optional
+        Most seconds of audio in one batch, padding included; if None, 10 on a CPU (whose caches larger batches leave)
+        and 80 elsewhere.
+    max_seconds : float, optional
+        Hear only the beginning of longer utterances: their length may give a speaker away.
+    do_normalize : bool
+        Bring each waveform to zero mean and unit variance, as the model was trained.
+    folder : path, optional
+        Where to write parts as they are finished. The same call goes on where an interrupted one stopped. Needed where
+        several processes (``torchrun``, ``accelerate launch``) share the work; each then gets the whole bank.
+    budget : int or str
+        Most bytes that the bank may have.
+    seed : int
+        Of masks and untrained weights.
+
+    Returns
+    -------
+    FeatureBank
+        In the order of the corpus, without what could not be read or is shorter than a frame (a warning says so).
+        ``bank.timing`` says how long it took, and which share of that was outside the model.
+
+    Raises
+    ------
+    ValueError
+        If a site cannot be reduced so, nothing can be read, the bank would be larger than the budget, or the folder
+        holds a bank made otherwise.
+    """
+    inner = unwrap(model)
+    backbone = find_backbone(inner)[1]
+    selectors = [sites] if isinstance(sites, str | re.Pattern) else list(sites)
+    chosen = select(site_list(inner), selectors)
+    kinds = _check_choices(frames, list(baselines), reduce, chosen, backbone.config)
+    speech = Speech(corpus, max_seconds, do_normalize)
+    table = speech.table
+    if batch_seconds is None:
+        batch_seconds = default_seconds(backbone.device)
+    plan = batches(table["seconds"].to_numpy(float), batch_seconds)
+    about: dict[str, Any] = {
+        "model": fingerprint(inner),
+        "sites": [site.name for site in chosen],
+        "reduce": describe(reduce),
+        "frames": frames,
+        "baselines": kinds,
+        "untrained_seeds": untrained_seeds if "untrained" in kinds else 0,
+        "hop": hop(backbone.config.conv_stride),
+        "receptive_field": receptive_field(backbone.config.conv_kernel, backbone.config.conv_stride),
+        "batch_seconds": batch_seconds,
+        "max_seconds": max_seconds,
+        "do_normalize": do_normalize,
+        "seed": seed,
+    }
+    if reduce == "frames":
+        _check_budget(chosen, table, backbone.config, parse_bytes(budget))
+    rank, world = processes()
+    store = Store(None if folder is None else Path(folder), about, table, reduce, rank, world)
+    # by number, not by what is left: another process may have finished some already
+    mine = [(number, plan[number]) for number in range(rank, len(plan), world) if not store.done(plan[number])]
+    models = {"": inner} | {f"untrained.{n}.": fresh(backbone, seed + n) for n in range(about["untrained_seeds"])}
+    bar = tqdm(
+        total=sum(len(rows) for _, rows in mine), desc="collect", unit=" utterances", disable=not progress or rank > 0
+    )
+    ahead = ReadAhead(speech, mine, backbone.device, least=about["receptive_field"])
+    modes = [(module, module.training) for module in inner.modules()]
+    inner.eval()
+    try:
+        with bar:
+            for batch in ahead:
+                for row, samples in batch.too_short.items():
+                    name = table["id"].iloc[row]
+                    said = f"left out: {name!r} has {samples} samples, a frame needs {ahead.least}."
+                    warnings.warn(said, UserWarning, stacklevel=2)
+                if batch.rows:
+                    store.add(batch.number, batch.rows, _measure(models, chosen, reduce, kinds, batch, store, ahead))
+                bar.update(len(batch.wanted))
+            bar.set_postfix_str(f"{ahead.timing()['outside_share']:.1%} of the time outside the model")
+    finally:
+        for module, training in modes:
+            module.training = training
+    bank = store.finish()
+    bank.timing = ahead.timing()
+    return bank
+
+
+def _check_choices(
+    frames: str, baselines: list[str], reduce: Any, chosen: Sequence[Site], config: UniSpeechSatConfig
+) -> list[str]:
+    if frames not in FRAMES:
+        raise ValueError(f"frames={frames!r} must be one of {', '.join(FRAMES)}.")
+    if frames != "valid" and config.mask_time_prob <= 0:
+        raise ValueError(f"frames={frames!r} hides frames, but this model's config has mask_time_prob=0.")
+    if wrong := [name for name in baselines if name not in BASELINES]:
+        raise ValueError(f"there is no baseline {wrong[0]!r}; there are {', '.join(BASELINES)}.")
+    for site in chosen:  # what cannot be reduced is refused before anything runs
+        if reduce == "frames" or isinstance(reduce, Reducer):
+            per_utterance(lambda values, valid: values, site, config)
+        else:
+            per_utterance(reduce, site, config)
+        if frames != "valid" and site.conv_layers != len(config.conv_dim):
+            raise ValueError(f"{site.name} has no masked frames: masks lie on the frames behind the convolutions.")
+    return [name for name in BASELINES if name in baselines]
+
+
+def _check_budget(chosen: Sequence[Site], table: pd.DataFrame, config: UniSpeechSatConfig, limit: int) -> None:
+    samples = (table["seconds"].to_numpy(float) * SAMPLE_RATE).astype(int)
+    sizes = {s.name: sum(s.numel(1, int(n), config) for n in samples) * itemsize(s, 4) for s in chosen}
+    if sum(sizes.values()) > limit:
+        largest = max(sizes, key=sizes.__getitem__)
+        frames = sum(stack_length(int(n), config.conv_kernel, config.conv_stride) for n in samples)
+        raise ValueError(
+            f"every frame of this corpus ({frames:,} frames) would be {sum(sizes.values()) / 1e6:,.0f} MB, over the "
+            f"budget of {limit / 1e6:,.0f} MB; the largest site is {largest!r} ({sizes[largest] / 1e6:,.0f} MB). "
+            "Choose fewer sites or utterances, a reducer such as 'mean+std', or raise budget."
+        )
+
+
+_FINGERPRINTS: weakref.WeakKeyDictionary[nn.Module, tuple[list[tuple[str, int]], str]] = weakref.WeakKeyDictionary()
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Sixteen digits that two models share only if all their weights are equal.
+
+    Hashing all weights of Base takes a third of a second; it is done again only after they have changed.
+    """
+    model = unwrap(model)
+    weights = sorted(model.state_dict().items())
+    state = [(name, shortcuts.bit_sum(weight)) for name, weight in weights]
+    kept = _FINGERPRINTS.get(model)
+    if kept is None or kept[0] != state:
+        digest = hashlib.sha256()
+        for name, weight in weights:
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        _FINGERPRINTS[model] = kept = state, digest.hexdigest()[:16]
+    return kept[1]
+
+
+def fresh(backbone: UniSpeechSatModel, seed: int) -> UniSpeechSatModel:
+    """A model of the same config with weights drawn anew, in evaluation mode: what the architecture alone can do."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        twin = type(backbone)(backbone.config)
+    return twin.to(device=backbone.device, dtype=backbone.dtype).eval()
+
+
+def _measure(
+    models: Mapping[str, nn.Module],
+    chosen: Sequence[Site],
+    reduce: Any,
+    kinds: Sequence[str],
+    batch: PaddedBatch,
+    store: Store,
+    ahead: ReadAhead,
+) -> dict[str, np.ndarray]:
+    """The arrays of one batch."""
+    rows, lengths = batch.rows, batch.lengths
+    inputs = {"attention_mask": batch.attention_mask}
+    config = find_backbone(models[""])[1].config
+    counted: Tensor | None = None
+    if store.about["frames"] != "valid":
+        mask = draw_masks(lengths, [store.table["id"].iloc[row] for row in rows], config, store.about["seed"])
+        inputs["mask_time_indices"] = mask
+        counted = mask if store.about["frames"] == "masked" else ~mask
+    arrays: dict[str, np.ndarray] = {}
+    for prefix, model in models.items():
+        here = [site for site in chosen if not prefix or site.in_backbone]
+        if not here:
+            continue
+        reducers = {
+            site.name: _reducer(site, prefix + site.name, reduce, counted, rows, config, store) for site in here
+        }
+        device = next(model.parameters()).device
+        with capture(model, *reducers, reduce=reducers) as trace, torch.inference_mode(), ahead.working():
+            there = {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
+            model(batch.input_values.to(device, non_blocking=True), **there)
+        for site in here if not isinstance(reduce, Reducer) else []:
+            arrays[prefix + site.name] = trace[site.name].numpy()
+            if reduce == "frames":
+                valid = valid_positions(trace.lengths(site.name), int(trace.lengths(site.name).max()))
+                arrays[prefix + site.name + LENGTHS] = (valid if counted is None else valid & counted).sum(1).numpy()
+    for name in kinds:
+        if name in ACOUSTIC:
+            arrays[name] = np.stack([acoustic(name, batch.waveforms[row]) for row in rows])
+    return arrays
+
+
+def _reducer(
+    site: Site,
+    name: str,
+    reduce: Any,
+    counted: Bool[Tensor, "batch frames"] | None,
+    rows: Sequence[int],
+    config: UniSpeechSatConfig,
+    store: Store,
+) -> PerUtterance:
+    """What the hook at a site does with what it sees."""
+
+    def counting(valid: Tensor) -> Tensor:
+        return valid if counted is None else valid & counted.to(valid.device)
+
+    def gather(values: Tensor, valid: Tensor) -> Tensor:
+        reducer = store.reducer(name)
+        extra = [torch.tensor(rows)] if getattr(reducer, "wants_rows", False) else []
+        reducer.update(values, counting(valid), *extra)
+        return valid[:0]
+
+    if isinstance(reduce, Reducer):
+        return gather
+    if reduce == "frames":
+        return lambda values, valid: values[counting(valid)]
+    keep = per_utterance(reduce, site, config)
+    return lambda values, valid: keep(values, counting(valid))
+
+
+def draw_masks(
+    lengths: Tensor, ids: Sequence[str], config: UniSpeechSatConfig, seed: int
+) -> Bool[Tensor, "batch frames"]:
+    """Masks as in pretraining, one draw for each utterance: the same for the same id and seed, in any batch."""
+    frames = stack_length(lengths, config.conv_kernel, config.conv_stride)
+    masks = torch.zeros(len(frames), int(frames.max()), dtype=torch.bool)
+    for row, (length, name) in enumerate(zip(frames.tolist(), ids, strict=True)):
+        number = int.from_bytes(hashlib.sha256(f"{seed}\t{name}".encode()).digest()[:6], "big")
+        masks[row, :length] = span_mask(
+            torch.tensor([length]),
+            length,
+            mask_prob=config.mask_time_prob,
+            mask_length=config.mask_time_length,
+            min_spans=config.mask_time_min_masks,
+            generator=torch.Generator().manual_seed(number),
+        )[0]
+    return masks

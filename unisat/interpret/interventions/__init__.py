@@ -1,0 +1,1 @@
+"""What happens if a value is changed: edits, scopes, sweeps, attribution."""

@@ -1,0 +1,488 @@
+"""Edits: where (a site; heads, channels, seconds) and what becomes of it. `unisat.intervene` applies them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from operator import index
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from unisat.frames import valid_positions
+from unisat.interpret.activations.capture import Trace
+from unisat.interpret.activations.sites import Selector, Site
+from unisat.precision import widen
+
+Mode = Literal["zero", "mean", "resample"]
+Align = Literal["error", "crop", "stretch"]
+Rows = Float[Tensor, "batch frames channels"]
+"""A site's values with all that is not batch or time flattened into channels (attention: heads by keys, by query)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """What `from_json` has in place of a trace: values and lengths of the sites that a `Patch` needs."""
+
+    values: dict[str, Tensor] = field(repr=False)
+    frames: dict[str, Tensor] = field(repr=False)
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of the sites."""
+        return list(self.values)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.values[name]
+
+    def lengths(self, name: str) -> Int[Tensor, " batch"]:
+        """Valid positions of each utterance."""
+        return self.frames[name]
+
+
+Source = Trace | Recorded
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one edit acts in one forward pass.
+
+    Attributes
+    ----------
+    site : Site
+    lengths : (batch,)
+        Positions of each utterance along the site's time axis.
+    active : (batch, frames, 1 or channels)
+        True where the edit counts: on the utterances, within its seconds.
+    chosen : (channels,)
+        Which of the site's flattened channels are edited.
+    """
+
+    site: Site
+    lengths: Int[Tensor, " batch"]
+    active: Bool[Tensor, "batch frames #channels"]
+    chosen: Int[Tensor, " channels"]
+
+    @property
+    def valid(self) -> Bool[Tensor, "batch frames"]:
+        """True on the utterances, whatever the edit's seconds."""
+        return valid_positions(self.lengths, self.active.shape[1])
+
+
+class Intervention:
+    """An edit: a site, which of its heads, channels and seconds, and what becomes of them."""
+
+    site: Any
+    head: Any = None
+    dims: Any = None
+    time: Any = None
+
+    def __repr__(self) -> str:
+        shown = [item for item in fields(self) if item.repr]  # type: ignore[arg-type]
+        said = [f"{i.name}={getattr(self, i.name)!r}" for i in shown if getattr(self, i.name) != i.default]
+        return f"{type(self).__name__}({', '.join(said)})"
+
+    def change(self, part: Rows, place: Place) -> Rows:
+        """What the chosen channels become; it counts only where ``place.active``."""
+        raise NotImplementedError
+
+    def check(self, site: Site) -> None:
+        """Refuse a site that this edit cannot act on, before any forward pass."""
+        if site.fixed:
+            raise ValueError(f"{site.name} cannot be edited: {site.fixed}.")
+        if self.head is not None:
+            if "heads" not in site.shape:
+                raise ValueError(f"{site.name} has no heads ({' '.join(site.shape)}); leave head out.")
+            _check_range("head", self.head, site.sizes[site.shape.index("heads")], site.name)
+        if self.dims is not None:
+            if not site.channels:
+                raise ValueError(f"{site.name} has no channels ({' '.join(site.shape)}); leave dims out.")
+            count = site.channels[-1]
+            dims = range(count)[self.dims] if isinstance(self.dims, slice) else self.dims
+            if not len(dims):
+                raise ValueError(f"dims={self.dims} chooses none of the {count} channels of {site.name}.")
+            _check_range("dims", dims, count, site.name)
+
+    def chosen(self, site: Site, keys: int = 1) -> Int[Tensor, " channels"]:
+        """Numbers of the flattened channels that are edited."""
+        sizes = (site.sizes[1], keys) if site.is_square else site.channels or (1,)
+        grid = torch.arange(math.prod(sizes)).view(sizes)
+        if self.head is not None:
+            grid = grid[list(self.head) if isinstance(self.head, tuple) else [self.head]]
+        if self.dims is not None:
+            grid = grid[..., self.dims if isinstance(self.dims, slice) else list(self.dims)]
+        return grid.flatten()
+
+
+def _check_range(name: str, numbers: int | Sequence[int], count: int, where: str) -> None:
+    wrong = [n for n in ([numbers] if isinstance(numbers, int) else numbers) if not -count <= n < count]
+    if wrong:
+        raise ValueError(f"{name}={numbers}: {where} has {count}, numbered 0 to {count - 1}; {wrong} are beyond.")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _Chosen(Intervention):
+    """An edit of some heads, channels and seconds of a site.
+
+    Parameters
+    ----------
+    site : str or re.Pattern
+        One or several sites, as in `unisat.capture`.
+    head : int or sequence of int, optional
+        Which heads; None for all.
+    dims : sequence of int or slice, optional
+        Which channels of the last axis (with ``head``: of each head); None for all.
+    time : (start, end), optional
+        Only frames whose centre lies in these seconds; None for all. Of attention, the queries.
+    """
+
+    site: Selector
+    head: int | Sequence[int] | None = field(default=None, kw_only=True)
+    dims: Sequence[int] | slice | None = field(default=None, kw_only=True)
+    time: tuple[float, float] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for name in ("head", "dims"):
+            numbers = getattr(self, name)
+            if numbers is None or isinstance(numbers, slice):
+                continue
+            # a copy: the caller may change its list
+            own = index(numbers) if hasattr(numbers, "__index__") else tuple(index(number) for number in numbers)
+            own = (own,) if name == "dims" and isinstance(own, int) else own
+            object.__setattr__(self, name, own)
+            if isinstance(own, tuple) and (not own or len(set(own)) < len(own)):
+                raise ValueError(f"{name}={own} must be different numbers, at least one.")
+        if self.time is not None:
+            object.__setattr__(self, "time", tuple(self.time))
+            if len(self.time) != 2 or not self.time[0] < self.time[1]:
+                raise ValueError(f"time={self.time} must be (start, end) in seconds, start before end.")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Ablate(_Chosen):
+    """Take away what a site says: put zeros, a mean, or another utterance's values in its place.
+
+    Parameters
+    ----------
+    site, head, dims, time
+        Where: a name, glob, range or regular expression of sites; which heads (int or several), channels of the last
+        axis (several or a slice) and seconds (start, end). None for all.
+    mode : {"zero", "mean", "resample"}
+        "zero" leaves the model's usual range most; "mean" keeps what all frames share; "resample" takes the frames of
+        another utterance of the batch, drawn from ``seed``, each frame the one at the same share of the utterance.
+        Attention scores and patterns can only be zeroed.
+    mean : (channels,), optional
+        For "mean": this vector, such as the mean over a corpus; None for the mean over the valid frames of the batch.
+    seed : int
+        Of "resample".
+
+    Examples
+    --------
+    >>> with us.intervene(model, us.Ablate("block.4.attn.z", head=2, mode="mean")):
+    ...     output = model(input_values, attention_mask)
+    """
+
+    mode: Mode = field(default="zero", kw_only=True)
+    mean: Tensor | np.ndarray | None = field(default=None, kw_only=True, repr=False)
+    seed: int = field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"mode={self.mode!r} must be one of {', '.join(get_args(Mode))}.")
+        if self.mean is not None and self.mode != "mean":
+            raise ValueError(f"mean= belongs to mode='mean', not to {self.mode!r}.")
+
+    def check(self, site: Site) -> None:
+        """Refuse a mean of another width, and modes that attention does not have."""
+        super().check(site)
+        if site.is_square and self.mode != "zero":
+            raise ValueError(
+                f"{site.name} pairs frames with frames, there is no mean or other utterance for it; zero it, or edit "
+                "attn.z, what the heads give."
+            )
+        if self.mean is not None:
+            fit("mean", self.mean, site, self.chosen(site))
+
+    def change(self, part: Rows, place: Place) -> Rows:
+        """Zeros, the mean, or another utterance."""
+        if self.mode == "zero":
+            return torch.zeros_like(part)
+        if self.mode == "mean" and self.mean is not None:
+            return fit("mean", self.mean, place.site, place.chosen).to(part).expand_as(part)
+        if self.mode == "mean":
+            return widen(part)[place.valid].mean(0).to(part.dtype).expand_as(part)
+        if len(part) < 2:
+            raise ValueError(
+                "mode='resample' takes values from another utterance of the batch, and this batch has one; give it "
+                "more utterances, or Patch from a trace."
+            )
+        order = torch.randperm(len(part), generator=torch.Generator().manual_seed(self.seed)).to(part.device)
+        donor = torch.empty_like(order)
+        donor[order] = order.roll(1)  # nobody is their own
+        frames = stretched(place.lengths[donor], place.lengths, part.shape[1])
+        return part[donor[:, None], frames]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Patch(_Chosen):
+    """Activation patching: put in what a site held in another forward pass.
+
+    Parameters
+    ----------
+    site, head, dims, time
+        Where, as in `Ablate`.
+    source : Trace
+        From `unisat.run` or `unisat.capture`, with the site: as many utterances as the batch, or one for all.
+    align : {"error", "crop", "stretch"}
+        For utterances of different length: refuse; patch frame by frame as far as the source reaches and leave the
+        rest; or take for each frame the source's frame at the same share of the utterance. Attention scores and
+        patterns need equal lengths.
+    """
+
+    source: Source = field(repr=False)
+    align: Align = field(default="error", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.align not in get_args(Align):
+            raise ValueError(f"align={self.align!r} must be one of {', '.join(get_args(Align))}.")
+
+    def check(self, site: Site) -> None:
+        """Refuse a source without the site, or of another model."""
+        super().check(site)
+        name = site.name
+        if name not in self.source.sites:
+            held = ", ".join(self.source.sites)
+            raise ValueError(f"the source of Patch holds {held}, not {name}; run the model with {name!r} among them.")
+        shape = self.source[name].shape
+        here = " ".join(f"{axis}={n}" if n else axis for axis, n in zip(site.shape, site.sizes, strict=True))
+        fits = len(shape) == len(site.sizes) and all(n in (0, m) for n, m in zip(site.sizes, shape, strict=True))
+        if not fits:
+            raise ValueError(f"the source holds {name} as {tuple(shape)}, this model has {here}: is it another's?")
+        if site.is_square and self.align != "error":
+            raise ValueError(
+                f"{name} pairs frames with frames: a cropped or stretched row would no longer sum to 1; patch attn.z, "
+                "or utterances of equal length."
+            )
+
+    def change(self, part: Rows, place: Place) -> Rows:
+        """The source's values, frame by frame."""
+        site = place.site
+        value, lengths = self.source[site.name].to(part), self.source.lengths(site.name).to(part.device)
+        if len(value) not in (1, len(part)):
+            raise ValueError(
+                f"the source of Patch at {site.name} has {len(value)} utterances, the batch {len(part)}; it needs as "
+                "many, or one for all."
+            )
+        if site.is_square:  # other padding behind equal lengths
+            value = F.pad(value, (0, part.shape[1] - value.shape[-1]))
+        rows = to_rows(site, value)[..., place.chosen].expand(len(part), -1, -1)
+        lengths = lengths.expand(len(part))
+        unequal = (lengths != place.lengths).nonzero().flatten().tolist()
+        if unequal and self.align == "error":
+            row = unequal[0]
+            raise ValueError(
+                f"{site.name}: utterance {row} has {int(place.lengths[row])} frames, its source {int(lengths[row])}. "
+                "Patch utterances of equal length, or say align='crop' (as far as the source reaches) or 'stretch' "
+                "(the frame at the same share of the utterance)."
+            )
+        if self.align == "stretch":
+            frames = stretched(lengths, place.lengths, part.shape[1])
+        else:
+            frames = torch.arange(part.shape[1], device=part.device).minimum(lengths[:, None] - 1)
+        patched = rows[torch.arange(len(part), device=part.device)[:, None], frames]
+        if self.align != "crop":
+            return patched
+        return torch.where(valid_positions(lengths, part.shape[1])[..., None], patched, part)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Steer(_Chosen):
+    """Add ``scale`` times a vector to every frame.
+
+    Parameters
+    ----------
+    site, head, dims, time
+        Where, as in `Ablate`.
+    vector : (channels,)
+        Over all channels of the site, or over those that ``head`` and ``dims`` choose.
+    scale : float
+    """
+
+    vector: Tensor | np.ndarray = field(repr=False)
+    scale: float = 1.0
+
+    def check(self, site: Site) -> None:
+        """Refuse a vector of another width, and attention, which has no channels."""
+        super().check(site)
+        _needs_channels("Steer", site)
+        fit("vector", self.vector, site, self.chosen(site))
+
+    def change(self, part: Rows, place: Place) -> Rows:
+        """The values and the vector."""
+        return part + self.scale * fit("vector", self.vector, place.site, place.chosen).to(part)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Project(_Chosen):
+    """Remove a subspace from every frame, or keep nothing else.
+
+    Parameters
+    ----------
+    site, head, dims, time
+        Where, as in `Ablate`.
+    basis : (rank, channels) or (channels,)
+        Vectors that span the subspace, one a row, such as ``components_`` of scikit-learn; they need not be
+        orthogonal. Over all channels of the site, or over those that ``head`` and ``dims`` choose.
+    keep : bool
+        True keeps only what lies in the subspace, False only what does not.
+    """
+
+    basis: Tensor | np.ndarray = field(repr=False)
+    keep: bool = False
+
+    def check(self, site: Site) -> None:
+        """Refuse a basis of another width, and attention, which has no channels."""
+        super().check(site)
+        _needs_channels("Project", site)
+        self.orthonormal(site, self.chosen(site))
+
+    def orthonormal(self, site: Site, chosen: Int[Tensor, " channels"]) -> Float[Tensor, "rank channels"]:
+        """Rows of length 1, at right angles, that span the same; as many as the rank."""
+        basis = torch.as_tensor(self.basis)
+        rows = [fit("basis", row, site, chosen) for row in (basis if basis.ndim > 1 else basis[None])]
+        if not rows:
+            raise ValueError("basis has no rows: give the vectors that span the subspace, (rank, channels).")
+        _, sizes, directions = torch.linalg.svd(torch.stack(rows).double(), full_matrices=False)
+        precision = torch.finfo(basis.dtype if basis.is_floating_point() else torch.float32).eps
+        rank = int((sizes > sizes[0] * precision * max(len(rows), len(chosen))).sum())
+        if rank == 0:
+            raise ValueError("basis is zero everywhere: it spans nothing.")
+        return directions[:rank]
+
+    def change(self, part: Rows, place: Place) -> Rows:
+        """The part in the subspace, or the rest."""
+        directions = self.orthonormal(place.site, place.chosen).to(part)
+        inside = (part @ directions.T) @ directions
+        return inside if self.keep else part - inside
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Edit(Intervention):
+    """Whatever a function makes of each utterance's values.
+
+    Parameters
+    ----------
+    site : str or re.Pattern
+        Where, as in `Ablate`.
+    fn : callable
+        From the values of one utterance without padding, such as (frames, hidden), (frames, heads, head_dim) or
+        (heads, queries, keys), to values of the same shape. It gets a copy.
+    """
+
+    site: Selector
+    fn: Callable[[Tensor], Tensor]
+
+    def change(self, part: Rows, place: Place) -> Rows:
+        """What the function gives, utterance by utterance."""
+        value = from_rows(place.site, part).clone()
+        for row, length in enumerate(place.lengths.tolist()):
+            # a waveform's batch and samples come first too
+            frames = (row, slice(None), slice(length), slice(length)) if place.site.is_square else (row, slice(length))
+            before = value[frames].clone()
+            after = self.fn(before)
+            if not isinstance(after, Tensor) or after.shape != before.shape:
+                got = f"shape {tuple(after.shape)}" if isinstance(after, Tensor) else f"{type(after).__name__}"
+                raise ValueError(
+                    f"fn of Edit at {place.site.name} must return a tensor of the shape that it got, "
+                    f"{tuple(before.shape)}; it returned {got}."
+                )
+            value[frames] = after.to(value)
+        return to_rows(place.site, value)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Placebo(Intervention):
+    """A change as large as another edit's, in random directions: what any disturbance of this size would do.
+
+    The change that the other edit would make is turned by one random rotation of the channels that it edits, the same
+    for all frames. So each frame changes by the same norm, changes of different frames stay as alike as they were, a
+    constant shift becomes a random direction, and a subspace a random one of equal rank.
+
+    Parameters
+    ----------
+    of : Ablate, Patch, Steer, Project or Edit
+    seed : int
+        Of the rotation, which is the same in each forward pass.
+    """
+
+    of: Intervention
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.of, Intervention) or isinstance(self.of, Placebo):
+            raise ValueError(f"Placebo(of=...) takes an edit such as Ablate(...), got {type(self.of).__name__}.")
+        for name in ("site", "head", "dims", "time"):
+            object.__setattr__(self, name, getattr(self.of, name))
+
+    def check(self, site: Site) -> None:
+        """Refuse what the edit refuses, and where no direction can be drawn."""
+        self.of.check(site)
+        _needs_channels("Placebo", site)
+        if len(self.chosen(site)) < 2:
+            raise ValueError(f"a random direction needs at least two channels, {self.of!r} edits one of {site.name}.")
+
+    def change(self, part: Rows, place: Place) -> Rows:
+        """The values and the edit's change, turned."""
+        return part + (self.of.change(part, place) - part) @ rotation(part.shape[-1], self.seed).to(part)
+
+
+def _needs_channels(what: str, site: Site) -> None:
+    if not site.channels:
+        raise ValueError(f"{what} needs channels, and {site.name} has none ({' '.join(site.shape)}).")
+
+
+def rotation(channels: int, seed: int) -> Float[Tensor, "channels channels"]:
+    """An orthogonal matrix drawn uniformly (Haar), the same on every device (Mezzadri, 2007, math-ph/0609050)."""
+    gaussian = torch.randn(channels, channels, generator=torch.Generator().manual_seed(seed))
+    q, r = torch.linalg.qr(gaussian)
+    return q * r.diagonal().sign()
+
+
+def stretched(source: Int[Tensor, " batch"], target: Int[Tensor, " batch"], frames: int) -> Int[Tensor, "batch frames"]:
+    """For each of ``target`` frames, which of ``source`` frames lies at the same share of the utterance."""
+    centres = 2 * torch.arange(frames, device=target.device) + 1
+    return (centres * source[:, None] // (2 * target[:, None])).minimum(source[:, None] - 1)
+
+
+def fit(name: str, vector: Any, site: Site, chosen: Int[Tensor, " channels"]) -> Float[Tensor, " channels"]:
+    """A vector over the chosen channels, given over them or over all."""
+    flat = torch.as_tensor(vector).flatten()
+    if not torch.isfinite(flat).all():
+        raise ValueError(f"{name} for {site.name} has values that are not finite.")
+    every = math.prod(site.channels)
+    if len(flat) not in (every, len(chosen)):
+        expected = f"{every}" if every == len(chosen) else f"{len(chosen)} (those chosen) or {every} (all)"
+        hint = "; its rows are the vectors" if name == "basis" else ""
+        raise ValueError(f"{name} has {len(flat)} channels, {site.name} needs {expected}{hint}.")
+    return flat if len(flat) == len(chosen) else flat[chosen.to(flat.device)]
+
+
+def to_rows(site: Site, value: Tensor) -> Rows:
+    """All that is not batch or time flattened into channels."""
+    if site.is_square:
+        return value.transpose(1, 2).flatten(2)
+    return value.flatten(2) if value.ndim > 2 else value[..., None]
+
+
+def from_rows(site: Site, rows: Rows) -> Tensor:
+    """Undo `to_rows`."""
+    if site.is_square:
+        return rows.unflatten(2, (site.sizes[1], -1)).transpose(1, 2)
+    return rows.unflatten(2, site.channels) if site.channels else rows[..., 0]

@@ -1,0 +1,6 @@
+"""How layers compare: similarity, subspaces, layer weights, weighted sums, layers over time."""
+
+from unisat.deprecation import moved
+
+# this room was a module once
+__getattr__ = moved(__name__, "unisat.interpret.layers.over_time")

@@ -1,0 +1,80 @@
+"""The hidden states of a trace, frame by frame: which there are, and how alike they are from layer to layer."""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unisat.interpret.activations.capture import Trace
+from unisat.interpret.features.bank import FeatureBank
+from unisat.interpret.layers.similarity import layer_similarity
+
+MOST = 500
+"""Frames that CKA compares, each with each."""
+
+
+def hidden_layers(trace: Trace) -> list[int]:
+    """Numbers of the hidden states that a trace holds whole, in order.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or a reducer has taken the frames away.
+    """
+    layers = sorted(int(site.removeprefix("hidden.")) for site in trace.sites if site.startswith("hidden."))
+    if not layers:
+        raise ValueError(
+            f"the trace holds {', '.join(trace.sites) or 'nothing'}, but no hidden states; "
+            'capture them with us.run(model, batch, "hidden.*").'
+        )
+    shape = tuple(trace[f"hidden.{layers[0]}"].shape)
+    if len(shape) != 3:
+        raise ValueError(
+            f"the trace's hidden states are {shape} instead of (batch, frames, hidden); capture them without reduce."
+        )
+    return layers
+
+
+def layer_frames(trace: Trace, utterance: int) -> Float[Tensor, "layers frames hidden"]:
+    """All captured hidden states of one utterance, without its padding, in float32."""
+    layers = hidden_layers(trace)
+    frames = int(trace.lengths(f"hidden.{layers[0]}")[utterance])
+    return torch.stack([trace[f"hidden.{layer}"][utterance, :frames].detach().float().cpu() for layer in layers])
+
+
+def rms_norms(trace: Trace, *, utterance: int = 0) -> pd.DataFrame:
+    """Root mean square over the channels of each captured ``hidden.*``: layers as rows, seconds as columns.
+
+    The norm divided by the square root of the number of channels, so that models of different widths compare.
+    """
+    layers = hidden_layers(trace)
+    site = f"hidden.{layers[0]}"
+    frames = int(trace.lengths(site)[utterance])
+    rows = [trace[f"hidden.{layer}"][utterance, :frames].float().square().mean(-1).sqrt().tolist() for layer in layers]
+    seconds = pd.Index(trace.seconds(site)[:frames].tolist(), name="seconds")
+    return pd.DataFrame(rows, index=pd.Index(layers, name="layer"), columns=seconds)
+
+
+def frame_cosines(states: Float[Tensor, "layers frames hidden"]) -> Float[Tensor, "layers layers"]:
+    """Cosine of a frame's vectors in two layers, the mean over frames.
+
+    It is near 1 where layers add little to what passes through them, and also where all frames point in one direction.
+    """
+    unit = states / states.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    return (torch.einsum("kth,lth->kl", unit, unit) / states.shape[1]).clamp(-1, 1)
+
+
+def frame_cka(trace: Trace) -> Float[Tensor, "layers layers"]:
+    """Debiased CKA (`unisat.layer_similarity`) over frames of all utterances of a trace, evenly taken, `MOST` at most.
+
+    It asks whether two layers find the same frames alike, whatever direction all share. Frames 20 ms apart are not
+    independent, so it reads high; compare layers with one another, and take `us.collect` for a number to report.
+    """
+    sites = [f"hidden.{layer}" for layer in hidden_layers(trace)]
+    states = torch.cat([layer_frames(trace, utterance) for utterance in range(len(trace))], dim=1)
+    rows = torch.linspace(0, states.shape[1] - 1, min(MOST, states.shape[1])).round().long()
+    table = pd.DataFrame({"id": [str(row) for row in rows.tolist()]})
+    bank = FeatureBank.from_arrays(table, dict(zip(sites, states[:, rows], strict=True)))
+    return torch.from_numpy(layer_similarity(bank, blocks=0).values).float().clamp(-1, 1)

@@ -1,0 +1,283 @@
+"""How alike layers are: debiased CKA, held-out CCA, overlap of principal subspaces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from unisat.interpret.features.bank import FeatureBank, known_speakers, matched
+from unisat.interpret.result import Result, plots
+from unisat.interpret.statistics.intervals import jackknife, leave_out, partition
+
+KINDS = {
+    "cka": "debiased linear CKA",
+    "cca": "held-out canonical correlation",
+    "projection": "overlap of principal subspaces",
+}
+"""What `layer_similarity` can measure."""
+
+FOLDS = 5
+LIMIT_BYTES = 4_000_000_000  # of Gram matrices
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LayerSimilarity(Result):
+    """How alike each layer of one side is to each of the other; of `layer_similarity`.
+
+    Attributes
+    ----------
+    kind : {"cka", "cca", "projection"}
+    rows, columns : tuple of str
+        The sites compared.
+    values : (rows, columns)
+        1 for the same representation.
+    low, high : (rows, columns)
+        95 % interval over speakers; NaN where they are not known, or fewer than three.
+    chance : float
+        What unrelated layers are expected to have.
+    """
+
+    kind: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: Float[np.ndarray, "rows columns"]
+    low: Float[np.ndarray, "rows columns"]
+    high: Float[np.ndarray, "rows columns"]
+    chance: float
+
+    def table(self) -> pd.DataFrame:
+        """Give one row for each pair: ``kind``, ``first``, ``second``, ``similarity``, ``low``, ``high``."""
+        pairs = pd.MultiIndex.from_product([self.rows, self.columns], names=["first", "second"]).to_frame(index=False)
+        pairs.insert(0, "kind", self.kind)
+        return pairs.assign(similarity=self.values.ravel(), low=self.low.ravel(), high=self.high.ravel())
+
+    def plot(self, **options: Any) -> Any:
+        """Draw a heat map, or with ``to="hidden.0"`` the curve of similarity to that layer with its interval."""
+        return plots().layer_similarity(self.table(), **{"chance": self.chance, **options})
+
+
+def layer_similarity(
+    bank: FeatureBank,
+    other: FeatureBank | None = None,
+    *,
+    kind: str = "cka",
+    sites: Sequence[str] | None = None,
+    other_sites: Sequence[str] | None = None,
+    pool: str | None = None,
+    components: int | None = None,
+    blocks: int = 20,
+    seed: int = 0,
+) -> LayerSimilarity:
+    """Give how alike layers represent the same utterances, within a bank or between two.
+
+    ``"cka"`` is linear centred kernel alignment (Kornblith et al. 2019, arXiv:1905.00414) with the unbiased HSIC of
+    Song et al. 2012 (as Nguyen et al. 2021): with fewer utterances than channels the plain estimator calls noise alike
+    (0.93 for 60 utterances of 768 independent channels; Murphy et al. 2024, arXiv:2405.01012). It is blind to rotation
+    and to the size of the features, not to that of single channels. Utterances are taken to be independent: with few
+    speakers and many utterances of each it reads high where both layers tell the speakers apart.
+
+    ``"cca"`` is the mean canonical correlation on held-out utterances. Each side is reduced to its first principal
+    components, whitened and rotated on four fifths of the speakers (of the utterances, where speakers are not known);
+    the correlation is that of the fifth left out. It is blind to every invertible linear map of those components, and
+    below what endless data would give, as every fit to a sample is.
+
+    ``"projection"`` is the share of the first principal subspaces that two layers have in common,
+    ``|U V^T|^2 / components``. It compares channel with channel, so both need the same ones: layers of one residual
+    stream do.
+
+    Intervals come from a jackknife over speakers in at most ``blocks`` blocks, not from a bootstrap: an utterance drawn
+    twice would be alike to itself, which is the very bias that the estimator takes away. That of CCA leaves blocks out
+    of the held-out correlation and does not fit anew.
+
+    Parameters
+    ----------
+    bank : FeatureBank
+        One row for each utterance (``reduce="mean"``, ``"mean+std"``, …).
+    other : FeatureBank, optional
+        Another model's bank of the same utterances, in any order.
+    sites : sequence of str, optional
+        Sites of ``bank``; its ``hidden.*`` if None.
+    other_sites : sequence of str, optional
+        Sites of the other side, such as ``untrained.0.hidden.*`` of the same bank; as ``sites`` if None.
+    pool : {"mean", "mean+std"}, optional
+        As in `FeatureBank.features`.
+    components : int, optional
+        Principal components of CCA and projection; if None 10, or fewer where there are not ten utterances for each.
+    blocks : int
+        Most blocks of speakers for the jackknife; 0 for no interval.
+    seed : int
+        Of how speakers are put into blocks and folds.
+
+    Raises
+    ------
+    ValueError
+        If the banks hold different utterances, there are too few of them, a layer does not vary, or widths do not fit.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r} must be one of {', '.join(KINDS)}.")
+    if blocks < 0 or blocks in (1, 2):
+        raise ValueError(f"blocks={blocks} must be at least 3, or 0 for no interval.")
+    second = bank if other is None else matched(bank, other)
+    rows = list(bank.hidden if sites is None else sites)
+    columns = list(other_sites if other_sites is not None else second.hidden if sites is None else rows)
+    for names, side in ((rows, bank), (columns, second)):
+        if not names:
+            raise ValueError(f"there are no layers to compare; name sites, the bank has {', '.join(side.sites)}.")
+        for site in names:
+            if side.is_frames(site):
+                raise ValueError(f"{site!r} has a row for each frame; collect the bank with reduce='mean' to compare.")
+    count = len(bank)
+    same = second is bank and rows == columns
+    if kind == "cka":
+        _check_size(count, len(rows) + (0 if same else len(columns)))
+    else:
+        _check_components(kind, count, components)
+    left = [_centred(bank, site, pool) for site in rows]
+    right = left if same else [_centred(second, site, pool) for site in columns]
+    widths = sorted({values.shape[1] for values in [*left, *right]})
+    rank = min(10, count // 10, widths[0]) if components is None else components
+    if kind != "cka" and rank > widths[0]:
+        raise ValueError(f"components={components} is more than the {widths[0]} channels of the narrowest site.")
+    if kind == "projection" and len(widths) > 1:
+        raise ValueError(
+            "kind='projection' compares channel with channel, so all sites must have the same width, got "
+            f"{widths}; use kind='cka' or 'cca'."
+        )
+    speakers = known_speakers(bank)
+    parts = None if speakers is None or not blocks else partition(speakers, blocks, seed)
+    if parts is not None and (parts.max() < 2 or np.bincount(parts).max() > count - 4):
+        parts = None  # two speakers say nothing of others, three utterances nothing at all
+    chance = 0.0
+    if kind == "cka":
+        gram_left = [values @ values.T for values in left]
+        gram_right = gram_left if same else [values @ values.T for values in right]
+        values, left_out = leave_out(lambda keep: _cka(gram_left, gram_right, keep), count, parts)
+    elif kind == "projection":
+        chance = rank / widths[0]
+        values, left_out = leave_out(lambda keep: _overlap(left, right, rank, keep), count, parts)
+    else:
+        units = np.arange(count) if speakers is None or len(set(speakers)) < FOLDS else speakers
+        values, left_out = _held_out(left, right, rank, partition(units, FOLDS, seed), parts)
+    low, high = jackknife(values, left_out)
+    settings = {
+        "kind": KINDS[kind],
+        "model": bank.about.get("model"),
+        "other_model": second.about.get("model"),
+        "utterances": count,
+        "speakers": None if speakers is None else len(set(speakers)),
+        "pool": pool,
+        "components": None if kind == "cka" else rank,
+        "blocks": 0 if parts is None else int(parts.max()) + 1,
+        "seed": seed,
+    }
+    return LayerSimilarity(
+        kind=kind,
+        rows=tuple(rows),
+        columns=tuple(columns),
+        values=values,
+        low=low,
+        high=high,
+        chance=chance,
+        settings=settings,
+    )
+
+
+def _check_size(count: int, layers: int) -> None:
+    if count < 4:
+        raise ValueError(f"debiased CKA needs at least 4 utterances, got {count}.")
+    if layers * count**2 * 8 > LIMIT_BYTES:
+        most = int((LIMIT_BYTES / 8 / layers) ** 0.5)
+        raise ValueError(
+            f"{layers} layers of {count:,} utterances need {layers * count**2 * 8 / 1e9:.1f} GB of Gram matrices; "
+            f"take at most {most:,} utterances (bank.take) or fewer sites."
+        )
+
+
+def _check_components(kind: str, count: int, components: int | None) -> None:
+    if count < 20:
+        raise ValueError(f"kind={kind!r} needs at least 20 utterances, ten for each of two components, got {count}.")
+    if components is not None and not 1 <= components <= count // 10:
+        raise ValueError(
+            f"components={components} must lie between 1 and {count // 10}, a tenth of the {count} utterances: fitted "
+            "to fewer, unrelated layers look alike."
+        )
+
+
+def _centred(bank: FeatureBank, site: str, pool: str | None) -> np.ndarray:
+    values = bank.features(site, pool)
+    if not np.ptp(values, axis=0).any():
+        raise ValueError(f"{site} is the same for all {len(values)} utterances; there is nothing to compare.")
+    return values - values.mean(0)
+
+
+def _cka(left: Sequence[np.ndarray], right: Sequence[np.ndarray], keep: np.ndarray) -> np.ndarray:
+    first = np.stack([_unit(gram, keep) for gram in left])
+    return np.clip(first @ (first if right is left else np.stack([_unit(gram, keep) for gram in right])).T, -1, 1)
+
+
+def _unit(gram: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """A U-centred Gram matrix as a vector of length 1: products of two of them are HSIC_1 over the geometric mean.
+
+    Song et al. 2012, eq. 5, in the form of Székely and Rizzo 2014: rows and columns that sum to 0 beside the diagonal.
+    """
+    gram = gram[np.ix_(keep, keep)]
+    count = len(gram)
+    np.fill_diagonal(gram, 0)
+    means = gram.sum(1) / (count - 2)
+    gram -= means
+    gram -= means[:, None]
+    gram += means.sum() / (count - 1)
+    np.fill_diagonal(gram, 0)
+    return gram.ravel() / np.linalg.norm(gram)
+
+
+def _overlap(left: Sequence[np.ndarray], right: Sequence[np.ndarray], rank: int, keep: np.ndarray) -> np.ndarray:
+    first = [_principal(values[keep])[:rank] for values in left]
+    second = first if right is left else [_principal(values[keep])[:rank] for values in right]
+    return np.array([[np.square(one @ two.T).sum() / rank for two in second] for one in first])
+
+
+def _principal(values: np.ndarray) -> np.ndarray:
+    """Principal directions as rows, the largest first."""
+    return np.linalg.svd(values - values.mean(0), full_matrices=False)[2]
+
+
+def _held_out(
+    left: Sequence[np.ndarray], right: Sequence[np.ndarray], rank: int, folds: np.ndarray, parts: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Mean held-out canonical correlation of each pair, and without each block."""
+    reduced = []  # for each fold, each side: whitened components of all rows
+    for fold in range(folds.max() + 1):
+        train = folds != fold
+        first = [_whitened(values, train, rank) for values in left]
+        reduced.append((train, first, first if right is left else [_whitened(values, train, rank) for values in right]))
+    groups = np.zeros(len(folds), dtype=int) if parts is None else parts
+    sums = np.zeros((groups.max() + 1, len(left), len(right), 3, rank))  # of ab, aa, bb over the held-out rows
+    for train, first, second in reduced:
+        for i, one in enumerate(first):
+            for j, two in enumerate(second):
+                rotate, _, turn = np.linalg.svd(one[train].T @ two[train])
+                a, b = one[~train] @ rotate, two[~train] @ turn.T
+                for which, product in enumerate((a * b, a * a, b * b)):
+                    np.add.at(sums[:, i, j, which], groups[~train], product)
+
+    def correlation(total: np.ndarray) -> np.ndarray:
+        return (total[..., 0, :] / np.sqrt(total[..., 1, :] * total[..., 2, :])).mean(-1)
+
+    total = sums.sum(0)
+    return correlation(total), None if parts is None else correlation(total - sums)
+
+
+def _whitened(values: np.ndarray, train: np.ndarray, rank: int) -> np.ndarray:
+    """The first principal components of all rows, with mean 0 and variance 1 on the training rows."""
+    fitted = values[train]
+    middle = fitted.mean(0)
+    _, scales, directions = np.linalg.svd(fitted - middle, full_matrices=False)
+    if scales[rank - 1] <= scales[0] * 1e-10:
+        raise ValueError(f"a site varies in fewer than components={rank} directions; choose fewer components.")
+    return (values - middle) @ directions[:rank].T / scales[:rank] * np.sqrt(len(fitted))

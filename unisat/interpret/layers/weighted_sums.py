@@ -1,0 +1,128 @@
+"""What a weighted sum of layers is good for: telling voices apart, and finding a sentence said by somebody else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from unisat.interpret.features.bank import FeatureBank
+from unisat.interpret.speakers.trials import verify_trials
+from unisat.interpret.statistics.error_rates import eer
+
+LEAST = 8
+"""Utterances without which a rate is an accident."""
+
+MOST = 400
+"""Utterances whose pairs are scored in some ten milliseconds."""
+
+
+class WeightedSums:
+    """Utterances as weighted sums of their layers, compared by cosine.
+
+    The sum of the layers' means over an utterance, its channels then brought to mean 0 and variance 1, as
+    `us.verify_trials` does with one layer. Nothing is fitted to labels.
+
+    Parameters
+    ----------
+    bank : FeatureBank
+        ``hidden.*`` of one row for each utterance, with the column ``speaker``. Where ``session`` is known, two
+        utterances of one session are no trial of one speaker.
+    sentence : str, optional
+        Column that says which utterances are of the same words; None for no retrieval.
+    normalize : {"zscore", "layer_norm"}, optional
+        What is summed, as in `us.fit_layer_weights`: each layer's channels with mean 0 and variance 1 over utterances;
+        each vector so over its channels; or the layers as they are.
+
+    Attributes
+    ----------
+    sites : tuple of str
+    chance : dict
+        ``eer`` and ``retrieval`` of features that know nothing.
+
+    Raises
+    ------
+    ValueError
+        If there are too few or too many utterances or speakers, or a sentence is never said by two.
+    """
+
+    def __init__(self, bank: FeatureBank, *, sentence: str | None = "sentence", normalize: str | None = None) -> None:
+        if not bank.hidden:
+            raise ValueError(f'the bank holds {", ".join(bank.sites)}, but no hidden states; collect "hidden.*".')
+        if not LEAST <= len(bank) <= MOST:
+            raise ValueError(
+                f"{len(bank)} utterances are too {'few' if len(bank) < LEAST else 'many'}: "
+                f"every sum is compared on all pairs of {LEAST} to {MOST}; "
+                + ("collect more." if len(bank) < LEAST else f"take some, bank.take(range({MOST})).")
+            )
+        speakers = bank.labels("speaker")
+        if len(set(speakers)) < 2:
+            raise ValueError(
+                f"all {len(bank)} utterances are of speaker {speakers[0]!r}; an error rate needs two speakers or more, "
+                "with two utterances each: collect others too."
+            )
+        sessions = "session" in bank.table and bool(bank.table["session"].notna().all())
+        trials = verify_trials(bank, bank.hidden[0], exclude_same_session=sessions)
+        self.sites = tuple(bank.hidden)
+        self._enrol, self._test, self._same = trials.enrol, trials.test, trials.same
+        pool = "mean" if "reduce" in bank.about else None
+        self._layers = _normalized(np.stack([bank.features(site, pool) for site in self.sites]), normalize)
+        self._other = speakers[:, None] != speakers
+        self.chance = {"eer": 0.5}
+        self._alike: np.ndarray | None = None
+        if sentence is not None:
+            if sentence not in bank.table:
+                raise ValueError(
+                    f"the bank has no column {sentence!r}, it has {', '.join(map(str, bank.table))}; name the one that "
+                    "tells equal words as sentence=, or pass sentence=None to look at voices alone."
+                )
+            words = bank.labels(sentence)
+            self._alike = self._other & (words[:, None] == words)
+            self._asked = self._alike.any(1)
+            if not self._asked.any():
+                raise ValueError(
+                    f"no two speakers share a {sentence!r}, so there is nothing to find; name another column as "
+                    "sentence=, or pass sentence=None to look at voices alone."
+                )
+            share = self._alike.sum(1) / self._other.sum(1)
+            self.chance["retrieval"] = float(share[self._asked].mean())
+
+    def cosines(self, weights: Float[np.ndarray, " layers"]) -> Float[np.ndarray, "utterances utterances"]:
+        """Cosine of each pair of utterances in the space of a weighted sum."""
+        summed = np.tensordot(np.asarray(weights, dtype=float), self._layers, axes=1)
+        summed = _scaled(summed)
+        summed /= np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), np.finfo(float).tiny)
+        return summed @ summed.T
+
+    def measure(self, weights: Float[np.ndarray, " layers"]) -> dict[str, float]:
+        """Give ``eer``, the equal error rate of speakers, and ``retrieval``, where sentences are known.
+
+        Retrieval is the share of utterances whose nearest neighbour among other speakers says the same sentence, of
+        those whose sentence another speaker says at all.
+        """
+        cosines = self.cosines(weights)
+        found = {"eer": eer(cosines[self._enrol, self._test], self._same)}
+        if self._alike is not None:
+            nearest = np.where(self._other, cosines, -np.inf).argmax(1)
+            found["retrieval"] = float(self._alike[np.arange(len(nearest)), nearest][self._asked].mean())
+        return found
+
+    def single_layers(self) -> pd.DataFrame:
+        """Give what each layer alone is good for: one row for each, with ``site`` and the columns of `measure`."""
+        rows = [self.measure(alone) for alone in np.eye(len(self.sites))]
+        return pd.DataFrame(rows).assign(site=self.sites)[["site", *rows[0]]]
+
+
+def _normalized(layers: Float[np.ndarray, "layers utterances dim"], how: str | None) -> np.ndarray:
+    if how is None:
+        return layers
+    axis = {"zscore": 1, "layer_norm": 2}.get(how)
+    if axis is None:
+        raise ValueError(f"normalize={how!r} must be None, 'zscore' or 'layer_norm'.")
+    return _scaled(layers, axis)
+
+
+def _scaled(values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """With mean 0 and variance 1 along an axis; 0 where nothing varies."""
+    spread = values.std(axis, keepdims=True)
+    return (values - values.mean(axis, keepdims=True)) / np.where(spread == 0, 1, spread)

@@ -1,0 +1,1 @@
+"""Who speaks: verification trials, PLDA, maps of voices."""

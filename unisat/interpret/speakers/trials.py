@@ -1,0 +1,398 @@
+"""Are two recordings of one voice: trials of a bank, and their scores by cosine, LDA or PLDA."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+
+from unisat.interpret.features.bank import FeatureBank
+from unisat.interpret.result import Result, plots
+from unisat.interpret.speakers.plda import fit_plda
+from unisat.interpret.statistics.error_rates import BLOCK, det, eer, eer_interval, min_dcf, trials_needed
+
+Backend = Literal["cosine", "lda", "plda"]
+Scale = Literal["standard", "centre", "raw"]
+MOST_PAIRS = 20_000_000
+"""All pairs of more utterances than make this many would fill the memory; a trial list is needed then."""
+
+PRIORS = (0.01, 0.05)  # of target trials, in a summary
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrialScores(Result):
+    """Scored trials: what `verify_trials` gives.
+
+    Attributes
+    ----------
+    utterances : DataFrame
+        The bank's table.
+    enrol, test : (trials,)
+        Rows of ``utterances``.
+    same : (trials,)
+        True for a target trial: both recordings are of one speaker.
+    scores : (trials,)
+        Higher for more alike: a cosine, or PLDA's log-likelihood ratio in nats.
+    """
+
+    utterances: pd.DataFrame
+    enrol: Int[np.ndarray, " trials"]
+    test: Int[np.ndarray, " trials"]
+    same: Bool[np.ndarray, " trials"]
+    scores: Float[np.ndarray, " trials"]
+
+    def eer(self) -> float:
+        """The equal error rate (`eer`)."""
+        return eer(self.scores, self.same)
+
+    def min_dcf(
+        self, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0, *, rule_of_30: bool = True
+    ) -> float:
+        """The least detection cost (`min_dcf`); NaN where the trials are too few for it."""
+        return min_dcf(self.scores, self.same, p_target, c_miss, c_fa, rule_of_30=rule_of_30)
+
+    def det(self) -> pd.DataFrame:
+        """The detection error trade-off, threshold by threshold (`det`)."""
+        return det(self.scores, self.same)
+
+    def interval(self, by: str = "speaker", *, level: float = 0.95) -> tuple[float, float]:
+        """Interval of the equal error rate over speakers, or what another column of the table says (`eer_interval`).
+
+        Raises
+        ------
+        ValueError
+            If an utterance of the trials has nothing in the column.
+        """
+        names = FeatureBank.from_arrays(self.utterances.iloc[self._heard()], {}).labels(by)
+        column = np.empty(len(self.utterances), dtype=object)
+        column[self._heard()] = names
+        sides = column[self.enrol].tolist(), column[self.test].tolist()
+        how = {"n_boot": self.settings["n_boot"], "seed": self.settings["seed"], "level": level}
+        return eer_interval(self.scores, self.same, sides, **how)
+
+    def histogram(self, bins: int = 50) -> pd.DataFrame:
+        """How the scores of both kinds of trials spread.
+
+        Returns
+        -------
+        DataFrame
+            One row for each bin: ``low``, ``high``, and the shares of ``target`` and ``impostor`` trials in it.
+        """
+        edges = np.histogram_bin_edges(self.scores, bins)
+        shares = {
+            name: np.histogram(self.scores[kind], edges)[0] / kind.sum()
+            for name, kind in (("target", self.same), ("impostor", ~self.same))
+        }
+        return pd.DataFrame({"low": edges[:-1], "high": edges[1:], **shares})
+
+    def table(self) -> pd.DataFrame:
+        """One row for each trial: ``enrol``, ``test`` (ids), their speakers where known, ``same``, ``score``."""
+        ids = self.utterances["id"].to_numpy()
+        columns = {"enrol": ids[self.enrol], "test": ids[self.test]}
+        if "speaker" in self.utterances:
+            speaker = self.utterances["speaker"].to_numpy()
+            columns |= {"enrol_speaker": speaker[self.enrol], "test_speaker": speaker[self.test]}
+        return pd.DataFrame({**columns, "same": self.same, "score": self.scores})
+
+    def summary(self) -> pd.DataFrame:
+        """One row: counts, the equal error rate with its interval over speakers, costs, and errors among one sex.
+
+        ``min_dcf_0.01`` and ``min_dcf_0.05`` are NaN where there are too few trials; ``false_alarms_0.01`` says how
+        many false alarms were made where the cost is least. ``eer_same_sex`` leaves impostors of the other sex out:
+        with them, telling the sexes apart already does much of the work; NaN where the sexes are not known.
+        """
+        known = "speaker" in self.utterances and self.utterances["speaker"].iloc[self._heard()].notna().all()
+        low, high = self.interval() if known else (np.nan, np.nan)
+        row: dict[str, Any] = {
+            "site": self.settings["site"],
+            "backend": self.settings["backend"],
+            "utterances": len(self._heard()),
+            "speakers": self.utterances["speaker"].iloc[self._heard()].nunique() if known else np.nan,
+            "target_trials": int(self.same.sum()),
+            "impostor_trials": int((~self.same).sum()),
+            "same_session_removed": self.settings["same_session_removed"],
+            "eer": self.eer(),
+            "low": low,
+            "high": high,
+            "eer_same_sex": self._same_sex(),
+        }
+        points = self.det()
+        for p in PRIORS:
+            row[f"min_dcf_{p}"] = self.min_dcf(p)
+            best = (p * points["miss"] + (1 - p) * points["false_alarm"]).idxmin()
+            row[f"false_alarms_{p}"] = round(points["false_alarm"][best] * (~self.same).sum())
+        return pd.DataFrame([row])
+
+    def plot(self, kind: Literal["det", "scores"] = "det", **options: Any) -> Any:
+        """Draw the detection error trade-off, or how the scores spread (``kind="scores"``)."""
+        if kind not in ("det", "scores"):
+            raise ValueError(f"kind={kind!r} must be 'det' or 'scores'.")
+        if kind == "scores":
+            unit = "log-likelihood ratio (nats)" if self.settings["backend"] == "plda" else "cosine"
+            counts = int(self.same.sum()), int((~self.same).sum())
+            return plots().trial_scores(self.histogram(), counts=counts, unit=unit, **options)
+        row = self.summary().iloc[0]
+        return plots().det(self.det(), eer=row["eer"], interval=(row["low"], row["high"]), **options)
+
+    def _heard(self) -> np.ndarray:
+        return np.unique(np.concatenate([self.enrol, self.test]))
+
+    def _same_sex(self) -> float:
+        """The error rate without the impostors of the other sex."""
+        if "sex" not in self.utterances or self.utterances["sex"].iloc[self._heard()].isna().any():
+            return float("nan")
+        sex = self.utterances["sex"].astype(str).to_numpy()
+        keep = sex[self.enrol] == sex[self.test]
+        return float("nan") if self.same[keep].all() else eer(self.scores[keep], self.same[keep])
+
+
+def verify_trials(
+    bank: FeatureBank,
+    layer: int | str,
+    *,
+    backend: Backend = "cosine",
+    trials: pd.DataFrame | str | Path | None = None,
+    train: FeatureBank | None = None,
+    pool: Literal["mean", "mean+std"] | None = "mean",
+    scale: Scale = "standard",
+    dimensions: int = 50,
+    exclude_same_session: bool = True,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> TrialScores:
+    """Score trials of speakers that nothing was fitted on: does the space tell new voices apart.
+
+    Parameters
+    ----------
+    bank : FeatureBank
+        With one row for each utterance.
+    layer : int or str
+        ``3`` for ``hidden.3``, or the name of a site.
+    backend : {"cosine", "lda", "plda"}
+        ``"lda"``: the cosine behind a linear discriminant analysis whose covariance is shrunk (scikit-learn's Ledoit-
+        Wolf), fitted on ``train``. ``"plda"``: the log-likelihood ratio of the two-covariance model in that space
+        (`unisat.interpret.speakers.plda`). Speakers of ``train`` with one utterance say nothing about the scatter
+        within a speaker and are left out of the fit.
+    trials : DataFrame or path of a CSV, optional
+        ``enrol_path`` and ``test_path`` (or ``enrol_id`` and ``test_id``, or ``enrol`` and ``test``): ids or paths of
+        the bank, or the last parts of its paths; and ``label``, 1 or True or "target" for one speaker, which may be
+        missing where the bank knows the speakers. Such a list is taken as it is. None for all pairs, each once.
+    train : FeatureBank, optional
+        Of other speakers, from the same model.
+    pool : {"mean", "mean+std"} or None
+        Which half of what ``reduce="mean+std"`` gave; None for all there is. A bank that does not say how it was
+        reduced is taken as it is.
+    scale : {"standard", "centre", "raw"}
+        What happens to each channel first: mean 0 and variance 1, mean 0, or nothing; over ``train``, without it over
+        the bank itself (which uses no label; ``settings["scaled_on"]`` says so). Hidden states point in nearly one
+        direction, and a few channels are far larger than all others: without it a cosine hardly sees the rest.
+    dimensions : int
+        Directions that the discriminant analysis keeps, at most the speakers of ``train`` less one.
+    exclude_same_session : bool
+        Of all pairs, leave out target trials of one session, which the channel and the day make easy. (Impostor trials
+        stay: sessions are compared within a speaker, many corpora number them anew for each.)
+    n_boot, seed : int
+        Of the interval.
+
+    Raises
+    ------
+    ValueError
+        If a trial is not in the bank, its label contradicts the bank's speakers, ``train`` is missing, of another model
+        or shares a speaker, sessions are needed and not known, no target or no impostor trial is left, or a value is
+        not finite.
+
+    Warns
+    -----
+    UserWarning
+        For ``"plda"`` with fewer than 50 speakers or 5 utterances each to train on, too few for its covariances.
+    """
+    site = f"hidden.{layer}" if isinstance(layer, int) else layer
+    for name, value, there in (("backend", backend, get_args(Backend)), ("scale", scale, get_args(Scale))):
+        if value not in there:
+            raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, there))}.")
+    if dimensions < 1 or n_boot < 1:
+        raise ValueError(f"dimensions and n_boot must be at least 1, got {dimensions} and {n_boot}.")
+    if backend != "cosine" and train is None:
+        raise ValueError(f"backend={backend!r} is fitted on other speakers: pass train, a bank of them.")
+    if train is not None:
+        _check_train(bank, train)
+    enrol, test, same, removed = _trials(bank, trials, exclude_same_session)
+    if same.all() or not same.any():
+        raise ValueError(
+            f"an error rate needs trials of one speaker and trials of two, got {same.sum()} and {(~same).sum()}; "
+            + (
+                f"{removed} target trials of one session were left out (exclude_same_session=False keeps them, and "
+                "measures the session as well)."
+                if removed
+                else "take more utterances or speakers."
+            )
+        )
+    features = _features(bank, site, pool)
+    known = features if train is None else _features(train, site, pool)
+    if known.shape[1] != features.shape[1]:
+        raise ValueError(f"{site} has {features.shape[1]} channels in the bank and {known.shape[1]} in train.")
+    mean = known.mean(0) if scale != "raw" else 0.0
+    spread = known.std(0) if scale == "standard" else np.ones(known.shape[1])
+    spread[spread == 0] = 1.0
+    features, known = (features - mean) / spread, (known - mean) / spread
+    settings = {
+        "site": site,
+        "model": bank.about.get("model"),
+        "backend": backend,
+        "pool": pool,
+        "scale": scale,
+        "scaled_on": None if scale == "raw" else "train" if train is not None else "the bank itself",
+        "trials": "all pairs" if trials is None else "given",
+        "exclude_same_session": exclude_same_session if trials is None else None,
+        "same_session_removed": removed,
+        "min_dcf_needs": {str(p): dict(zip(("impostor", "target"), trials_needed(p), strict=True)) for p in PRIORS},
+        "n_boot": n_boot,
+        "seed": seed,
+    }
+    if backend != "cosine" and train is not None:
+        who = train.labels("speaker")
+        features, known, who = _discriminant(features, known, who, dimensions)
+        speakers = len(set(who))
+        settings |= {"train_speakers": speakers, "train_utterances": len(who), "dimensions": features.shape[1]}
+        if backend == "plda" and (speakers < 50 or len(who) < 5 * speakers):
+            warnings.warn(
+                f"PLDA is fitted on {len(who)} utterances of {speakers} speakers; its covariances want at least 50 "
+                "speakers with 5 each: compare with backend='lda' before trusting it.",
+                UserWarning,
+                stacklevel=2,
+            )
+    if backend == "plda":
+        score = fit_plda(known, who).scores
+    else:
+        features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), np.finfo(float).tiny)
+        score = _cosine
+    size = max(1, BLOCK // features.shape[1])
+    parts = [slice(start, start + size) for start in range(0, len(same), size)]
+    scores = np.concatenate([score(features[enrol[part]], features[test[part]]) for part in parts])
+    return TrialScores(utterances=bank.table, enrol=enrol, test=test, same=same, scores=scores, settings=settings)
+
+
+def _cosine(enrol: Float[np.ndarray, "trials dim"], test: Float[np.ndarray, "trials dim"]) -> np.ndarray:
+    """Of vectors of length 1."""
+    return np.einsum("td,td->t", enrol, test)
+
+
+def _check_train(bank: FeatureBank, train: FeatureBank) -> None:
+    ours, theirs = bank.about.get("model"), train.about.get("model")
+    if ours is not None and theirs is not None and ours != theirs:
+        raise ValueError(f"bank and train are of different models ({ours}, {theirs}); collect both from one.")
+    if both := sorted({*bank.labels("speaker")} & {*train.labels("speaker")}):
+        raise ValueError(
+            f"{len(both)} speaker(s) are in train as well as in bank ({', '.join(both[:3])}{', …' * (len(both) > 3)}): "
+            "what was fitted on a voice cannot be judged by it; use bank.where(speaker=...) to part them."
+        )
+
+
+def _features(bank: FeatureBank, site: str, pool: str | None) -> Float[np.ndarray, "utterances dim"]:
+    if bank.is_frames(site):
+        raise ValueError(f"{site} has a row for each frame; trials compare utterances: collect it with 'mean+std'.")
+    return bank.features(site, pool if "reduce" in bank.about else None)
+
+
+def _discriminant(
+    features: np.ndarray, known: np.ndarray, who: np.ndarray, dimensions: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Both in the space of a linear discriminant analysis, and the speakers of what it was fitted on."""
+    try:
+        from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    except ImportError as error:
+        raise ImportError("discriminant analysis needs scikit-learn: pip install 'unisat[measure]'.") from error
+    several = pd.Series(who).groupby(who).transform("size").to_numpy() > 1
+    known, who = known[several], who[several].astype(str)
+    if len(set(who)) < 2:
+        raise ValueError(f"train needs two speakers with two utterances each or more, got {len(set(who))}.")
+    directions = min(dimensions, len(set(who)) - 1, known.shape[1])
+    model = LinearDiscriminantAnalysis(solver="eigen", shrinkage="auto", n_components=directions).fit(known, who)
+    return model.transform(features), model.transform(known), who
+
+
+def _trials(
+    bank: FeatureBank, trials: pd.DataFrame | str | Path | None, exclude_same_session: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Rows of both sides, which trials are targets, and how many targets of one session were left out."""
+    if trials is not None:
+        return *_listed(bank, trials if isinstance(trials, pd.DataFrame) else pd.read_csv(trials)), 0
+    pairs = len(bank) * (len(bank) - 1) // 2
+    if pairs > MOST_PAIRS:
+        raise ValueError(f"{len(bank)} utterances make {pairs:,} pairs, over {MOST_PAIRS:,}; give a list as trials=.")
+    speakers = np.unique(bank.labels("speaker").astype(str), return_inverse=True)[1]
+    enrol, test = np.triu_indices(len(bank), 1)
+    same = speakers[enrol] == speakers[test]
+    if not exclude_same_session:
+        return enrol, test, same, 0
+    try:
+        sessions = np.unique(bank.labels("session").astype(str), return_inverse=True)[1]
+    except ValueError as error:
+        raise ValueError(
+            f"two recordings of one session are easily told to be of one speaker, but {error} Or pass "
+            "exclude_same_session=False, and say so with the result."
+        ) from error
+    drop = same & (sessions[enrol] == sessions[test])
+    return enrol[~drop], test[~drop], same[~drop], int(drop.sum())
+
+
+def _listed(bank: FeatureBank, trials: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A trial list's rows of both sides, and which trials are targets."""
+    kind = next((kind for kind in ("_path", "_id", "") if {f"enrol{kind}", f"test{kind}"} <= set(trials)), None)
+    if kind is None or trials.empty:
+        raise ValueError(
+            f"a trial list needs the columns enrol_path and test_path (or enrol_id and test_id), label, and at least a "
+            f"row; got {list(trials)} with {len(trials)} rows."
+        )
+    places = _places(bank)
+    enrol, test = (
+        np.array([places.get(str(name), -1) for name in trials[f"{side}{kind}"]], dtype=int)
+        for side in ("enrol", "test")
+    )
+    for side, rows in (("enrol", enrol), ("test", test)):
+        if (lost := trials[f"{side}{kind}"][rows < 0]).any():
+            raise ValueError(
+                f"{lost.nunique()} {side} recording(s) of the trial list are not in the bank, or more than once: "
+                f"{', '.join(map(repr, lost.unique()[:3]))}; collect them too, or leave their trials out."
+            )
+    known = None
+    if "speaker" in bank.table and bank.table["speaker"].iloc[np.append(enrol, test)].notna().all():
+        speakers = bank.table["speaker"].astype(str).to_numpy()
+        known = speakers[enrol] == speakers[test]
+    if "label" not in trials:
+        if known is None:
+            raise ValueError("the trial list has no column label, and the bank does not know all its speakers.")
+        return enrol, test, known
+    meanings = {"1": True, "target": True, "true": True, "0": False, "nontarget": False, "false": False}
+    labels = [meanings.get(str(label).lower().removesuffix(".0")) for label in trials["label"]]
+    if None in labels:
+        wrong = trials["label"].iloc[labels.index(None)]
+        raise ValueError(
+            f"label must be 1 or 0 (or target, nontarget), got {str(wrong)!r} in row {labels.index(None)}."
+        )
+    same = np.array(labels, dtype=bool)
+    if known is not None and (known != same).any():
+        row = int(np.argmax(known != same))
+        raise ValueError(
+            f"{(known != same).sum()} label(s) contradict the bank's speakers, first in row {row}: label "
+            f"{str(trials['label'].iloc[row])!r}, speakers {speakers[enrol[row]]!r} and {speakers[test[row]]!r}."
+        )
+    return enrol, test, same
+
+
+def _places(bank: FeatureBank) -> dict[str, int]:
+    """The row of each utterance by its id, its path and the last parts of its path; -1 where several share a name."""
+    named: dict[str, set[int]] = {}
+    for row, name in enumerate(bank.ids):
+        named.setdefault(str(name), set()).add(row)
+    for row, path in enumerate(bank.table.get("path", [])):
+        if isinstance(path, str | Path):
+            parts = Path(path).parts
+            for start in range(len(parts)):
+                named.setdefault("/".join(parts[start:]).replace("//", "/"), set()).add(row)
+    return {name: rows.pop() if len(rows) == 1 else -1 for name, rows in named.items()}

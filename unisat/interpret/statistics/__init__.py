@@ -1,0 +1,1 @@
+"""Uncertainty and error rates, each written once: intervals, detection errors, information, shuffles, scaling."""

@@ -1,0 +1,114 @@
+"""How sure a number is: bootstrap over speakers and their utterances, jackknife over blocks of speakers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import special
+
+
+def two_level(
+    groups: Sequence[str] | np.ndarray, n_boot: int = 1000, *, seed: int = 0, within: bool = True
+) -> Int[np.ndarray, "n_boot utterances"]:
+    """How often each utterance counts in each of ``n_boot`` draws of speakers, then of utterances within each.
+
+    Utterances of one speaker are alike, so drawing utterances alone promises too narrow an interval (Wu et al., NIST,
+    PMC5484007). Use the rows of one call for all layers, so that differences between layers are paired.
+
+    Parameters
+    ----------
+    groups : (utterances,)
+        The speaker (or session) of each utterance.
+    within : bool
+        Draw utterances within each drawn speaker too; False keeps all of a drawn speaker's utterances.
+
+    Returns
+    -------
+    (n_boot, utterances)
+        Counts; each row has as many speakers as there are, a speaker drawn twice contributes twice.
+    """
+    names, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(f"an interval over groups needs at least two of them, got {len(names)}; give the speakers.")
+    if n_boot < 1:
+        raise ValueError(f"n_boot={n_boot} must be at least 1.")
+    draw = np.random.default_rng(seed)
+    drawn = draw.multinomial(len(names), np.full(len(names), 1 / len(names)), size=n_boot)  # (n_boot, speakers)
+    counts = drawn[:, codes]
+    if not within:
+        return counts
+    out = np.zeros_like(counts)
+    for group in range(len(names)):
+        members = np.flatnonzero(codes == group)
+        share = np.full(len(members), 1 / len(members))
+        # a speaker drawn twice has utterances drawn twice, independently
+        out[:, members] = draw.multinomial(drawn[:, group] * len(members), share)
+    return out
+
+
+def interval(draws: Float[np.ndarray, " n_boot"], level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of bootstrap draws; draws that are not finite are left out."""
+    finite = np.asarray(draws)[np.isfinite(draws)]
+    if not len(finite):
+        return float("nan"), float("nan")
+    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def as_good_as_best(
+    values: Float[np.ndarray, " candidates"], draws: Float[np.ndarray, "candidates n_boot"], level: float = 0.95
+) -> Bool[np.ndarray, " candidates"]:
+    """Which candidates cannot be told from the best, of paired draws; higher is better.
+
+    The truly best one is among them with probability ``level``, although the best of many is in part the luckiest: a
+    candidate is left out where another surpasses it by more than the ``level`` quantile of the largest of all
+    standardised differences from it (a max-statistic for each candidate; Hsu 1984, Annals of Statistics 12,
+    constrained multiple comparisons with the best).
+    """
+    noise = draws[:, np.isfinite(draws).all(0)]
+    noise = noise - noise.mean(1, keepdims=True)
+    gaps = noise[:, None] - noise[None]  # (others, candidates, n_boot)
+    error = np.sqrt((gaps**2).mean(-1)) + 1e-9 * max(1.0, np.abs(values).max())  # equal candidates have none
+    largest = np.quantile((gaps / error[..., None]).max(0), level, axis=-1)
+    surpassed = (values[:, None] - values[None]) / error
+    return surpassed.max(0) <= largest + 1e-6
+
+
+def lower_bounds(
+    values: Float[np.ndarray, " candidates"], draws: Float[np.ndarray, "candidates n_boot"], level: float = 0.95
+) -> Float[np.ndarray, " candidates"]:
+    """Bounds that all candidates lie above at once with probability ``level``, from the largest standardised draw."""
+    noise = draws[:, np.isfinite(draws).all(0)]
+    noise = noise - noise.mean(1, keepdims=True)
+    error = noise.std(1)
+    largest = (noise / np.where(error > 0, error, 1.0)[:, None]).max(0)
+    return values - np.quantile(largest, level) * error
+
+
+def partition(units: Sequence[Any] | np.ndarray, count: int, seed: int = 0) -> Int[np.ndarray, " rows"]:
+    """The block of each row: units (speakers) in a random order dealt into at most ``count`` blocks."""
+    names, codes = np.unique(np.asarray(units, dtype=str), return_inverse=True)
+    return (np.random.default_rng(seed).permutation(len(names)) % min(count, len(names)))[codes]
+
+
+def leave_out(
+    measure: Callable[[np.ndarray], np.ndarray], rows: int, parts: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Measure on all rows, and again without each block."""
+    everything = measure(np.arange(rows))
+    if parts is None:
+        return everything, None
+    return everything, np.stack([measure(np.flatnonzero(parts != part)) for part in range(parts.max() + 1)])
+
+
+def jackknife(values: np.ndarray, left_out: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """95 % interval of a similarity from its values without each block (Student's t, cut at -1 and 1)."""
+    if left_out is None:
+        return np.full_like(values, np.nan), np.full_like(values, np.nan)
+    student = special.stdtrit(len(left_out) - 1, 0.975)
+    squares = (left_out - left_out.mean(0)) ** 2
+    half = student * np.sqrt((len(left_out) - 1) * squares.mean(0))
+    return np.clip(values - half, -1, 1), np.clip(values + half, -1, 1)

@@ -1,0 +1,168 @@
+"""How the quantizer chooses, frame by frame, and how many of its entries are in use over frames and over training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unisat.clusters import entropy
+from unisat.interpret.units.codebook import corrected_entropy, frames_to_call_dead, unseen_if_uniform
+from unisat.quantizer import perplexity
+
+DRAWS = 30
+"""Random choices of frames that a point of a curve is the mean of."""
+
+SOFT_DRAWS = 4  # a mean of probabilities varies less than a count
+
+
+def gumbel_noise(shape: tuple[int, ...], seed: int) -> Tensor:
+    """What `unisat.quantizer.gumbel_choice` adds to logits of this shape, from a generator that starts at ``seed``."""
+    return -torch.empty(shape).exponential_(generator=torch.Generator().manual_seed(seed)).log()
+
+
+def plug_in(count: Int[np.ndarray, " entries"]) -> float:
+    """Perplexity of a histogram as it is, ``exp`` of its entropy: low where frames are few."""
+    return float(np.exp(entropy(count)))
+
+
+def corrected(count: Int[np.ndarray, " entries"]) -> float:
+    """Perplexity of what a histogram was drawn from, see `corrected_entropy`; at most the number of entries."""
+    return min(float(len(count)), float(np.exp(corrected_entropy(count))))
+
+
+def perplexities(logits: Float[Tensor, "frames groups entries"]) -> pd.DataFrame:
+    """How many entries are in use, one row for each group.
+
+    Parameters
+    ----------
+    logits : (frames, groups, entries)
+        Of the frames that count.
+
+    Returns
+    -------
+    DataFrame
+        ``frames``; ``used`` entries and ``used_if_even``, expected of a book in even use; ``dead``, missing where there
+        are too few frames to tell (`frames_to_call_dead`); perplexities: ``soft``, of the mean softmax; ``hard``, of
+        the choices without noise, plug-in; ``corrected`` for the number of frames.
+    """
+    frames, groups, entries = logits.shape
+    soft = perplexity(logits.softmax(-1)).tolist()
+    rows = []
+    for group in range(groups):
+        count = torch.bincount(logits[:, group].argmax(-1).cpu(), minlength=entries).numpy()
+        used = int((count > 0).sum())
+        rows.append(
+            {
+                "group": group,
+                "frames": frames,
+                "used": used,
+                "used_if_even": entries - float(unseen_if_uniform(entries, frames)),
+                "dead": entries - used if frames >= frames_to_call_dead(entries) else None,
+                "soft": soft[group],
+                "hard": plug_in(count),
+                "corrected": corrected(count),
+            }
+        )
+    table = pd.DataFrame(rows)
+    return table.assign(dead=table["dead"].astype("Int64"))
+
+
+def perplexity_over_frames(logits: Float[Tensor, "frames entries"], *, points: int = 25, seed: int = 0) -> pd.DataFrame:
+    """Perplexity of one group over the number of frames, drawn at random from those at hand.
+
+    Each value is ``exp`` of the mean entropy over draws of so many frames, so that a book of which few frames show
+    little can be told from one that is little used.
+
+    Returns
+    -------
+    DataFrame
+        ``frames``; ``soft``, ``hard`` and ``corrected`` as in `perplexities`; ``even``: the plug-in that a book in even
+        use is expected to show at as many frames.
+    """
+    total, entries = logits.shape
+    sizes = np.unique(np.geomspace(min(10, total), total, points).round().astype(int))
+    draw = np.random.default_rng(seed)
+    probabilities = logits.double().softmax(-1).cpu().numpy()
+    soft = np.zeros(len(sizes))
+    for _ in range(SOFT_DRAWS):
+        parts = np.add.reduceat(probabilities[draw.permutation(total)], np.append(0, sizes[:-1]), axis=0)
+        soft += [entropy(mean) / SOFT_DRAWS for mean in parts.cumsum(0)]
+    count = torch.bincount(logits.argmax(-1).cpu(), minlength=entries).numpy()
+    seen = [draw.multivariate_hypergeometric(count, size, DRAWS, method="marginals") for size in sizes]
+    even = [draw.multinomial(size, np.full(entries, 1 / entries), DRAWS) for size in sizes]
+    return pd.DataFrame(
+        {
+            "frames": sizes,
+            "soft": np.exp(soft),
+            "hard": _mean_perplexity(seen),
+            "corrected": [min(entries, float(np.exp(corrected_entropy(counts).mean()))) for counts in seen],
+            "even": _mean_perplexity(even),
+        }
+    )
+
+
+def perplexity_over_steps(history: pd.DataFrame | str | Path, group: int) -> pd.DataFrame:
+    """Perplexity of one group over training, from the log of `unisat.training`.
+
+    Parameters
+    ----------
+    history : DataFrame or path
+        ``train.csv``, the folder that holds it, or a table with ``step``, ``prob_perplexity_0`` and
+        ``code_perplexity_0``, and so on for each group; perhaps ``corrected_perplexity_0``.
+    group : int
+        Counted from 0.
+
+    Returns
+    -------
+    DataFrame
+        ``step``, ``soft``, ``hard``, and ``corrected`` where the log has it (that of `unisat.training` does not keep
+        the counts that it would take).
+
+    Raises
+    ------
+    ValueError
+        If a column is missing, or nothing was logged.
+    """
+    table = read_history(history)
+    names = {"step": "step", f"prob_perplexity_{group}": "soft", f"code_perplexity_{group}": "hard"}
+    missing = [name for name in names if name not in table]
+    if missing:
+        raise ValueError(
+            f"the history has no {' and no '.join(missing)}, only {', '.join(map(str, table.columns))}; give the "
+            "train.csv that unisat pretrain writes, of a model with as many groups."
+        )
+    names[f"corrected_perplexity_{group}"] = "corrected"
+    return table[[name for name in names if name in table]].rename(columns=names)
+
+
+def read_history(history: pd.DataFrame | str | Path) -> pd.DataFrame:
+    """Give the log of a training run, from its file or folder or as it is; refuse one without rows."""
+    if not isinstance(history, pd.DataFrame):
+        path = Path(history)
+        path = path / "train.csv" if path.is_dir() else path
+        try:
+            history = pd.read_csv(path)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{path} could not be read as a log of training ({error}); give train.csv or its folder."
+            ) from error
+    if history.empty:
+        raise ValueError("the history has no rows; train some steps first.")
+    return history
+
+
+def step_of_temperature(history: pd.DataFrame, temperature: float) -> float | None:
+    """The step at which training first was nearest to a temperature; None where the log does not say."""
+    if "temperature" not in history:
+        return None
+    distance = (history["temperature"] - temperature).abs().to_numpy()
+    return float(history["step"].iloc[int(distance.argmin())])
+
+
+def _mean_perplexity(draws: list[np.ndarray]) -> np.ndarray:
+    return np.array([np.exp(np.mean([entropy(count) for count in counts])) for counts in draws])
