@@ -34,7 +34,7 @@ def main() -> None:
         "",
         "What enters the first layer is exact from 1.28 s of context on, the reach of the positional convolution. What "
         "remains is attention beyond the context, and grows from layer to layer. It depends on the model and the "
-        "speech: `us.chunk_error` measures it on yours.",
+        "speech: `us.interpret.chunk_error` measures it on yours.",
         "",
     ]
     for layer, title in ((0, "What enters the first layer"), (model.config.num_hidden_layers, "The last layer")):

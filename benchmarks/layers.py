@@ -64,7 +64,7 @@ def codebook() -> tuple[pd.DataFrame, pd.DataFrame]:
     return report.summary(), report.information
 
 
-def reports(everything: us.FeatureBank) -> dict[str, us.LayerReport]:
+def reports(everything: us.FeatureBank) -> dict[str, us.interpret.LayerReport]:
     """Probes of each target."""
     unseen = everything.where(split="unseen")
     sexed = everything.where(sex=["F", "M"])
@@ -105,7 +105,7 @@ def number(value: float, low: float, high: float) -> str:
     return f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
-def probe_table(report: us.LayerReport) -> list[str]:
+def probe_table(report: us.interpret.LayerReport) -> list[str]:
     """A report as Markdown: a row for each layer, the baselines that have no layers below."""
     rows = report.table()
     rows = rows[rows["metric"] == "bal_acc"]
@@ -177,7 +177,9 @@ def codebook_tables(summary: pd.DataFrame, information: pd.DataFrame) -> list[st
     return lines
 
 
-def page(found: dict[str, us.LayerReport], trials: pd.DataFrame, usage: tuple[pd.DataFrame, pd.DataFrame]) -> str:
+def page(
+    found: dict[str, us.interpret.LayerReport], trials: pd.DataFrame, usage: tuple[pd.DataFrame, pd.DataFrame]
+) -> str:
     """docs/layers.md."""
     lines = ["# What the layers of the built-in checkpoint know", ""]
     lines += [f"Written by `python benchmarks/layers.py` on {datetime.date.today().isoformat()}, as it comes out."]

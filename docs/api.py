@@ -23,5 +23,6 @@ def modules() -> list[str]:
 if __name__ == "__main__":
     # a named tuple's shapes are strings that pdoc cannot look up; it prints them as they stand
     warnings.filterwarnings("ignore", "Error parsing type annotation")
+    unisat.__all__ = dir(unisat)  # pdoc shows these on the first page
     pdoc.render.configure(docformat="numpy", footer_text=f"unisat {unisat.__version__}")
     pdoc.pdoc(*modules(), output_directory=TARGET)

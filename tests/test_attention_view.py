@@ -28,7 +28,7 @@ def clips(*ids):
     return Batch.from_arrays(waveforms[: len(ids)], sampling_rate=16_000, ids=list(ids))
 
 
-class Patterns(unisat.Trace):
+class Patterns(unisat.interpret.Trace):
     """Stands for a trace of two blocks with three heads; of the padded frames, utterance 1 has 30 valid ones."""
 
     ids = ("amy", "bob")

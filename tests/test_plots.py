@@ -38,7 +38,7 @@ def masked():
     return mask
 
 
-class Trace(unisat.Trace):
+class Trace(unisat.interpret.Trace):
     """Two utterances of 4 and 3 frames; hidden.k of utterance b is full of ``k + 10 b``, padding of 1000."""
 
     sites = ("hidden.10", "hidden.0", "hidden.2", "conv.out")

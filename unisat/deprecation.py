@@ -59,7 +59,9 @@ def _moved(old: str, homes: tuple[str, ...], name: str) -> Any:
     raise AttributeError(f"module {old!r} has no attribute {name!r}; its contents are now in {', '.join(homes)}.")
 
 
-def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+def renamed(
+    module: str, names: Mapping[str, str], otherwise: Callable[[str], Any] | None = None
+) -> Callable[[str], Any]:
     """Give the ``__getattr__`` of a module in which some names have changed.
 
     Parameters
@@ -68,13 +70,17 @@ def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
         The module's own name, ``__name__``.
     names : dict
         New dotted names by old names, ``{"fresh": "unisat.interpret.features.collect.untrained_twin"}``.
+    otherwise : callable, optional
+        The module's ``__getattr__`` for all other names.
     """
-    return lambda name: _renamed(module, names, name)
+    return lambda name: _renamed(module, names, otherwise, name)
 
 
-def _renamed(module: str, names: Mapping[str, str], name: str) -> Any:
+def _renamed(module: str, names: Mapping[str, str], otherwise: Callable[[str], Any] | None, name: str) -> Any:
     if name not in names:
-        raise AttributeError(f"module {module!r} has no attribute {name!r}.")
+        if otherwise is None:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}.")
+        return otherwise(name)
     _warn(f"{module}.{name}", names[name])
     home, _, new = names[name].rpartition(".")
     return getattr(importlib.import_module(home), new)

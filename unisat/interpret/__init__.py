@@ -14,9 +14,17 @@ room                 question
 `statistics`         How sure is a number?
 `result`             What a measurement returns.
 ===================  ==================================================
+
+Beside the rooms it gives the names that are not at the top of `unisat`: the classes `Trace`, `LayerReport` and
+`WeightedLayerSum`, and `rollout_of`, `chunk_error`, `active_scopes`.
 """
 
+import lazy_loader
+
 from unisat.deprecation import old_modules
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
 
 old_modules(
     __name__,
