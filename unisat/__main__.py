@@ -1,4 +1,4 @@
-"""``python -m unisat``: the same as the command ``unisat``."""
+"""``python -m unisat`` does the same as the command ``unisat``."""
 
 from unisat.cli import main
 

@@ -1,4 +1,4 @@
-"""What can be measured on a waveform without a model: MFCC, log-mel bands, loudness; the baselines of every probe."""
+"""Measurements of a waveform that need no model: MFCC, log-mel bands and loudness, the baselines of every probe."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 from unisat.frames import SAMPLE_RATE
 
 LEAST_DB = -100.0
-"""Level that silence is given, in dB of full scale."""
+"""Level given to silence, in dB of full scale."""
 
 
 def mfcc(waveform: Float[Tensor, " samples"]) -> Float[Tensor, "frames 39"]:
     """13 MFCC with Kaldi's defaults, their deltas and the deltas of those, 100 frames a second.
 
-    As fairseq's ``dump_mfcc_feature.py``: 23 mel bins, windows of 25 ms every 10 ms, no energy, no dither, no mean
-    normalisation, samples in [-1, 1].
+    The settings are those of fairseq's ``dump_mfcc_feature.py``: 23 mel bins, windows of 25 ms every 10 ms, no energy,
+    no dither, no mean normalisation, samples in [-1, 1].
     """
     kaldi = _kaldi("MFCC")
     options = kaldi.MfccOptions()
@@ -30,9 +30,9 @@ def mfcc(waveform: Float[Tensor, " samples"]) -> Float[Tensor, "frames 39"]:
 
 
 def deltas(features: Float[Tensor, "frames dim"]) -> Float[Tensor, "frames dim"]:
-    """Slope of each feature over five frames, the first and the last repeated beyond the ends.
+    """Slope of each feature over five frames: ``sum over n = 1, 2 of n (c[t + n] - c[t - n]) / 10``.
 
-    ``sum over n = 1, 2 of n (c[t + n] - c[t - n]) / 10``.
+    The first and the last frame are repeated beyond the ends.
     """
     if not len(features):
         return features
@@ -42,7 +42,7 @@ def deltas(features: Float[Tensor, "frames dim"]) -> Float[Tensor, "frames dim"]
 
 
 def log_mel(waveform: Float[Tensor, " samples"], bands: int = 80) -> Float[Tensor, "frames bands"]:
-    """Logarithm of the energy in mel bands, Kaldi's defaults (Povey window, pre-emphasis), 100 frames a second."""
+    """Logarithm of the energy in mel bands with Kaldi's defaults (Povey window, pre-emphasis), 100 frames a second."""
     kaldi = _kaldi("log-mel bands")
     options = kaldi.FbankOptions()
     options.mel_opts.num_bins = bands
@@ -50,7 +50,7 @@ def log_mel(waveform: Float[Tensor, " samples"], bands: int = 80) -> Float[Tenso
 
 
 def loudness(waveform: Float[Tensor, " samples"]) -> float:
-    """Root mean square of a waveform in dB, 0 for a full-scale square wave; silence is given -100."""
+    """Root mean square of a waveform in dB: 0 for a square wave at full scale, -100 for silence."""
     power = float(waveform.double().square().mean()) if len(waveform) else 0.0
     return max(LEAST_DB, 10 * float(np.log10(power))) if power > 0 else LEAST_DB
 
@@ -64,7 +64,7 @@ def _kaldi(what: str) -> Any:
 
 
 def _frames(kind: Any, options: Any, waveform: Float[Tensor, " samples"], width: int) -> Float[Tensor, "frames width"]:
-    """Frames of one of Kaldi's computers, without dither, at our rate."""
+    """Frames from one of Kaldi's feature computers, without dither, at 16,000 Hz."""
     options.frame_opts.dither = 0
     options.frame_opts.samp_freq = SAMPLE_RATE
     computer = kind(options)

@@ -1,4 +1,4 @@
-"""The command ``unisat``: pretraining and its parts, from recipes.
+"""The command ``unisat``: it trains models as recipes describe them.
 
 unisat pretrain --config recipes/tiny-1.toml --set optimizer.steps=100
 unisat xvector --config recipes/tiny-xvector.toml
@@ -14,11 +14,11 @@ from typing import Any
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; a user's mistake is one line on standard error and exit status 2."""
+    """Run the command; a user's mistake gives one line on standard error and exit status 2."""
     parser = argparse.ArgumentParser(prog="unisat", description="UniSpeech-SAT, taken apart and trained.")
     commands = parser.add_subparsers(dest="command", required=True)
     about = {
-        "pretrain": "train the objective, from targets to model; goes on where an earlier run stopped",
+        "pretrain": "pretrain a model, from targets to weights; continue an earlier run that stopped",
         "xvector": "train a speaker embedding on a pretrained model",
     }
     for name, text in about.items():
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             help="change a value of the recipe",
         )
         if name == "pretrain":
-            command.add_argument("--fresh", action="store_true", help="refuse to go on from a checkpoint")
+            command.add_argument("--fresh", action="store_true", help="refuse to continue from a checkpoint")
     options = parser.parse_args(arguments)
     try:
         if options.command == "pretrain":
@@ -50,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _setting(text: str) -> tuple[str, Any]:
-    """``optimizer.steps=100`` as a name and a value; the value is TOML, or else a string."""
+    """Split ``optimizer.steps=100`` into a name and a value; a value that is not TOML stays a string."""
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, as in optimizer.steps=100")
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE; write it like optimizer.steps=100")
     try:
         return name, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

@@ -1,4 +1,4 @@
-"""What a model accepts: each check says what came, what was expected and what to do."""
+"""Checks of what a model is given: each error says what came, what was expected and what to do."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from unisat.frames import SAMPLE_RATE, valid_positions
 
 
 def sample_lengths(attention_mask: Tensor) -> Int[Tensor, " batch"]:
-    """Samples of each utterance, from a mask that is 1 on samples and 0 on the padding behind them.
+    """Number of samples of each utterance, from a mask that is 1 on samples and 0 on the padding behind them.
 
     Raises
     ------
     ValueError
-        If the mask is not two-dimensional, an utterance is wholly masked, or its zeros are not all behind its
-        ones. The reference counts the ones and would read such a batch as if it were padded on the right.
+        If the mask is not two-dimensional, is 0 for a whole utterance, or has a 0 in front of a 1. The reference
+        counts the ones, so it reads such a batch as if it were padded on the right.
     """
     if attention_mask.ndim != 2:
         raise ValueError(f"attention_mask must be (batch, samples), got {tuple(attention_mask.shape)}.")
@@ -25,14 +25,14 @@ def sample_lengths(attention_mask: Tensor) -> Int[Tensor, " batch"]:
     lengths = kept.sum(-1)
     if empty := (lengths == 0).nonzero().flatten().tolist():
         raise ValueError(
-            f"attention_mask is all zeros for utterance(s) {empty}: nothing is left to listen to; "
-            "drop them from the batch."
+            f"attention_mask is all zeros for utterance(s) {empty}; expected 1 on the samples of each utterance. "
+            "Drop empty utterances from the batch."
         )
     if not torch.equal(kept, valid_positions(lengths, kept.shape[1])):
         wrong = (kept != valid_positions(lengths, kept.shape[1])).any(-1).nonzero().flatten().tolist()
         raise ValueError(
-            f"attention_mask has zeros in front of ones for utterance(s) {wrong}: unisat expects padding on the "
-            "right, ones first and zeros after them (padding_side='right'); move the samples to the front."
+            f"attention_mask has zeros in front of ones for utterance(s) {wrong}; expected padding on the right, "
+            "ones first and zeros behind them (padding_side='right'): move the samples to the front."
         )
     return lengths
 
@@ -40,11 +40,11 @@ def sample_lengths(attention_mask: Tensor) -> Int[Tensor, " batch"]:
 def check_waveforms(
     input_values: Tensor, attention_mask: Tensor | None, config: UniSpeechSatConfig
 ) -> Int[Tensor, " batch"]:
-    """Refuse what is not a batch of waveforms; give the samples of each utterance."""
+    """Refuse anything but a batch of waveforms; return the number of samples of each utterance."""
     if input_values.ndim != 2:
         raise ValueError(
             f"input_values must be (batch, samples), got {tuple(input_values.shape)}; "
-            "add a batch axis to a single recording with waveform[None], and mix channels down to one."
+            "give a single recording a batch axis with waveform[None], and mix channels down to one."
         )
     if not input_values.is_floating_point():
         raise ValueError(
@@ -74,12 +74,12 @@ def check_waveforms(
 
 
 def check_mask(mask_time_indices: Tensor | None, valid: Tensor) -> None:
-    """Refuse a mask that is not one boolean for each frame."""
+    """Refuse a mask that does not hold one boolean for each frame."""
     if mask_time_indices is None:
         return
     if mask_time_indices.shape != valid.shape or mask_time_indices.dtype != torch.bool:
         raise ValueError(
             f"mask_time_indices must be {tuple(valid.shape)} (batch, frames) of bool, True on frames to hide; got "
             f"{tuple(mask_time_indices.shape)} of {mask_time_indices.dtype}. "
-            "Frames are not samples; turn 0 and 1 into booleans with mask.bool()."
+            "The mask counts frames, not samples. Turn 0 and 1 into booleans with mask.bool()."
         )

@@ -1,4 +1,4 @@
-"""Islands of full precision in a model that otherwise computes in half, and a logarithm that is safe at 0."""
+"""Full precision inside a model that computes in half precision, and a logarithm that is safe at 0."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ R = TypeVar("R")
 
 
 def widen(tensor: Tensor) -> Tensor:
-    """float16 and bfloat16 as float32; anything else, float64 among it, as it is."""
+    """Convert float16 and bfloat16 to float32; any other dtype, float64 too, stays as it is."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def xlogx(probability: Tensor) -> Tensor:
-    """``x ln x``, 0 at 0, with a gradient that is finite there.
+    """``x ln x``, which is 0 at 0 and has a finite gradient there.
 
-    The gradient of `torch.xlogy` at 0 is NaN, and a softmax in front of it does not help (0 · NaN). Codebook entries of
-    probability 0 are no rare thing: a fresh quantizer's logits have a standard deviation of ``sqrt(hidden_size)``, and
-    ``exp(-104)`` is 0 in float32. (fairseq takes ``ln(x + 1e-7)``.)
+    The gradient of `torch.xlogy` at 0 is NaN, and a softmax before it does not help, because 0 · NaN is NaN. Codebook
+    entries with probability 0 are common: the logits of a fresh quantizer have a standard deviation of
+    ``sqrt(hidden_size)``, and ``exp(-104)`` is 0 in float32. (fairseq takes ``ln(x + 1e-7)``.)
     """
     return probability * probability.clamp(min=torch.finfo(probability.dtype).tiny).log()
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function compute in float32 or better, whatever the model around it computes in.
+    """Make a function compute in float32 or better, whatever precision the model around it uses.
 
-    Cosines over a temperature of 0.1, logarithms of small probabilities and means over a thousand frames lose too
-    much in half precision (the authors cast the same places to float). The function's tensors are widened and
-    autocasting is off inside it.
+    Half precision loses too much in cosines over a temperature of 0.1, in logarithms of small probabilities and in
+    means over a thousand frames. The authors cast the same places to float. The function gets widened tensors and
+    runs without autocasting.
     """
 
     @wraps(function)

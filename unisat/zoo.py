@@ -23,27 +23,27 @@ def folder(name: str = "tiny") -> Path:
     Raises
     ------
     ValueError
-        If there is none of that name.
+        If no built-in checkpoint has this name.
     """
     names = sorted(path.name for path in FOLDER.iterdir() if path.is_dir()) if FOLDER.is_dir() else []
     if name not in names:
         raise ValueError(
             f"there is no built-in checkpoint {name!r}; there are: {', '.join(names) or 'none'}. For a folder or a "
-            "model on the hub see UniSpeechSatModel.from_pretrained."
+            "model on the hub use UniSpeechSatModel.from_pretrained."
         )
     return FOLDER / name
 
 
 def load(name: str = "tiny", head: str | None = None) -> UniSpeechSatPreTrainedModel:
-    """Load a checkpoint that comes with unisat, in evaluation mode, in float32; no network is needed.
+    """Load a built-in checkpoint in float32 and in evaluation mode; this needs no network.
 
     Parameters
     ----------
     name : {"tiny"}
-        Six pre-LN layers of width 192, pretrained on a few hours of recorded speech; its card says on what, how, and
-        what it is not good for.
+        Six pre-LN layers of width 192, pretrained on a few hours of recorded speech. The model card describes the
+        data, the training and the limits.
     head : {None, "pretraining", "xvector"}
-        The backbone alone, with the parts of its pretraining objective, or with its speaker embedding.
+        None gives the backbone alone, "pretraining" adds the parts of its objective, "xvector" its speaker embedding.
     """
     if head not in HEADS:
         raise ValueError(f"head={head!r} must be one of {', '.join(map(repr, HEADS))}.")
