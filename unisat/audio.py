@@ -1,7 +1,7 @@
-"""Sound in: a file or an array becomes a mono *waveform* of 16,000 samples a second.
+"""Reading sound: a file or an array becomes a mono *waveform* of 16,000 samples a second.
 
-A waveform here is a float32 tensor ``(samples,)`` on the CPU with full scale at -1 and 1. It is what one
-listens to: neither clipped nor made louder. `normalize` makes of it what the model reads.
+A waveform here is a float32 tensor ``(samples,)`` on the CPU with full scale at -1 and 1. It is for listening:
+it is neither clipped nor made louder. `normalize` turns it into what the model reads.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from torch import Tensor
 from unisat.frames import SAMPLE_RATE
 
 SUFFIXES = (".aif", ".aiff", ".au", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".sph", ".wav")
-"""Endings of sound files. libsndfile does not read m4a; it is here to be reported instead of overlooked."""
+"""Endings of sound files. libsndfile does not read m4a; it is listed so that such files are reported."""
 
 # zero point and full scale of the integer samples that have one
 INTEGERS = {"u1": (128, 2**7), "i2": (0, 2**15), "i4": (0, 2**31)}
 MOST_CHANNELS = 8
-# libsndfile says 2**63 - 1 samples where a stream's header says nothing
+# libsndfile gives 2**63 - 1 samples where a stream's header gives no length
 LONGEST = 2**40
 
 
@@ -43,18 +43,17 @@ def load(
     Parameters
     ----------
     path
-        A file that libsndfile reads (WAV, FLAC, Ogg Vorbis and Opus, MP3, ...), at any rate; or such a file's
-        bytes, or an open binary file, as an upload in a notebook gives them. Channels are averaged, with a
-        warning.
+        A file of any rate that libsndfile reads (WAV, FLAC, Ogg Vorbis and Opus, MP3, ...), the bytes of such a
+        file, or an open binary file, as uploads in a notebook give them. Channels are averaged, with a warning.
     name
-        What to call it in messages, if not by its path.
+        Name of the sound in messages; by default its path.
 
     Raises
     ------
     FileNotFoundError
-        If nothing lies at ``path``.
+        If ``path`` does not exist.
     ValueError
-        If it cannot be decoded, holds no samples, or holds samples that are NaN or infinite.
+        If the sound cannot be decoded, has no samples, or has samples that are NaN or infinite.
     """
     with _opened(path, name) as (sound, name):
         channels = sound.read(dtype="float32", always_2d=True)
@@ -63,7 +62,7 @@ def load(
 
 
 def duration(path: str | os.PathLike[str]) -> float:
-    """Length of a sound file in seconds, from its header alone; raises what `load` raises."""
+    """Length of a sound file in seconds, from its header alone; the errors are those of `load`."""
     with _opened(path, None) as (sound, _):
         return sound.frames / sound.samplerate
 
@@ -78,7 +77,7 @@ def as_waveform(audio: ArrayLike, sampling_rate: int | None) -> Float[Tensor, " 
         scaled to [-1, 1]. Up to eight channels, ``(channels, samples)`` or ``(samples, channels)``, are
         averaged, with a warning.
     sampling_rate
-        Samples a second, 16,000: an array does not say, and at another rate the model hears another voice.
+        Must be 16,000. An array does not hold its rate, and at another rate the model hears another voice.
     """
     if sampling_rate is None:
         raise ValueError("a bare array has no sample rate; pass sampling_rate=16000 or use resample.")
@@ -95,7 +94,7 @@ def resample(
 ) -> Float[Tensor, " samples"]:
     """Change the rate from ``sampling_rate`` to ``target`` samples a second, with soxr's high quality.
 
-    ``waveform`` is whatever `as_waveform` takes. What lies above half the lower rate is filtered away.
+    ``waveform`` is anything that `as_waveform` takes. Frequencies above half the lower rate are filtered out.
     """
     rates: tuple[Any, Any] = (sampling_rate, target)
     for rate in rates:
@@ -108,14 +107,14 @@ def normalize(waveform: Tensor) -> Float[Tensor, " samples"]:
     """Zero mean and unit variance over one utterance; silence becomes zeros.
 
     ``(x - mean) / sqrt(var + 1e-7)`` with the population variance, as in the reference's
-    ``Wav2Vec2FeatureExtractor``; the 1e-7 keeps what is almost silent from being blown up to full loudness.
+    ``Wav2Vec2FeatureExtractor``. The 1e-7 keeps almost silent sound from becoming as loud as speech.
     """
     if waveform.ndim != 1 or not len(waveform):
         raise ValueError(
             f"waveform must be (samples,), got {tuple(waveform.shape)}; normalise each utterance by itself, "
             "before padding."
         )
-    # in float64 the mean of equal samples is that sample exactly
+    # in float64 the mean of equal samples is exactly that sample
     double = waveform.double()
     centred = double - double.mean()
     return (centred / (centred.square().mean() + 1e-7).sqrt()).to(waveform.dtype)
@@ -126,8 +125,8 @@ def decibels(
 ) -> Float[Tensor, "frequencies windows"]:
     """Level of each frequency over time, in dB relative to a sine at full scale, at least -120 dB.
 
-    Short-time Fourier transform with a Hann window of ``window`` samples (25 ms) every ``hop`` samples
-    (10 ms); window ``w`` is centred on sample ``w * hop``, with silence before the start and after the end.
+    The short-time Fourier transform has a Hann window of ``window`` samples (25 ms) every ``hop`` samples
+    (10 ms). Window ``w`` is centred on sample ``w * hop``, with silence before the start and after the end.
     Row ``f`` is at ``f * 16000 / fft`` Hz.
     """
     hann = torch.hann_window(window, device=samples.device)
@@ -140,18 +139,18 @@ def decibels(
 
 @contextmanager
 def _opened(source: Any, name: str | None) -> Iterator[tuple[soundfile.SoundFile, str]]:
-    """Open a file, its bytes or an open file, and say what to call it; decoding errors become sentences."""
+    """Open a path, bytes or an open file, and give it a name; a decoding error becomes a ValueError with advice."""
     if hasattr(source, "read"):
         name = name or str(getattr(source, "name", "open file"))
         source = source.read()
         if isinstance(source, str):
-            raise ValueError(f"{name} is opened as text, expected bytes; open it with mode 'rb'.")
+            raise ValueError(f"{name} is opened as text; expected bytes: open it with mode 'rb'.")
     if isinstance(source, bytes | bytearray | memoryview):
         source, name = BytesIO(source), name or f"sound of {len(source)} bytes"
     else:
         source, name = Path(source), name or os.fspath(source)
         if source.is_dir():
-            raise ValueError(f"{name} is a folder, expected a sound file; see unisat.corpus.folder.")
+            raise ValueError(f"{name} is a folder; expected a sound file. unisat.corpus.folder reads folders.")
         if not source.exists():
             raise FileNotFoundError(f"{name} does not exist; check the path, or list its folder.")
     try:
@@ -168,13 +167,13 @@ def _opened(source: Any, name: str | None) -> Iterator[tuple[soundfile.SoundFile
     except (soundfile.SoundFileError, TypeError) as error:
         reason = getattr(error, "error_string", str(error)).rstrip(".")
         raise ValueError(
-            f"{name} could not be read as sound ({reason}); WAV, FLAC, Ogg, Opus and MP3 are, anything else "
-            "can be converted, for example with: ffmpeg -i INPUT output.wav"
+            f"{name} could not be read as sound ({reason}); expected WAV, FLAC, Ogg, Opus or MP3. Convert other "
+            "formats, for example with: ffmpeg -i INPUT output.wav"
         ) from error
 
 
 def _samples(audio: Any) -> np.ndarray:
-    """Fresh, finite, mono float32 array ``(samples,)`` of whatever `as_waveform` takes."""
+    """Fresh, finite, mono float32 array ``(samples,)`` from anything that `as_waveform` takes."""
     if isinstance(audio, Tensor):
         audio = audio.detach().cpu()
         audio = audio.float() if audio.dtype == torch.bfloat16 else audio
@@ -190,7 +189,7 @@ def _samples(audio: Any) -> np.ndarray:
             f"audio holds {given.dtype}, which has no agreed full scale; pass floating point in [-1, 1], or "
             "int16, int32 or uint8 if it is PCM of that width. A path goes to unisat.audio.load."
         )
-    # beyond float32 a float64 becomes infinite, and is refused as such
+    # a float64 beyond the range of float32 becomes infinite, and `_checked` refuses it
     with np.errstate(over="ignore"):
         samples = ((given.astype(np.float64) - zero) / full_scale if full_scale else given).astype(np.float32)
     if samples.ndim == 2:

@@ -1,4 +1,4 @@
-"""The authors' own checkpoints: names and sizes of a fairseq ``.pt`` file in the reference's terms."""
+"""The authors' own checkpoints: a fairseq ``.pt`` file under the reference's names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 PREFIX = "unispeech_sat."
 
-# pattern -> the reference's name; under PREFIX, unless it begins with ^
+# pattern and the reference's name, to which PREFIX is added unless it begins with ^
 _NAMES = [
     (r"w2v_encoder\.proj\.(.*)", r"^lm_head.\1"),
     (r"mask_emb", r"masked_spec_embed"),
@@ -37,17 +37,17 @@ _NAMES = [
     (r"quantizer\.vars", r"^quantizer.codevectors"),
     (r"quantizer\.weight_proj\.(.*)", r"^quantizer.weight_proj.\1"),
 ]
-# what such files hold besides tensors and Python's own types
+# types in such files besides tensors and Python's own
 _ALLOWED: list[Any] = [argparse.Namespace]
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a ``.pt`` file: fields of a `UniSpeechSatConfig`, and weights under the reference's names.
+    """Read a ``.pt`` file; return fields of a `UniSpeechSatConfig`, and weights under the reference's names.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no such file, it would run code when read, is no fairseq checkpoint, or has weights of
+        If the file does not exist, would run code when read, is not a fairseq checkpoint, or has weights of
         another architecture.
     """
     path = Path(path)
@@ -58,18 +58,18 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} holds more than weights and settings, and would run code when read: {error}"
+            f"{path} holds more than weights and settings and would run code when read: {error}"
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{path} is truncated or not a torch file ({error}); fetch it again.") from error
     if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
-        raise ValueError(f"{path} is no fairseq checkpoint: a dict with 'model' was expected.")
+        raise ValueError(f"{path} is not a fairseq checkpoint; a dict with 'model' was expected.")
     state, unknown = rename(content["model"])
     if unknown:
         raise ValueError(f"{path} has weights that UniSpeech-SAT does not have: {', '.join(sorted(unknown))}.")
     config = sizes(state, settings(content))
     if not config["do_stable_layer_norm"] and "project_hid.weight" in state:
-        # post-LN models have no such norm and do not use it; the reference keeps an identity in its place
+        # post-LN models do not have this norm; the reference has an identity in its place
         state.setdefault("layer_norm_for_extract.weight", torch.ones(config["hidden_size"]))
         state.setdefault("layer_norm_for_extract.bias", torch.zeros(config["hidden_size"]))
     return config, state
@@ -91,7 +91,7 @@ def rename(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
 
 
 def settings(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's own settings, of an older file (``args``) or a newer one (``cfg``); empty if there are none."""
+    """The model's settings, from ``args`` in older files and ``cfg`` in newer ones; empty if there are none."""
     found = content.get("args") or content.get("cfg") or {}
     found = vars(found) if isinstance(found, argparse.Namespace) else dict(found)
     inner = found.get("model", {})
@@ -104,14 +104,14 @@ def settings(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sizes(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of the config: widths, depths and norms off the weights, heads and strides off the settings."""
+    """Fields of the config: widths, depths and norms from the weights, heads and strides from the settings."""
     backbone = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
     try:
         width = len(backbone["masked_spec_embed"])
         taps = backbone["encoder.pos_conv_embed.conv.weight_v"]
         inner = len(backbone["encoder.layers.0.feed_forward.intermediate_dense.bias"])
     except KeyError as error:
-        raise ValueError(f"the checkpoint has no {error.args[0]}: is it a UniSpeech-SAT file?") from error
+        raise ValueError(f"the checkpoint has no {error.args[0]}; expected a UniSpeech-SAT file.") from error
     convs = [backbone[f"feature_extractor.conv_layers.{i}.conv.weight"] for i in range(_count(backbone, "conv_layers"))]
     stable = given.get("layer_norm_first", "layer_norm_for_extract.weight" in state)
     config: dict[str, Any] = {
@@ -151,7 +151,7 @@ def _count(state: Mapping[str, Tensor], part: str) -> int:
 
 
 def _strides(text: str) -> list[int]:
-    """Strides of ``[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2``, read without running it."""
+    """Strides in a text such as ``[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2``, which is not run."""
     strides: list[int] = []
     for found in re.finditer(r"\(\s*\d+\s*,\s*\d+\s*,\s*(\d+)\s*\)\s*\]\s*(?:\*\s*(\d+))?", text):
         strides += [int(found[1])] * int(found[2] or 1)

@@ -1,4 +1,4 @@
-"""What the models return: named results that also unpack as the reference's tuples do."""
+"""What the models return: named fields that also unpack like the reference's tuples."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class ModelOutput:
-    """Fields by name, ``out["name"]`` or ``out[0]``; as a tuple the reference's fields that are not None.
+    """Fields that are read by name, ``out.name`` or ``out["name"]``, or by position, ``out[0]``.
 
-    Fields marked ``ours`` are not the reference's: they are read by name and stay out of the tuple, so that
-    positions mean what they mean there.
+    Positions count the reference's fields that are not None. Fields marked `ours` are not in the reference; they are
+    read by name only, so positions mean the same as in the reference.
     """
 
     def keys(self) -> list[str]:
@@ -75,9 +75,9 @@ class Wav2Vec2BaseModelOutput(ModelOutput):
     extract_features : (batch, frames, conv_dim[-1])
         Output of the convolutions behind the layer norm of the feature projection.
     hidden_states : tuple of num_hidden_layers + 1 tensors (batch, frames, hidden), optional
-        What enters the first layer, then the output of each layer; the last is `last_hidden_state`.
+        Input of the first layer, then the output of each layer; the last is `last_hidden_state`.
     attentions : tuple of num_hidden_layers tensors (batch, heads, query frames, key frames), optional
-        Attention weights before dropout, None for a layer that LayerDrop skipped.
+        Attention weights before dropout; None for a layer that LayerDrop skipped.
     valid : (batch, frames)
         True on frames of the utterance, False on padding. Not in the reference.
     lengths : (batch,)
@@ -85,7 +85,7 @@ class Wav2Vec2BaseModelOutput(ModelOutput):
     conv_features : (batch, conv_dim[-1], frames)
         Output of the convolutions before any norm. Not in the reference.
     mask_time_indices : (batch, frames)
-        True on frames that were hidden, by a given mask or a drawn one. Not in the reference.
+        True on frames that a given or a drawn mask hid. Not in the reference.
     """
 
     last_hidden_state: Float[Tensor, "batch frames hidden"]
@@ -153,9 +153,9 @@ class XVectorOutput(ModelOutput):
     loss : (), optional
         AM-softmax loss, where labels were given.
     logits : (batch, xvector_output_dim)
-        What the loss compares with the speakers' weights; not for comparing voices.
+        Vectors that the loss compares with the speakers' weights. They do not serve to compare voices.
     embeddings : (batch, xvector_output_dim)
-        The x-vectors: compare voices by the cosine of these.
+        The x-vectors; compare voices by their cosine.
     hidden_states, attentions
         As in `Wav2Vec2BaseModelOutput`.
     """
@@ -171,44 +171,45 @@ class XVectorOutput(ModelOutput):
 class UniSpeechSatForPreTrainingOutput(ModelOutput):
     """What `UniSpeechSatForPreTraining` returns.
 
-    The reference leaves ``loss``, ``projected_quantized_states`` and ``codevector_perplexity`` None, and gives the
+    The reference leaves ``loss``, ``projected_quantized_states`` and ``codevector_perplexity`` None. It returns the
     convolutions' output as ``logits`` and the last hidden state as ``projected_states``. The fields from
-    `speaker_states` on are not in the reference; those from `terms` on need targets.
+    `prob_perplexity` on are not in the reference; those from `terms` on need targets.
 
     Attributes
     ----------
     loss : (), optional
-        The weighted total of `terms`, for each frame that the content loss counts (`unisat.losses.total_loss`).
+        Weighted total of `terms`, for each frame that the content loss counts (`unisat.losses.total_loss`).
     logits : (batch, frames, num_clusters)
         Cosine of `projected_states` and each label embedding, over the temperature.
     projected_states : (batch, frames, proj_codevector_dim)
-        `project_hid` of the last hidden state: what predicts the cluster.
+        `project_hid` of the last hidden state; it predicts the cluster.
     projected_quantized_states : (batch, frames, proj_codevector_dim)
         `project_q` of the quantized states of the contrastive layer.
     codevector_perplexity : (groups,)
-        Entries in use in each group of the codebook, of the hard choices on masked frames (on valid ones, where none
-        is masked); the reference's definition adds the groups up.
+        Number of entries in use in each group of the codebook, from the hard choices on masked frames, or on valid
+        ones where none is masked. The reference's definition adds the groups up.
     prob_perplexity : (groups,)
-        The same of the mean probabilities, which the diversity loss reads.
+        The same number from the mean probabilities; the diversity loss reads it.
     speaker_states : (batch, frames, codevector_dim)
         `speaker_proj` of the contrastive layer: the anchors of the contrastive loss.
     mask_time_indices : (batch, frames)
-        True on frames that were hidden, padding apart.
+        True on frames that were hidden, never on padding.
     mixing : Mixing, optional
-        What was mixed into which utterance, where; None where nothing could be.
+        What was mixed into which utterance, and where; None in evaluation and if ``mixing_prob`` is 0.
     terms, weights : dict
         Each term of the loss, unweighted, and its weight: ``content_masked``, ``content_unmasked``, ``contrastive``,
-        ``diversity``, ``feature_penalty``. A term whose weight is 0 and that costs something is left out.
+        ``diversity``, ``feature_penalty``. A term with weight 0 is left out if it costs time to compute.
     metrics : dict
         ``accuracy_masked``, ``accuracy_unmasked`` (of clusters), ``contrastive_accuracy``,
         ``contrastive_accuracy_chance`` and ``contrastive_chance`` (the loss that the best constant answer gets).
     instances : (masked frames, num_negatives), optional
-        What each masked frame was compared with, as numbers of masked frames; None for "infonce".
+        The masked frames that each masked frame was compared with, by their numbers; None for "infonce".
     utterances : (masked frames,)
         The utterance of each masked frame, in the order of ``mask_time_indices.nonzero()``.
     sample_size : int
-        Frames that `loss` is a mean over (fairseq's name): multiply by it to add losses up over batches. The masked
-        frames with a target, unmasked ones too where they have a weight; all masked ones where no content term has any.
+        Number of frames that `loss` is a mean over (fairseq's name); multiply by it to add losses up over batches.
+        It counts masked frames with a target, and unmasked ones if they have a weight. If no content term has a
+        weight, it counts all masked frames.
     """
 
     loss: Float[Tensor, ""] | None = None
