@@ -1,4 +1,4 @@
-"""`UniSpeechSatConfig`: the size and behaviour of a model, as the reference's ``config.json`` says it."""
+"""`UniSpeechSatConfig`: the size and behaviour of a model, under the names of the reference's ``config.json``."""
 
 from __future__ import annotations
 
@@ -66,13 +66,30 @@ _DIVIDES = (  # (divisor, dividend)
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """``" (did you mean …?)"`` with the closest known names, or nothing."""
+    """``" (did you mean …?)"`` with the closest known names, or an empty string."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file that exists.
+
+    Raises
+    ------
+    ValueError
+        If the file holds anything else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); check that it was downloaded whole.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}; expected a JSON object {{...}}.")
+    return values
+
+
 def _check_type(name: str, value: Any, default: Any) -> None:
-    """Refuse a value of another type than the field's default; where that is None or a list, `_check` looks."""
+    """Refuse a value whose type is not that of the default; `_check` looks where the default is None or a list."""
     expected = (int, float) if isinstance(default, float) else type(default)
     if default is MISSING or default is None or (isinstance(value, expected) and type(value) is not bool):
         return
@@ -86,14 +103,14 @@ def _check_type(name: str, value: Any, default: Any) -> None:
 class UniSpeechSatConfig:
     """Sizes, norms, dropouts and masks of a UniSpeech-SAT model, checked when made and when changed.
 
-    Every field carries the name and default of ``transformers`` 4.37.2, where they are documented; the fields
-    that need a word here:
+    The reference's fields have the names and defaults of ``transformers`` 4.37.2, which documents them. This list
+    holds the other fields, and those that need more words.
 
     Parameters
     ----------
     do_stable_layer_norm : bool
-        False: layer norms behind each residual sum (post-LN, Base). True: in front of attention and
-        feed-forward, and once more at the end (pre-LN, Large).
+        False puts a layer norm behind each residual sum (post-LN, Base). True puts one in front of attention and
+        of feed-forward, and one at the end (pre-LN, Large).
     feat_extract_norm : {"group", "layer"}
         Norm of the convolutional front end: group norm over time in its first layer, or layer norm over
         channels in every layer.
@@ -102,40 +119,41 @@ class UniSpeechSatConfig:
     adapter_attn_dim : int, optional
         Width of the adapter behind each layer's feed-forward (pre-LN models only); None for no adapters.
     utterance_contrastive_layer : int, optional
-        Layer, counted from 1, whose output the contrastive loss and the quantizer read; None for the middle one, as in
-        both released sizes. The reference does not have this field.
+        Layer, counted from 1, whose output the contrastive loss and the quantizer read. None is the middle layer, as
+        in both released sizes. The reference does not have this field.
     num_negatives : int
-        Instances that each masked frame is compared with in the "bce" form of the contrastive loss, of its own
-        utterance too; the authors' ``cross_sample_instances``.
+        Number of instances that each masked frame is compared with in the "bce" form of the contrastive loss. They
+        may come from its own utterance too. The authors call it ``cross_sample_instances``.
     masked_loss_weight, unmasked_loss_weight : float
-        Weight of the content loss on masked and on unmasked frames; 1 and 0 in HuBERT and all released models.
+        Weights of the content loss on masked and on unmasked frames; 1 and 0 in HuBERT and all released models.
     contrastive_loss_weight, diversity_loss_weight, feature_penalty_weight : float
-        Weights of the other terms of the pretraining objective. Only the last, 10, is published; 1 and 0.1 are
-        unisat's choice (the released Large ended with 0 and 0).
+        Weights of the other terms of the pretraining objective. Only the last default, 10, is published; 1 and 0.1
+        are unisat's choice (the released Large ended with 0 and 0).
     contrastive_loss : {"bce", "infonce"}
         The utterance-wise contrastive loss as released or as the paper writes it; see `unisat.losses`.
     diversity_loss : {"perplexity", "entropy"}
-        The authors' form, or wav2vec 2.0's formula; about a hundredfold apart.
+        The authors' form, or wav2vec 2.0's formula; its values are about a hundred times smaller.
     feature_grad_mult : float
-        Scale of the gradient that reaches the convolutions in training (0.1 for the released Base, 1 for Large).
+        Factor on the gradient that reaches the convolutions in training (0.1 for the released Base, 1 for Large).
     mixing_prob : float
-        Probability that a stretch of another utterance is mixed into an utterance when `UniSpeechSatForPreTraining`
-        trains (0.2 is best supported for Base, 0.5 for Large); `mixing_normalize` brings the mixture back to zero
-        mean and unit variance, for models that expect it.
+        Probability that `UniSpeechSatForPreTraining` mixes a stretch of another utterance into an utterance in
+        training. The best evidence is for 0.2 with Base and 0.5 with Large.
+    mixing_normalize : bool
+        Whether mixtures are brought back to zero mean and unit variance, for models that expect it.
     padding : {"exact", "reference"}
-        With an ``attention_mask``: "exact" gives an utterance in a padded batch the numbers that it gives
-        alone; "reference" gives the reference's numbers, whose first group norm averages over the padding too.
+        With an ``attention_mask``, "exact" gives an utterance in a padded batch the same numbers as alone.
+        "reference" gives the reference's numbers: its first group norm averages over the padding too.
     num_labels : int, optional
-        Builds ``id2label`` and ``label2id`` as ``LABEL_0`` …; ``id2label`` wins where both are given.
+        Names this many labels ``LABEL_0``, ``LABEL_1`` …; ``id2label`` wins where both are given.
 
-    Keys that are not fields are kept in ``extra``, read as attributes and written back to ``config.json``:
-    silently when they come from a file, with a warning when they are typed.
+    Keys that are not fields are kept in ``extra``, read as attributes and written back to ``config.json``. Typed
+    ones give a warning; those from a file do not.
 
     Raises
     ------
     ValueError
-        Naming the field, its value and the rule, for anything that no model could be built from. A changed
-        attribute is checked at once; change fields that depend on each other together, with `replace`.
+        If no model could be built from a value; the message names the field, its value and the rule. A changed
+        attribute is checked at once, so change fields that depend on each other with `replace`.
     """
 
     vocab_size: int | None = 32
@@ -230,7 +248,7 @@ class UniSpeechSatConfig:
         for item in fields(self):
             default = item.default if item.default_factory is MISSING else item.default_factory()
             value = values.get(item.name, default)
-            # lists, as in config.json; a copy, so that no two configs share one
+            # a list, as in config.json, and a copy, so that no two configs share it
             value = list(value) if isinstance(value, tuple) else copy.copy(value)
             setattr(self, item.name, value)
         self.extra = {key: value for key, value in extra.items() if key not in _DERIVED}
@@ -241,7 +259,7 @@ class UniSpeechSatConfig:
             self.label2id = {label: index for index, label in self.id2label.items()}
         if "id2label" in values and num_labels not in (None, len(self.id2label)):
             raise ValueError(
-                f"num_labels={num_labels} and id2label with {len(self.id2label)} entries disagree; give one."
+                f"num_labels={num_labels} and id2label with {len(self.id2label)} entries disagree; pass only one."
             )
         self._check()
         vars(self)["_checked"] = True
@@ -309,7 +327,7 @@ class UniSpeechSatConfig:
             raise
 
     def __getattr__(self, name: str) -> Any:
-        # only reached for names that are neither fields nor methods
+        # Python comes here only for names that are neither fields nor methods
         extra = self.__dict__.get("extra", {})
         if name in extra:
             return extra[name]
@@ -317,7 +335,7 @@ class UniSpeechSatConfig:
             f"UniSpeechSatConfig has no field {name!r}{nearest(name, [f.name for f in fields(self)])}."
         )
 
-    # what follows from the fields
+    # values that follow from the fields
 
     @property
     def num_labels(self) -> int:
@@ -331,7 +349,7 @@ class UniSpeechSatConfig:
 
     @property
     def inputs_to_logits_ratio(self) -> int:
-        """Samples from the start of one frame to the start of the next (320 by default, 20 ms)."""
+        """Number of samples from the start of one frame to the start of the next (320 by default, 20 ms)."""
         return frames.hop(self.conv_stride)
 
     @property
@@ -343,7 +361,7 @@ class UniSpeechSatConfig:
 
     @property
     def receptive_field(self) -> int:
-        """Samples that one frame of the front end sees (400 by default, 25 ms): the shortest usable clip."""
+        """Number of samples that one frame sees (400 by default, 25 ms), which is the shortest usable clip."""
         return frames.receptive_field(self.conv_kernel, self.conv_stride)
 
     # presets
@@ -364,7 +382,7 @@ class UniSpeechSatConfig:
 
     @classmethod
     def tiny(cls, **changes: Any) -> UniSpeechSatConfig:
-        """Six pre-LN layers of width 192 on a narrow front end: seconds of speech in milliseconds on a laptop."""
+        """Six pre-LN layers of width 192 on a narrow front end; a laptop computes seconds of speech in milliseconds."""
         sizes = {
             "hidden_size": 192,
             "num_hidden_layers": 6,
@@ -378,7 +396,7 @@ class UniSpeechSatConfig:
         return cls(**{**sizes, **front, **norms, **codebook, **heads, **changes})
 
     def replace(self, **changes: Any) -> UniSpeechSatConfig:
-        """Give a copy with some fields changed together, checked once at the end."""
+        """Return a copy in which some fields are changed together and checked once at the end."""
         values = {item.name: copy.copy(getattr(self, item.name)) for item in fields(self)}
         if unknown := [name for name in changes if name not in values and name != "num_labels"]:
             raise TypeError(f"{unknown[0]!r} is not a field of UniSpeechSatConfig{nearest(unknown[0], [*values])}.")
@@ -392,12 +410,12 @@ class UniSpeechSatConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> UniSpeechSatConfig:
-        """Make a config from the reference's keys; unknown ones are kept in ``extra`` without a word.
+        """Make a config from the reference's keys; unknown ones are kept in ``extra`` without a warning.
 
         Raises
         ------
         ValueError
-            If ``model_type`` is another family's, or a value breaks a rule.
+            If ``model_type`` names another family, or a value breaks a rule.
         """
         values = dict(values)
         family = values.pop("model_type", cls.model_type)
@@ -421,7 +439,7 @@ class UniSpeechSatConfig:
         values["id2label"] = {str(index): label for index, label in self.id2label.items()}
         values["model_type"] = self.model_type
         values["num_feat_extract_layers"] = self.num_feat_extract_layers
-        # None is the reference's own default for these; it does not write them either
+        # the reference's default for these is None too, and it does not write it
         optional = "problem_type architectures tokenizer_class torch_dtype adapter_attn_dim utterance_contrastive_layer"
         return {key: values[key] for key in sorted(values) if key not in optional.split() or values[key] is not None}
 
@@ -432,19 +450,13 @@ class UniSpeechSatConfig:
         Raises
         ------
         ValueError
-            If the file is not a JSON object, or as in `from_dict`.
+            If the file is not a JSON object, or for the reasons in `from_dict`.
         FileNotFoundError
-            If it is not there.
+            If the file does not exist.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no {path}; a checkpoint's folder holds a {CONFIG_NAME}.")
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not JSON ({error}); was it downloaded whole?") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} holds a {type(values).__name__}; a config.json holds an object {{…}}.")
-        return cls.from_dict(values)
+        return cls.from_dict(read_object(Path(path)))
 
     def to_json_string(self) -> str:
         """The text of ``config.json``."""
@@ -458,15 +470,15 @@ class UniSpeechSatConfig:
         return config.replace(**changes) if changes else config
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` into a folder, which is made where it is missing."""
+        """Write ``config.json`` into a folder, which is made if it is missing."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / CONFIG_NAME).write_text(self.to_json_string(), encoding="utf-8")
 
 
-# written for the reference's sake, computed here; not extra keys
+# computed here and written for the reference; they are not extra keys
 _DERIVED = {"num_feat_extract_layers", "inputs_to_logits_ratio", "num_labels"}
 
-# what Shift-Tab shows in a notebook: the fields and their defaults instead of **values
+# Shift-Tab in a notebook shows this: the fields and their defaults instead of **values
 UniSpeechSatConfig.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
     [
         inspect.Parameter(

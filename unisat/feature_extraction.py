@@ -1,6 +1,6 @@
-"""`Wav2Vec2FeatureExtractor`: waveforms in, a batch out, normalised and padded as ``preprocessor_config.json`` says.
+"""`Wav2Vec2FeatureExtractor` makes a batch of waveforms, normalised and padded as ``preprocessor_config.json`` says.
 
-`BatchFeature` and the padding here serve the tokenizer as well.
+The tokenizer uses `BatchFeature` and the padding too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from unisat import audio
-from unisat.config import nearest
+from unisat.config import nearest, read_object
 from unisat.frames import SAMPLE_RATE
 
 FEATURE_EXTRACTOR_NAME = "preprocessor_config.json"
@@ -37,7 +37,7 @@ class BatchFeature(dict[str, Any]):
     def to(
         self, device: str | int | torch.device | torch.dtype | None = None, dtype: torch.dtype | None = None
     ) -> BatchFeature:
-        """Give a copy with its tensors on another device, those of floats in another dtype as well."""
+        """Return a copy whose tensors are on another device, and whose floating point tensors have another dtype."""
         if isinstance(device, torch.dtype):
             device, dtype = None, device
         moved = {}
@@ -49,25 +49,25 @@ class BatchFeature(dict[str, Any]):
 
 
 class Wav2Vec2FeatureExtractor:
-    """Makes of raw waveforms what the model reads, by the reference's name, arguments and file.
+    """Turns raw waveforms into the model's input, with the reference's name, arguments and file.
 
-    Each utterance is normalised over its own samples before padding, whether a mask is returned or not: what an
-    utterance becomes does not depend on the batch it is in.
+    Each utterance is normalised over its own samples before padding, with or without a mask, so the result does not
+    depend on the other utterances of the batch.
 
     Parameters
     ----------
     sampling_rate
-        Samples a second of the waveforms that it takes; it never resamples.
+        Samples a second of the waveforms. The feature extractor never resamples.
     padding_value
-        What lies behind the samples of a shorter utterance.
+        Value behind the samples of a shorter utterance.
     padding_side
         "right", the only side on which the models read padding.
     return_attention_mask
-        Whether a batch has an ``attention_mask``, 1 on samples and 0 on padding, where a call does not say.
+        Whether a batch has an ``attention_mask``, 1 on samples and 0 on padding. A call can change it.
     do_normalize
-        Zero mean and unit variance, as in `unisat.audio.normalize`.
+        Whether utterances get zero mean and unit variance, as in `unisat.audio.normalize`.
     **extra
-        Other keys, kept for the file: with a warning when they are typed, silently when they are read.
+        Other keys, which are kept for the file. Typed ones give a warning; those from a file do not.
     """
 
     model_input_names = ("input_values", "attention_mask")
@@ -84,7 +84,7 @@ class Wav2Vec2FeatureExtractor:
     ) -> None:
         warn_unknown(type(self).__name__, extra, (*FIELDS, "processor_class", "feature_extractor_type"))
         if feature_size != 1:
-            raise ValueError(f"feature_size={feature_size!r}; a waveform has 1 number a sample: leave it at 1.")
+            raise ValueError(f"feature_size={feature_size!r}; expected 1, because a waveform has 1 number a sample.")
         if isinstance(sampling_rate, bool) or not isinstance(sampling_rate, int) or sampling_rate < 1:
             raise ValueError(f"sampling_rate={sampling_rate!r}; expected samples a second, such as {SAMPLE_RATE}.")
         if not isinstance(padding_value, int | float) or not math.isfinite(padding_value):
@@ -106,7 +106,7 @@ class Wav2Vec2FeatureExtractor:
         return_tensors: str | None = None,
         sampling_rate: int | None = None,
     ) -> BatchFeature:
-        """Give ``input_values`` (float32) and, if asked for, ``attention_mask`` (int32); always a batch.
+        """Make a batch with ``input_values`` (float32) and, on request, ``attention_mask`` (int32).
 
         Parameters
         ----------
@@ -114,20 +114,20 @@ class Wav2Vec2FeatureExtractor:
             One waveform ``(samples,)`` as an array, a tensor or a list of floats, or several: a list of them or
             an array ``(batch, samples)``. Full scale is 1; int16, int32 and uint8 are scaled to it.
         padding
-            True or "longest": up to the longest; "max_length": up to ``max_length``; False: not at all.
+            True or "longest" pads to the longest utterance, "max_length" to ``max_length``, False not at all.
         max_length
             In samples. Longer utterances are cut to it only with ``truncation=True``.
         pad_to_multiple_of
-            Rounds the length that is padded or cut to up to a multiple of this.
+            The length after padding or cutting is rounded up to a multiple of this.
         return_tensors
             "pt", "np", or None for a list of arrays.
         sampling_rate
-            Samples a second of ``raw_speech``; without it there is a warning, once.
+            Samples a second of ``raw_speech``. The first call without it gives a warning.
 
         Raises
         ------
         ValueError
-            If the rate is another, a waveform is empty, not finite or not one-dimensional, or the lengths differ
+            If the rate is wrong, a waveform is empty, not finite or not one-dimensional, or the lengths differ
             where tensors are asked for.
         """
         self._check_rate(sampling_rate)
@@ -151,10 +151,10 @@ class Wav2Vec2FeatureExtractor:
         return_attention_mask: bool | None = None,
         return_tensors: str | None = None,
     ) -> BatchFeature:
-        """Collate examples ``{"input_values": ...}`` that were prepared one by one; nothing is normalised again.
+        """Collate examples ``{"input_values": ...}`` that were prepared one by one, without normalising them again.
 
-        Arguments as in a call. Without ``return_tensors`` tensors stay tensors and everything else becomes
-        arrays; other keys of the examples are stacked as they are.
+        The arguments are those of a call. Without ``return_tensors`` tensors stay tensors, and everything else
+        becomes an array. Other keys of the examples are stacked as they are.
         """
         check_padding(padding, max_length, truncation, pad_to_multiple_of, return_tensors)
         columns = as_columns(processed_features, "input_values")
@@ -173,8 +173,8 @@ class Wav2Vec2FeatureExtractor:
         if sampling_rate is None and not self._warned:
             self._warned = True
             warnings.warn(
-                f"no sampling_rate was passed; reading the audio as {self.sampling_rate} samples a second. At another "
-                f"rate the model hears another voice: pass sampling_rate={self.sampling_rate} if that is what it is.",
+                f"no sampling_rate was passed; the audio is read as {self.sampling_rate} samples a second. At another "
+                f"rate the model hears another voice; pass sampling_rate={self.sampling_rate} if this is its rate.",
                 UserWarning,
                 stacklevel=3,
             )
@@ -197,8 +197,8 @@ class Wav2Vec2FeatureExtractor:
                 nested = isinstance(one, list | tuple) and len(one) > 0 and _is_sequence(one[0])
                 if nested or getattr(one, "ndim", 1) != 1:
                     raise ValueError(
-                        f"audio must be mono, (samples,) or (batch, samples); got shape {np.shape(one)}: mix channels "
-                        "down with their mean, and drop axes of size 1 with squeeze()."
+                        f"audio must be mono, (samples,) or (batch, samples); got shape {np.shape(one)}. Replace "
+                        "channels by their mean, and drop axes of size 1 with squeeze()."
                     )
                 waveforms.append(audio.as_waveform(one, SAMPLE_RATE))
             except ValueError as error:
@@ -211,7 +211,7 @@ class Wav2Vec2FeatureExtractor:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Wav2Vec2FeatureExtractor:
-        """Make one from the reference's keys; unknown ones are kept in ``extra`` without a word."""
+        """Make a feature extractor from the reference's keys; keep unknown ones in ``extra`` without a warning."""
         kind = values.get("feature_extractor_type", cls.__name__)
         if kind != cls.__name__:
             raise ValueError(
@@ -223,7 +223,7 @@ class Wav2Vec2FeatureExtractor:
         return made
 
     def to_dict(self) -> dict[str, Any]:
-        """All keys as they go into ``preprocessor_config.json``."""
+        """All keys, as ``preprocessor_config.json`` holds them."""
         return {
             **self.extra,
             "feature_extractor_type": type(self).__name__,
@@ -239,7 +239,7 @@ class Wav2Vec2FeatureExtractor:
         return cls.from_dict({**read_json(where, name), **changes})
 
     def save_pretrained(self, folder: str | Path, *, processor_class: str | None = None) -> None:
-        """Write ``preprocessor_config.json`` into a folder, which is made where it is missing."""
+        """Write ``preprocessor_config.json`` into a folder, which is made if it is missing."""
         write_json(self.to_dict(), folder, FEATURE_EXTRACTOR_NAME, processor_class)
 
     def __repr__(self) -> str:
@@ -250,11 +250,11 @@ def _is_sequence(value: Any) -> bool:
     return isinstance(value, list | tuple | np.ndarray | Tensor) and getattr(value, "ndim", 1) > 0
 
 
-# what the tokenizer and the processor share with it
+# the tokenizer uses these functions too
 
 
 def warn_unknown(owner: str, names: Iterable[str], known: Sequence[str]) -> None:
-    """Warn of typed names that mean nothing here."""
+    """Warn of typed names that have no meaning here."""
     for name in set(names) - set(known):
         warnings.warn(
             f"{name!r} is not an argument of {owner}{nearest(name, known)}; it is kept and has no effect.",
@@ -264,10 +264,10 @@ def warn_unknown(owner: str, names: Iterable[str], known: Sequence[str]) -> None
 
 
 def check_right(padding_side: str) -> None:
-    """Refuse padding in front."""
+    """Refuse padding in front of the samples."""
     if padding_side != "right":
         raise ValueError(
-            f"padding_side={padding_side!r}; the models read padding behind the samples only: use padding_side='right'."
+            f"padding_side={padding_side!r}; the models read padding behind the samples only. Use padding_side='right'."
         )
 
 
@@ -278,7 +278,7 @@ def check_padding(
     pad_to_multiple_of: int | None,
     return_tensors: str | None,
 ) -> None:
-    """Refuse what no length can be made of."""
+    """Refuse arguments that do not fit together or are out of range."""
     if padding not in PADDINGS:
         raise ValueError(f"padding={padding!r}; expected one of {', '.join(map(repr, PADDINGS))}.")
     if return_tensors not in TENSORS:
@@ -288,16 +288,16 @@ def check_padding(
             raise ValueError(f"{name}={value!r}; expected a positive whole number, or None.")
     if max_length is None and (truncation or padding == "max_length"):
         asked = "truncation=True" if truncation else "padding='max_length'"
-        raise ValueError(f"{asked} without a max_length: pass max_length=..., or padding=True for the longest.")
+        raise ValueError(f"{asked} without a max_length; pass max_length=..., or padding=True for the longest.")
 
 
 def round_up(length: int | None, multiple: int | None) -> int | None:
-    """Round up to a multiple, where there is one."""
+    """Round a length up to a multiple; without a multiple it stays as it is."""
     return length if length is None or multiple is None else -(-length // multiple) * multiple
 
 
 def target_length(sequences: Sequence[Any], padding: bool | str, max_length: int | None, multiple: int | None) -> int:
-    """Length that shorter sequences are padded to, 0 for no padding."""
+    """Length that shorter sequences are padded to; 0 for no padding."""
     if padding in (False, "do_not_pad") or not len(sequences):
         return 0
     length = max_length if padding == "max_length" else max(len(sequence) for sequence in sequences)
@@ -305,14 +305,14 @@ def target_length(sequences: Sequence[Any], padding: bool | str, max_length: int
 
 
 def as_columns(examples: Any, name: str) -> dict[str, list[Any]]:
-    """Turn a list of dicts, or a dict of lists, into a dict of equally long lists."""
+    """Turn a list of dicts, or a dict of lists, into a dict of lists of equal length."""
     if isinstance(examples, list | tuple) and examples and all(isinstance(one, Mapping) for one in examples):
         if differing := [index for index, one in enumerate(examples) if one.keys() != examples[0].keys()]:
-            raise ValueError(f"examples 0 and {differing[0]} have different keys; give all of them the same.")
+            raise ValueError(f"examples 0 and {differing[0]} have different keys; give all of them the same keys.")
         examples = {key: [one[key] for one in examples] for key in examples[0]}
     if not isinstance(examples, Mapping) or name not in examples or not len(examples[name]):
         got = f"keys {', '.join(map(str, examples))}" if isinstance(examples, Mapping) else f"{examples!r:.60}"
-        raise ValueError(f"expected a list of dicts with {name!r}, or a dict of lists, not empty; got {got}.")
+        raise ValueError(f"expected a list of dicts with {name!r}, or a dict of lists, which is not empty; got {got}.")
     columns = {key: list(values) for key, values in examples.items()}
     if len(lengths := {key: len(values) for key, values in columns.items()}) and len(set(lengths.values())) > 1:
         raise ValueError(f"the columns have different numbers of examples: {lengths}; give each example all of them.")
@@ -322,7 +322,7 @@ def as_columns(examples: Any, name: str) -> dict[str, list[Any]]:
 def padded(
     columns: Mapping[str, list[Any]], name: str, fill: float | int, target: int, mask: bool
 ) -> dict[str, list[Any]]:
-    """Pad one column behind, and the mask, made where it is asked for and there is none, with zeros."""
+    """Pad the sequences of one column with ``fill`` and their masks with 0; make missing masks if ``mask``."""
     masks = columns.get("attention_mask", [np.ones(len(v), np.int32) for v in columns[name]] if mask else None)
 
     def behind(sequence: Any, value: float | int) -> np.ndarray:
@@ -333,7 +333,7 @@ def padded(
 
 
 def as_batch(columns: Mapping[str, list[Any]], return_tensors: str | None) -> BatchFeature:
-    """Stack each column to a tensor or an array, or leave lists."""
+    """Stack each column into a tensor or an array; without ``return_tensors`` leave lists."""
     if return_tensors is None:
         return BatchFeature(columns)
     stacked: dict[str, Any] = {}
@@ -341,15 +341,15 @@ def as_batch(columns: Mapping[str, list[Any]], return_tensors: str | None) -> Ba
         arrays = [np.asarray(value) for value in column]
         if len({array.shape for array in arrays}) > 1:
             raise ValueError(
-                f"{name} are of different lengths ({', '.join(str(len(array)) for array in arrays[:8])}), which no "
-                "tensor holds; pass padding=True, or return_tensors=None for a list."
+                f"{name} are of different lengths ({', '.join(str(len(array)) for array in arrays[:8])}), and a tensor "
+                "needs equal ones; pass padding=True, or return_tensors=None for a list."
             )
         stacked[name] = torch.from_numpy(np.stack(arrays)) if return_tensors == "pt" else np.stack(arrays)
     return BatchFeature(stacked)
 
 
 def read_json(folder: str | Path, name: str, *, needed: bool = True) -> dict[str, Any]:
-    """Read a JSON object from a local folder; ``{}`` where it is missing and not needed."""
+    """Read a JSON object from a local folder; ``{}`` if the file is missing and not needed."""
     path = Path(folder).expanduser() / name
     if not path.is_file():
         if not needed:
@@ -357,20 +357,14 @@ def read_json(folder: str | Path, name: str, *, needed: bool = True) -> dict[str
         if not path.parent.is_dir():
             raise FileNotFoundError(
                 f"there is no folder {str(folder)!r}; {name} is read from local folders: put it into one, beside the "
-                "checkpoint's config.json, and pass that folder's path."
+                "checkpoint's config.json, and pass the path of that folder."
             )
-        raise FileNotFoundError(f"there is no {name} in {folder}; fetch it from where the checkpoint came from.")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); was it downloaded whole?") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}; expected a JSON object {{...}}.")
-    return values
+        raise FileNotFoundError(f"there is no {name} in {folder}; copy it from where the checkpoint came from.")
+    return read_object(path)
 
 
 def write_json(values: Mapping[str, Any], folder: str | Path, name: str, processor_class: str | None = None) -> None:
-    """Write a JSON object as the reference does, into a folder that is made where it is missing."""
+    """Write a JSON object as the reference does, into a folder that is made if it is missing."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     values = {**values, "processor_class": processor_class} if processor_class else values
     text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""`Wav2Vec2Processor`: the feature extractor for sound and the tokenizer for its transcript, in one."""
+"""`Wav2Vec2Processor` joins the feature extractor for sound and the tokenizer for its transcript."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unisat.tokenization import Wav2Vec2CTCTokenizer
 
 
 class Wav2Vec2Processor:
-    """Sound to ``input_values``, transcripts to ``labels``, ids back to text."""
+    """Turns sound into ``input_values``, transcripts into ``labels``, and ids into text."""
 
     def __init__(self, feature_extractor: Wav2Vec2FeatureExtractor, tokenizer: Wav2Vec2CTCTokenizer) -> None:
         self.feature_extractor, self.tokenizer = feature_extractor, tokenizer
@@ -35,15 +35,16 @@ class Wav2Vec2Processor:
         return_tensors: str | None = None,
         pad_labels_with: int | None = None,
     ) -> BatchFeature:
-        """Give what the feature extractor makes of ``audio``, what the tokenizer makes of ``text``, or both.
+        """Pass ``audio`` to the feature extractor, ``text`` to the tokenizer, or each to its own.
 
-        With both, the ids are ``labels``. Lengths go to both, as in the reference: ``max_length`` counts samples in
-        one and letters in the other.
+        With both, the ids become ``labels``. Both get the same lengths, as in the reference: ``max_length`` counts
+        samples for the audio and letters for the text.
 
         Parameters
         ----------
         pad_labels_with
-            What padded labels hold, -100 for a loss that ignores them; None for ``pad_token_id``, as in the reference.
+            Value of padded labels, such as -100 for a loss that ignores them. None is ``pad_token_id``, as in the
+            reference.
         """
         if audio is None and text is None:
             raise ValueError("neither audio nor text was passed; pass audio=..., text=... or both.")
@@ -63,7 +64,7 @@ class Wav2Vec2Processor:
         texts = 1 if isinstance(text, str) else len(text)
         if len(batch.input_values) != texts:
             raise ValueError(
-                f"audio holds {len(batch.input_values)} utterance(s) and text {texts}; give each its transcript."
+                f"audio holds {len(batch.input_values)} utterance(s) and text {texts}; pass one transcript for each."
             )
         return BatchFeature(batch, labels=_masked(encoded, pad_labels_with))
 
@@ -77,8 +78,8 @@ class Wav2Vec2Processor:
     ) -> BatchFeature:
         """Collate examples that were prepared one by one.
 
-        ``input_features`` are dicts with ``input_values`` and ``labels`` dicts with ``input_ids``; ``lengths`` are the
-        arguments of `Wav2Vec2FeatureExtractor.pad`, for both.
+        ``input_features`` are dicts with ``input_values``, and ``labels`` are dicts with ``input_ids``. ``lengths``
+        are the arguments of `Wav2Vec2FeatureExtractor.pad`; they hold for both.
         """
         if input_features is None and labels is None:
             raise ValueError("neither input_features nor labels were passed; pass one or both.")
@@ -92,16 +93,16 @@ class Wav2Vec2Processor:
         return BatchFeature({**padded, "input_ids": ids})
 
     def decode(self, *ids: Any, **options: Any) -> Any:
-        """Read one utterance, as `Wav2Vec2CTCTokenizer.decode` does."""
+        """Turn the ids of one utterance into text with `Wav2Vec2CTCTokenizer.decode`."""
         return self.tokenizer.decode(*ids, **options)
 
     def batch_decode(self, *ids: Any, **options: Any) -> Any:
-        """Read several utterances, as `Wav2Vec2CTCTokenizer.batch_decode` does."""
+        """Turn the ids of several utterances into text with `Wav2Vec2CTCTokenizer.batch_decode`."""
         return self.tokenizer.batch_decode(*ids, **options)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **changes: Any) -> Wav2Vec2Processor:
-        """Read both from a local folder, with some keys changed, each where it belongs.
+        """Read both from a local folder; each changed key goes to the one that has it.
 
         Raises
         ------
@@ -115,11 +116,11 @@ class Wav2Vec2Processor:
             return cls(extractor, Wav2Vec2CTCTokenizer.from_pretrained(folder, **read))
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"{error} A checkpoint that was not trained to write has none: use AutoFeatureExtractor."
+                f"{error} A checkpoint that was not trained to write text has none: use AutoFeatureExtractor."
             ) from error
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the files of both into a folder, which is made where it is missing."""
+        """Write the files of both into a folder, which is made if it is missing."""
         self.feature_extractor.save_pretrained(folder, processor_class=type(self).__name__)
         self.tokenizer.save_pretrained(folder, processor_class=type(self).__name__)
 
@@ -128,29 +129,29 @@ class Wav2Vec2Processor:
 
 
 class AutoProcessor:
-    """The reference's name for "whichever fits": here always a `Wav2Vec2Processor`."""
+    """The reference's name for the processor that fits, here always a `Wav2Vec2Processor`."""
 
     from_pretrained = Wav2Vec2Processor.from_pretrained
 
 
 class AutoFeatureExtractor:
-    """The reference's name for "whichever fits": here always a `Wav2Vec2FeatureExtractor`."""
+    """The reference's name for the feature extractor that fits, here always a `Wav2Vec2FeatureExtractor`."""
 
     from_pretrained = Wav2Vec2FeatureExtractor.from_pretrained
 
 
 class AutoTokenizer:
-    """The reference's name for "whichever fits": here always a `Wav2Vec2CTCTokenizer`."""
+    """The reference's name for the tokenizer that fits, here always a `Wav2Vec2CTCTokenizer`."""
 
     from_pretrained = Wav2Vec2CTCTokenizer.from_pretrained
 
 
 def _check_label(pad_labels_with: int | None, text: Any) -> None:
-    """Refuse a label padding that pads nothing, or that is a class."""
+    """Refuse a value for padded labels that is a token's id, or that comes without labels."""
     if pad_labels_with is not None and (text is None or pad_labels_with >= 0):
         raise ValueError(
-            f"pad_labels_with={pad_labels_with!r}; expected a negative number, which is no token's id (such as -100), "
-            "and transcripts to pad."
+            f"pad_labels_with={pad_labels_with!r}; expected a negative number such as -100, which no token has as its "
+            "id, and transcripts to pad."
         )
 
 
