@@ -28,10 +28,10 @@ from unisat import audio
 from unisat.frames import SAMPLE_RATE, valid_positions
 
 Rows = int | slice | Sequence[int] | np.ndarray | Tensor
-"""Which utterances: a number, a slice or several numbers."""
+"""A choice of utterances: a number, a slice or several numbers."""
 
 COLUMNS = ["path", "id", "speaker", "session", "sex", "accent", "sentence", "text", "seconds"]
-"""Columns that every `Corpus.table` has; those of the corpus itself follow."""
+"""Columns that every `Corpus.table` has; a corpus's own columns follow them."""
 
 LAYOUTS = {
     "metadata": "a table metadata.csv with a column path",
@@ -40,9 +40,10 @@ LAYOUTS = {
     "vctk": "wav48/p225/p225_001.wav or p225_001_mic1.flac, with txt/p225/p225_001.txt",
     "folders": "<speaker>/<session>/<utterance>.wav, with or without sessions",
 }
-"""How `folder` expects speech to lie, in the order in which it tries."""
+"""The layouts of files that `folder` knows, in the order in which it tries them."""
 
-# where each name is a column; folders, which fits every file, sees only what is below the folder it was given
+# Each named group becomes a column. The pattern "folders" fits every file; it is matched with the path below the
+# given folder, the others with the whole path.
 PATTERNS = {
     "librispeech": r".*/(?P<speaker>\d+)/(?P<session>\d+)/(?P=speaker)-(?P=session)-\d+\.\w+",
     "voxceleb": r".*/(?P<speaker>id\d{5})/(?P<session>[^/]+)/\d+\.\w+",
@@ -53,19 +54,19 @@ PATTERNS = {
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Batch:
-    """Utterances of any lengths with their labels; what is not known is None.
+    """Utterances of any lengths with their labels; an unknown label is None.
 
     Attributes
     ----------
     waveforms
-        One tensor ``(samples,)`` each, 16,000 samples a second, as recorded: for listening.
+        One tensor ``(samples,)`` for each utterance, 16,000 samples a second, as it was recorded: for listening.
     ids
-        A name for each, all different.
+        One name for each utterance; all names differ.
     speakers, sessions, texts, paths
-        Who speaks, in which recording, what, and in which file.
+        Speaker, recording session, spoken text and file of each utterance.
     do_normalize
-        Whether `input_values` brings each utterance to zero mean and unit variance; a checkpoint says whether
-        it was trained so.
+        Whether `input_values` brings each utterance to zero mean and unit variance. The checkpoint's files say
+        whether the model was trained so.
     """
 
     waveforms: tuple[Float[Tensor, " _"], ...]
@@ -81,7 +82,9 @@ class Batch:
             raise ValueError("a batch needs at least one utterance, got none.")
         for name in LABELS:
             if len(getattr(self, name)) != len(self):
-                raise ValueError(f"{name} has {len(getattr(self, name))} entries for {len(self)} utterances.")
+                raise ValueError(
+                    f"{name} has {len(getattr(self, name))} entries for {len(self)} utterances; give one for each."
+                )
         if twice := [name for name, count in Counter(self.ids).items() if count > 1]:
             raise ValueError(f"ids must differ, {twice} come(s) more than once; pass others with ids=[...].")
 
@@ -98,8 +101,8 @@ class Batch:
     ) -> Batch:
         """Read sound files of any rate with `unisat.audio.load`.
 
-        ``speaker``, ``session`` and ``text`` are one label for all files or a list with one for each; ``ids``
-        are the file names without their endings, if not given.
+        ``speaker``, ``session`` and ``text`` are one label for all files or a list with one for each. By default
+        ``ids`` are the file names without their endings.
         """
         files = [Path(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
         names = _short_names([file.as_posix() for file in files]) if ids is None else ids
@@ -121,7 +124,7 @@ class Batch:
     ) -> Batch:
         """Take one array ``(samples,)`` or a list of them, at 16,000 samples a second.
 
-        See `unisat.audio.as_waveform` for what an array may be and why ``sampling_rate`` has to be given.
+        `unisat.audio.as_waveform` says what an array may be and why ``sampling_rate`` must be given.
         """
         if isinstance(arrays, Tensor | np.ndarray) and arrays.ndim > 1:
             raise ValueError(
@@ -136,7 +139,7 @@ class Batch:
 
     @classmethod
     def _labelled(cls, waveforms: list[Tensor], do_normalize: bool, **labels: Any) -> Batch:
-        """Give every utterance its labels, and warn of silence."""
+        """Make a batch with labels for every utterance, and warn of silence."""
         columns: dict[str, Any] = {name: _spread(given, len(waveforms)) for name, given in labels.items()}
         batch = cls(tuple(waveforms), do_normalize=do_normalize, **columns)
         silent = [name for name, wave in zip(batch.ids, waveforms, strict=True) if wave.min() == wave.max()]
@@ -146,7 +149,7 @@ class Batch:
 
     @property
     def lengths(self) -> Int[Tensor, " batch"]:
-        """Samples of each utterance."""
+        """Number of samples of each utterance."""
         return torch.tensor([len(waveform) for waveform in self.waveforms])
 
     @property
@@ -156,7 +159,7 @@ class Batch:
 
     @property
     def input_values(self) -> Float[Tensor, "batch samples"]:
-        """What the model reads: each utterance normalised by itself, then zeros up to the longest one."""
+        """What the model reads: each utterance normalised by itself and padded with zeros to the longest one."""
         prepared = [audio.normalize(wave) if self.do_normalize else wave for wave in self.waveforms]
         return pad_sequence(prepared, batch_first=True)
 
@@ -196,14 +199,14 @@ LABELS = [field.name for field in fields(Batch) if field.name not in ("waveforms
 
 
 class Corpus:
-    """A table of sound files, which are read only when a batch of them is asked for.
+    """A table of sound files, which are read only when a batch is asked for.
 
     Parameters
     ----------
     table
-        One row for each utterance with at least ``path`` and ``id``; see `COLUMNS`. Others are kept.
+        One row for each utterance with at least ``path`` and ``id``; see `COLUMNS`. Other columns are kept.
     unreadable
-        Files that were left out, with the reason; a subset shares it with the corpus it was taken from.
+        Files that were left out, with the reason. A subset shares this dictionary with the corpus it comes from.
     """
 
     def __init__(self, table: pd.DataFrame, unreadable: dict[str, str] | None = None) -> None:
@@ -219,14 +222,14 @@ class Corpus:
 
     @property
     def report(self) -> pd.DataFrame:
-        """Files that could not be read, path and reason; those of the whole folder, also in a subset of it."""
+        """Path and reason of each file that could not be read; a subset lists those of the whole corpus."""
         return pd.DataFrame(sorted(self._unreadable.items()), columns=["path", "reason"])
 
     def where(self, **columns: Any) -> Corpus:
         """Keep the utterances whose columns have these values, or one of a list of values.
 
-        ``corpus.where(sex="F", speaker=["v01", "v02"])``. What does not exist is a ValueError, not an empty
-        corpus.
+        ``corpus.where(sex="F", speaker=["v01", "v02"])``. An unknown column, and values that no utterance has,
+        raise a ValueError.
         """
         keep = pd.Series(True, index=self.table.index)
         for name, wanted in columns.items():
@@ -242,7 +245,7 @@ class Corpus:
         return Corpus(self.table[keep], self._unreadable)
 
     def sample(self, utterances: int, seed: int) -> Corpus:
-        """Draw this many utterances at random, in the order of the table; the same ones for the same seed."""
+        """Draw this many utterances at random and keep the table's order; the same seed draws the same ones."""
         if not 1 <= utterances <= len(self):
             raise ValueError(f"cannot draw {utterances} of {len(self)} utterances; ask for 1 to {len(self)}.")
         drawn = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:utterances]
@@ -251,8 +254,8 @@ class Corpus:
     def batch(self, rows: Rows = slice(None), *, do_normalize: bool = True) -> Batch:
         """Read the utterances in these rows of the table, all by default.
 
-        A file that cannot be read is left out with a warning and listed in `report`; if that is all of them,
-        it is a ValueError.
+        A file that cannot be read is left out with a warning and listed in `report`. If none can be read, a
+        ValueError is raised.
         """
         chosen = _positions(rows, len(self))
         batch = self._read(chosen, do_normalize)
@@ -262,7 +265,7 @@ class Corpus:
         return batch
 
     def batches(self, batch_size: int, *, do_normalize: bool = True) -> Iterator[Batch]:
-        """Read all utterances in the order of the table, ``batch_size`` rows at a time, as `batch` does."""
+        """Read all utterances in the table's order, ``batch_size`` rows at a time; leave out what cannot be read."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
         rows = range(len(self))
@@ -270,7 +273,7 @@ class Corpus:
         return (batch for batch in read if batch is not None)
 
     def _read(self, rows: Sequence[int], do_normalize: bool) -> Batch | None:
-        """Read what can be read of these rows; None if nothing can."""
+        """Read those of these rows that can be read; None if none can."""
         waveforms, read = [], []
         for row in rows:
             path = self.table["path"].iloc[row]
@@ -305,14 +308,14 @@ class Corpus:
 
 
 def folder(path: str | os.PathLike[str], layout: str = "auto") -> Corpus:
-    """Find the speech under a folder, with what file names and companion files say about it.
+    """Find the speech under a folder, and read its labels from file names and companion files.
 
     Parameters
     ----------
     path
-        The folder; of a corpus also one part of it, as long as its files keep their places.
+        The folder of a corpus, or of a part of it whose files are where they were.
     layout
-        How it is laid out; ``"auto"`` takes the first of these that fits:
+        How the files are laid out; ``"auto"`` takes the first of these layouts that fits:
 
         - ``"metadata"``: a ``metadata.csv`` with a column ``path``, relative to the folder, and any others;
         - ``"librispeech"``: ``84/121123/84-121123-0000.flac``, session = chapter, texts from
@@ -325,8 +328,8 @@ def folder(path: str | os.PathLike[str], layout: str = "auto") -> Corpus:
     Returns
     -------
     Corpus
-        In the order of ``metadata.csv``, else of the paths. Only headers are read. Files that cannot be read or
-        do not fit the layout are left out with a warning and listed in ``report``.
+        Its rows have the order of ``metadata.csv``, or else of the paths. Only headers are read. Files that cannot be
+        read or do not fit the layout are left out with a warning and listed in ``report``.
     """
     root = Path(path).resolve()
     if layout not in ("auto", *LAYOUTS):
@@ -334,7 +337,7 @@ def folder(path: str | os.PathLike[str], layout: str = "auto") -> Corpus:
     if not root.exists():
         raise FileNotFoundError(f"{path} does not exist; check the path.")
     if not root.is_dir():
-        raise ValueError(f"{path} is a file, expected a folder; see Batch.from_files for files.")
+        raise ValueError(f"{path} is a file, expected a folder; use Batch.from_files for files.")
     unreadable: dict[str, str] = {}
     if layout == "metadata" or (layout == "auto" and (root / "metadata.csv").exists()):
         rows = _metadata(root)
@@ -356,8 +359,8 @@ def folder(path: str | os.PathLike[str], layout: str = "auto") -> Corpus:
 
 
 def builtin() -> Corpus:
-    """Give the speech that comes with unisat: 24 synthetic voices, each saying the same 12 sentences."""
-    # beside this file in an installed wheel, under data in a clone of the repository
+    """The speech that comes with unisat: 24 synthetic voices, each of which says the same 12 sentences."""
+    # it lies beside this file in an installed wheel, and under data in a clone of the repository
     here = Path(__file__).resolve()
     for place in (here.parent / "speech", here.parents[1] / "data" / "speech"):
         if (place / "metadata.csv").exists():
@@ -366,7 +369,7 @@ def builtin() -> Corpus:
 
 
 def _metadata(root: Path) -> list[dict[str, Any]]:
-    """Read the rows of ``metadata.csv``; labels stay strings even where they look like numbers."""
+    """Read the rows of ``metadata.csv``; labels stay strings even if they look like numbers."""
     file = root / "metadata.csv"
     if not file.exists():
         raise FileNotFoundError(f"there is no {file}; layout='metadata' is {LAYOUTS['metadata']}.")
@@ -379,12 +382,12 @@ def _metadata(root: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{file} needs a column path and at least a row; its columns are {list(table)}.")
     if (wrong := table["path"].isna() | table["path"].duplicated()).any():
         lines = (table.index[wrong] + 2).tolist()
-        raise ValueError(f"{file} needs a path in each row, each another one; see line(s) {lines}.")
+        raise ValueError(f"{file} needs a different path in each row; see line(s) {lines}.")
     return table.rename(columns={"path": "relative"}).to_dict("records")
 
 
 def _tree(root: Path, layout: str, unreadable: dict[str, str]) -> list[dict[str, Any]]:
-    """Find the sound files under ``root``, sorted; those that do not fit go to ``unreadable``."""
+    """Find the sound files under ``root``, sorted; those that do not fit the layout go to ``unreadable``."""
     files = sorted(file.relative_to(root) for file in root.rglob("*") if file.suffix.lower() in audio.SUFFIXES)
     files = [file for file in files if not any(part.startswith(".") for part in file.parts)]
     if not files:
@@ -413,10 +416,10 @@ def _people(file: Path, layout: str) -> dict[str, dict[str, str]]:
     lists = [above / name for above in file.parents[:5] if (above / name).exists()] if name else []
     people = {}
     for line in lists[0].read_text("utf-8", "replace").splitlines() if lists else []:
-        # 14 | F | train-clean-360 | 25.03 | Name, and ; before a comment
+        # a line such as: 14 | F | train-clean-360 | 25.03 | Name; comments begin with a semicolon
         if layout == "librispeech" and len(cells := line.split("|")) > 1:
             people[cells[0].strip()] = {"sex": cells[1].strip()}
-        # p225  23  F  English  Southern England, in version 0.80 without the p
+        # a line such as: p225  23  F  English  Southern England; version 0.80 leaves out the p
         if layout == "vctk" and len(cells := line.split()) > 3:
             speaker = f"p{cells[0]}" if cells[0].isdigit() else cells[0]
             people[speaker] = {"sex": cells[2], "accent": cells[3]}
@@ -439,30 +442,30 @@ def _text(file: Path, layout: str, labels: dict[str, str | None]) -> str | None:
 
 
 def _short_names(paths: list[str]) -> list[str]:
-    """Name files as briefly as keeps them apart: without folder and ending, without ending, or in full."""
+    """The shortest names that all differ: without folder and ending, without ending, or whole paths."""
     stems = [Path(path).stem for path in paths]
     without_ending = [Path(path).with_suffix("").as_posix() for path in paths]
     return next((names for names in (stems, without_ending) if len(set(names)) == len(paths)), paths)
 
 
 def _label(value: Any) -> Any:
-    """Make of a label a string, of a missing one None; a path stays a path."""
+    """Turn a label into a string, and a missing one into None; a path stays a path."""
     return value if isinstance(value, Path) else None if pd.isna(value) else str(value)
 
 
 def _spread(labels: Any, utterances: int) -> tuple[Any, ...]:
-    """One label for each utterance, from one for all, one for each, or none."""
+    """One label for each utterance, from one label for all, one for each, or None."""
     return tuple(map(_label, [labels] * utterances if labels is None or np.isscalar(labels) else labels))
 
 
 def _positions(rows: Any, utterances: int) -> list[int]:
-    """Places in a list of ``utterances``, from a number, a slice or several numbers."""
+    """Positions in a list of ``utterances``, from a number, a slice or several numbers."""
     everything = range(utterances)
     rows = everything[rows] if isinstance(rows, slice) else rows
     rows = rows.tolist() if hasattr(rows, "tolist") else rows
     rows = list(rows) if isinstance(rows, Iterable) else [rows]
     if any(isinstance(row, bool) for row in rows):
-        raise ValueError("utterances are chosen by their numbers, got True and False; see numpy.flatnonzero.")
+        raise ValueError("utterances are chosen by number, got True and False; numpy.flatnonzero gives the numbers.")
     if not rows:
         raise ValueError(f"no utterance is chosen; choose at least one of {utterances}.")
     try:
@@ -472,5 +475,5 @@ def _positions(rows: Any, utterances: int) -> list[int]:
 
 
 def _distinct(labels: Iterable[Any]) -> int:
-    """How many different labels there are, missing ones apart."""
+    """Number of different labels; missing ones do not count."""
     return len(set(pd.Series(labels, dtype=object).dropna()))
