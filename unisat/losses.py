@@ -1,11 +1,11 @@
 """The terms of the pretraining objective (UniSpeech-SAT, arXiv:2110.05752), each a function of tensors.
 
-Masked frames are flat throughout: ``S`` frames of a batch with the utterance that each belongs to. The authors keep
-(batch, masked frames) instead and cut every utterance to the least masked one by *unmasking frames at random*, which
-punches holes into the spans; a flat list needs no such cut.
+The masked frames of a batch are always one flat list of ``S`` frames, with the utterance of each frame. The authors
+keep (batch, masked frames) instead: they cut every utterance to the least masked one by *unmasking frames at random*,
+which makes holes in the spans. A flat list needs no such cut.
 
-Every function gives a number in nats that does not depend on how many frames there are (a mean), and its docstring says
-what a model that knows nothing gets.
+Every loss is a mean in nats, so it does not depend on the number of frames. Its docstring gives the value for a model
+that knows nothing (chance).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def content_logits(
     label_embeddings : (clusters, dim)
         One learned vector for each cluster.
     temperature : float
-        τ; with cosines in [-1, 1] it bounds how sure a prediction can be.
+        τ. The cosines lie in [-1, 1], so τ limits how sure a prediction can be.
     """
     return F.normalize(states, dim=-1) @ F.normalize(label_embeddings, dim=-1).T / temperature
 
@@ -44,10 +44,10 @@ def content_loss(logits: Float[Tensor, "frames clusters"], targets: Int[Tensor, 
     """Cross-entropy of the frames' clusters: ``mean -log p(z_t | t)`` over frames with a target (not -100).
 
     The masked and the unmasked term of HuBERT (arXiv:2106.07447) are this function on different frames. fairseq
-    computes the same as a softmax over [positive; all] with the positive's copy struck out, and logs it in bits.
+    computes the same value as a softmax over [positive; all] without the positive's copy, and logs it in bits.
 
-    Chance is ``ln(clusters)``. A fresh model starts slightly above it, because label embeddings drawn from [0, 1) look
-    alike (cosine 0.75). 0 where no frame has a target.
+    Chance is ``ln(clusters)``. A fresh model starts slightly above it, because label embeddings drawn from [0, 1) are
+    similar (cosine 0.75). The loss is 0 if no frame has a target.
     """
     counted = targets != -100
     if not counted.any():
@@ -61,8 +61,8 @@ def contrastive_similarity(
 ) -> Float[Tensor, "frames frames"]:
     """``cos(anchor i, quantized j) / temperature`` of all S masked frames of a batch, (S, S).
 
-    Both forms of the contrastive loss read this matrix; picking instances out of it is the same as comparing each
-    anchor with its own copies of 100 vectors, without the copies (101·S·dim numbers in the authors' code).
+    Both forms of the contrastive loss read this matrix. The authors' code copies 100 vectors for each anchor and
+    compares it with them (101·S·dim numbers). Picking instances out of the matrix gives the same without copies.
     """
     return F.normalize(anchors, dim=-1) @ F.normalize(quantized, dim=-1).T / temperature
 
@@ -74,15 +74,15 @@ def draw_instances(
     device: torch.device | None = None,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, "frames instances"]:
-    """For each masked frame ``num_instances`` others, drawn uniformly from all masked frames of the batch.
+    """For each masked frame, ``num_instances`` frames drawn uniformly from all masked frames of the batch.
 
-    A frame may draw itself, as in the authors' code in effect (their exclusion shifts the wrong axis); it is then one
-    more positive of its own utterance.
+    A frame may draw itself, and is then one more positive of its own utterance. The authors' code has the same
+    effect, because its exclusion shifts the wrong axis.
 
     Raises
     ------
     ValueError
-        If there is nothing to draw: without instances every answer would be yes.
+        If ``num_instances`` is below 1. Without instances every answer would be yes.
     """
     if num_instances < 1:
         raise ValueError(
@@ -96,7 +96,7 @@ def draw_instances(
 def contrastive_targets(
     utterances: Int[Tensor, " frames"], instances: Int[Tensor, "frames instances"]
 ) -> Bool[Tensor, "frames instances+1"]:
-    """True where the anchor's utterance is the instance's; column 0 is the frame's own quantized state, always True."""
+    """True where the instance is from the anchor's utterance; column 0, the anchor's own frame, is always True."""
     same = utterances[instances] == utterances[:, None]
     return torch.cat([torch.ones_like(same[:, :1]), same], dim=1)
 
@@ -107,30 +107,30 @@ def contrastive_bce(
     utterances: Int[Tensor, " frames"],
     instances: Int[Tensor, "frames instances"],
 ) -> Float[Tensor, ""]:
-    """Is this code from my utterance, yes or no: the utterance-wise contrastive loss as released.
+    """The utterance-wise contrastive loss as released: is this code from the anchor's utterance, yes or no.
 
-    ``mean over frames t and k = 0..K of BCE(s_tk, y_tk)``: ``s_t0`` compares the anchor with its own frame's code,
-    ``s_tk`` with the k-th drawn instance, ``y`` is 1 where both come from one utterance (the authors' code,
-    ``unispeech_sat.py``; the paper writes a softmax, see `contrastive_infonce`).
+    ``mean over frames t and k = 0..K of BCE(s_tk, y_tk)``. ``s_t0`` compares the anchor with the code of its own
+    frame, ``s_tk`` with the k-th drawn instance. ``y`` is 1 where both come from one utterance. This is the authors'
+    code (``unispeech_sat.py``); the paper writes a softmax, see `contrastive_infonce`.
 
     Parameters
     ----------
     similarity : (S, S)
         From `contrastive_similarity`.
     utterances : (S,)
-        Number of the utterance that each masked frame belongs to.
+        Number of the utterance of each masked frame.
     instances : (S, K)
         From `draw_instances`.
 
     Raises
     ------
     ValueError
-        If all frames come from one utterance: then every answer is yes and nothing can be learned.
+        If all frames come from one utterance. Then every answer is yes, and nothing can be learned.
 
     Notes
     -----
-    Chance is ``binary_entropy(p)`` with ``p`` the share of positives, about ``(1 + K/B) / (K + 1)`` for B utterances of
-    equal length: 0.393 at B = 8. Always saying no is right in ``1 - p`` of the cases, 87 % at B = 8.
+    Chance is ``binary_entropy(p)``, 0.393 at B = 8. ``p`` is the share of positives, about ``(1 + K/B) / (K + 1)`` for
+    B utterances of equal length. The constant answer no is right in ``1 - p`` of the cases, 87 % at B = 8.
     """
     _check_utterances(utterances)
     logits = _chosen(similarity, instances)
@@ -141,12 +141,12 @@ def contrastive_bce(
 def contrastive_infonce(
     similarity: Float[Tensor, "frames frames"], utterances: Int[Tensor, " frames"]
 ) -> Float[Tensor, ""]:
-    """Which of these codes is mine: the utterance-wise contrastive loss as the paper writes it.
+    """The utterance-wise contrastive loss as the paper writes it: which of these codes is the anchor's own.
 
     ``mean over t of -log exp(s_tt) / (exp(s_tt) + sum over q of other utterances of exp(s_tq))``
     (arXiv:2110.05752; the paper sums over t).
 
-    Chance is the mean of ``ln(1 + N_t)`` with ``N_t`` frames of other utterances.
+    Chance is the mean of ``ln(1 + N_t)``, where ``N_t`` is the number of frames of other utterances.
 
     Raises
     ------
@@ -166,16 +166,16 @@ def contrastive_report(
     utterances: Int[Tensor, " frames"],
     instances: Int[Tensor, "frames instances"] | None = None,
 ) -> dict[str, Tensor]:
-    """How often the contrastive task is solved, and what knowing nothing would give.
+    """How often the contrastive task is solved, and how often a model that knows nothing would solve it.
 
-    With ``instances`` the released form: the share of right answers; without, the paper's: the share of frames whose
-    own code is nearest.
+    With ``instances`` this is about the released form: the share of right answers. Without them it is about the
+    paper's form: the share of frames whose own code is the nearest.
 
     Returns
     -------
     dict
-        ``contrastive_accuracy``; ``contrastive_accuracy_chance`` of the best constant answer; ``contrastive_chance``,
-        the loss of the best constant answer in nats: the loss has to fall *below* it to mean anything.
+        ``contrastive_accuracy``; ``contrastive_accuracy_chance``, the accuracy of the best constant answer;
+        ``contrastive_chance``, its loss in nats. Only a loss *below* that shows that something was learned.
     """
     if instances is None:
         others = utterances[:, None] != utterances[None]
@@ -198,8 +198,9 @@ def contrastive_report(
 def diversity_loss(prob_perplexity: Float[Tensor, " groups"], entries: int) -> Float[Tensor, ""]:
     """The share of the codebook that is not in use: ``(G·V - sum of perplexities) / (G·V)``, in [0, 1).
 
-    The authors' form (fairseq, wav2vec 2.0). ``prob_perplexity`` is that of the mean softmax over masked frames,
-    without Gumbel noise and temperature. Equal use of all entries gives 0, one entry for all frames ``1 - 1/V``.
+    This is the authors' form (fairseq, wav2vec 2.0). ``prob_perplexity`` is the perplexity of the mean softmax over
+    masked frames, without Gumbel noise and temperature. Equal use of all entries gives 0; one entry for all frames
+    gives ``1 - 1/V``.
     """
     return 1 - prob_perplexity.sum() / (len(prob_perplexity) * entries)
 
@@ -208,8 +209,8 @@ def diversity_loss(prob_perplexity: Float[Tensor, " groups"], entries: int) -> F
 def diversity_entropy(mean_probabilities: Float[Tensor, "groups entries"]) -> Float[Tensor, ""]:
     """Negative entropy of the codebook's use: ``(1 / GV) sum of p log p`` (wav2vec 2.0, arXiv:2006.11477, eq. 4).
 
-    Between ``-ln(V) / V`` (equal use) and 0 (one entry). About a hundredth of `diversity_loss`: weights of the two
-    are not interchangeable.
+    It lies between ``-ln(V) / V`` (equal use) and 0 (one entry). Its scale is about a hundredth of `diversity_loss`,
+    so the two need different weights.
     """
     return xlogx(mean_probabilities).sum() / mean_probabilities.numel()
 
@@ -218,7 +219,7 @@ def diversity_entropy(mean_probabilities: Float[Tensor, "groups entries"]) -> Fl
 def feature_penalty(
     conv_features: Float[Tensor, "batch channels frames"], valid: Bool[Tensor, "batch frames"]
 ) -> Float[Tensor, ""]:
-    """Mean square of the convolutions' output over valid frames, before any norm: keeps the features small (HuBERT)."""
+    """Mean square of the convolutions' output over valid frames, before any norm; it keeps features small (HuBERT)."""
     squares = conv_features.square().mean(1)  # (batch, frames)
     return squares[valid].mean()
 
@@ -226,21 +227,21 @@ def feature_penalty(
 def total_loss(terms: Mapping[str, Tensor], weights: Mapping[str, float], frames: Mapping[str, int]) -> Tensor:
     """``sum of weight × term`` for each frame that the content loss counts, as the authors' criterion assembles it.
 
-    Its content terms are sums over masked and, where their weight is not 0, unmasked frames; every other term is a
-    mean, multiplied by the number N of frames counted; the whole is divided by N (fairseq's ``sample_size``). So with
-    the unmasked weight 0 the total is ``CE + 10 P + ...`` for each masked frame.
+    In that criterion the content terms are sums over masked frames and, if their weight is not 0, unmasked frames.
+    Every other term is a mean that is multiplied by the number N of counted frames. The whole is divided by N
+    (fairseq's ``sample_size``). With the unmasked weight 0 the total is ``CE + 10 P + ...`` for each masked frame.
 
     Parameters
     ----------
     terms, weights : dict
-        By name; a term without a weight is an error, a weight without a term is not used.
+        By name. A term without a weight is an error; a weight without a term is not used.
     frames : dict
-        How many frames each content term is a mean of, for those with a weight above 0; empty where none has.
+        Number of frames that each content term is a mean of, for terms with a weight above 0; empty without such terms.
 
     Raises
     ------
     ValueError
-        If a content term is wanted and no frame of it has a target.
+        If content terms are wanted and no frame has a target.
     """
     counted = sum(frames.values())
     if frames and not counted:
@@ -258,7 +259,7 @@ def binary_entropy(probability: Tensor) -> Tensor:
 
 
 def _chosen(similarity: Tensor, instances: Tensor) -> Tensor:
-    """The anchor's own frame, then its instances: (S, K + 1)."""
+    """Similarity of each anchor to its own frame, then to its instances: (S, K + 1)."""
     return torch.cat([similarity.diagonal()[:, None], similarity.gather(1, instances)], dim=1)
 
 

@@ -1,7 +1,7 @@
-"""Which frames and channels are hidden: span masks (SpecAugment, and the mask that pretraining predicts).
+"""Span masks: the frames and channels that SpecAugment and pretraining hide.
 
 `span_mask` draws a whole batch at once from a `torch.Generator`. `reference_span_mask` is the reference's sampler,
-number for number, for parity with results made by it.
+number for number, for comparison with results made by it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def num_spans(
     min_spans: int,
     rounding: float,
 ) -> Int[Tensor, " batch"]:
-    """Spans for each utterance: ``int(mask_prob * length / mask_length + rounding)``, at least ``min_spans``.
+    """Number of spans of each utterance: ``int(mask_prob * length / mask_length + rounding)``, at least ``min_spans``.
 
     ``rounding`` in [0, 1) rounds the expected number up or down at random, once for a batch (the reference's
-    epsilon). There are never more spans than fit side by side into the padded batch, nor more than there are
-    places for a start in the utterance, which is none where it is shorter than a span.
+    epsilon). There are never more spans than fit side by side into the padded batch, and never more than the
+    utterance has places for a start. An utterance that is shorter than a span has no such place.
     """
-    # in float64, as Python's numbers, so that a product on the edge of an integer falls on the reference's side
+    # in float64, like Python's numbers, so that a product close to an integer rounds as in the reference
     expected = mask_prob * lengths.cpu().double() / mask_length + rounding
     wanted = expected.to(lengths).clamp(min=min_spans)
     places = (lengths - (mask_length - 1)).clamp(min=0)
@@ -67,11 +67,11 @@ def span_mask(
 ) -> Bool[Tensor, "batch frames"]:
     """Hide spans of ``mask_length`` frames, about ``mask_prob`` of each utterance; True on hidden frames.
 
-    Starts are drawn without replacement from all places where a span fits; spans may overlap, so the share that
-    is hidden is at most about ``mask_prob`` (SpecAugment, arXiv:1904.08779; wav2vec 2.0, arXiv:2006.11477,
-    section 3.1, in the reference's form). Padding is never hidden. An utterance shorter than one span keeps all
-    its frames, where the reference stops with an error or hides a frame of padding; a warning says so where that
-    is true of all of them.
+    Starts are drawn without replacement from all places where a span fits. Spans may overlap, so the hidden share
+    is at most about ``mask_prob`` (SpecAugment, arXiv:1904.08779; wav2vec 2.0, arXiv:2006.11477, section 3.1, in
+    the reference's form). Padding is never hidden. An utterance shorter than one span keeps all its frames; the
+    reference stops with an error there, or hides a frame of padding. If all utterances are that short, a warning
+    says so.
 
     Parameters
     ----------
@@ -80,18 +80,18 @@ def span_mask(
     frames : int
         Frames of the padded batch.
     mask_prob : float
-        Share of frames to hide if no two spans overlapped.
+        Share of frames that would be hidden if no two spans overlapped.
     mask_length : int
-        Frames of one span; channels, where the last axis holds channels.
+        Frames of one span, or channels if the last axis holds channels.
     min_spans : int
-        Spans that an utterance gets at least, where they fit.
+        Least number of spans of an utterance, where they fit.
     generator : torch.Generator, optional
         Source of randomness; None is torch's own.
 
     Raises
     ------
     ValueError
-        If a number is out of its range, or a length is longer than ``frames``.
+        If a number is out of its range, or a length is larger than ``frames``.
     """
     _check_spans(lengths, frames, mask_prob, mask_length, min_spans)
     source = generator.device if generator is not None else lengths.device
@@ -99,7 +99,7 @@ def span_mask(
     spans = num_spans(lengths, frames, mask_prob, mask_length, min_spans, rounding)
 
     starts, drawn = draw_without_replacement((lengths - mask_length + 1).clamp(min=0), spans, generator, source)
-    # rows share one line of memory, with room for a span behind each; what was not drawn is written into that room
+    # all rows lie in one line of memory, with room for a span behind each; starts that do not count go into that room
     width = frames + mask_length
     line = torch.zeros(mask_length - 1 + len(lengths) * width, dtype=torch.bool, device=lengths.device)
     rows = line[mask_length - 1 :].view(len(lengths), width)
@@ -118,11 +118,11 @@ def draw_without_replacement(
     generator: torch.Generator | None,
     source: torch.device,
 ) -> tuple[Int[Tensor, "batch draws"], Bool[Tensor, "batch draws"]]:
-    """Draw ``count`` different numbers below ``places`` for each row; give draws, and which of them count.
+    """Draw ``count`` different numbers below ``places`` for each row; return draws, and which of them count.
 
-    Numbers are drawn with repetition, more than are needed, and of each only its last draw is kept, of these the last
-    ``count``. All numbers are treated alike, so every set of ``count`` of them is as probable as any other. A random
-    score for each place would do as well, but there are fifteen times as many places as spans.
+    More numbers than needed are drawn, with repetition. The last draw of each number is kept, and the last ``count``
+    of these draws count. All numbers are treated alike, so every set of ``count`` numbers is equally probable. A
+    random score for each place would work too, but there are fifteen times as many places as spans.
     """
     batch, most = len(places), int(count.max()) if count.numel() else 0
     size = int(places.max()) if places.numel() else 0
@@ -131,7 +131,7 @@ def draw_without_replacement(
         scores = torch.rand(batch, turns, generator=generator, device=source).to(places.device)
         draws = (scores * places[:, None]).long().minimum(places[:, None] - 1).clamp(min=0)
         turn = torch.arange(turns, device=places.device).expand(batch, -1)
-        # each place keeps the turn of its last draw; elsewhere than on a CPU the order of writing is not said
+        # each place keeps the turn of its last draw; only a CPU writes in a known order
         last = torch.empty(batch, max(size, 1), dtype=torch.long, device=places.device)
         if last.device.type == "cpu":
             last.scatter_(1, draws, turn)
@@ -141,18 +141,18 @@ def draw_without_replacement(
         rank = kept.cumsum(1)
         if (rank[:, -1] >= count).all():
             return draws, kept & (rank > rank[:, -1:] - count[:, None])
-        turns *= 2  # too many repetitions, which happens where nearly all places are drawn
+        turns *= 2  # there were too many repetitions, which happens if nearly all places are drawn
 
 
 def spans(mask_time_indices: Bool[Tensor, " frames"]) -> Int[Tensor, "spans 2"]:
-    """First frame, and the frame after the last, of each unbroken run of masked frames."""
+    """First frame of each unbroken run of masked frames, and the first frame behind it."""
     inside = torch.nn.functional.pad(mask_time_indices.int(), (1, 1))
     change = inside.diff()
     return torch.stack([(change == 1).nonzero().flatten(), (change == -1).nonzero().flatten()], dim=1)
 
 
 def span_lengths(mask_time_indices: Bool[Tensor, " frames"]) -> Int[Tensor, " spans"]:
-    """Frames in each of the `spans`: more than ``mask_time_length`` where drawn spans overlap or touch."""
+    """Number of frames in each of the `spans`; above ``mask_time_length`` where drawn spans overlap or touch."""
     return spans(mask_time_indices).diff(dim=1).flatten()
 
 
@@ -163,14 +163,14 @@ def audible(
     hop: int,
     keep: Literal["visible", "masked"] = "visible",
 ) -> Float[Tensor, " samples"]:
-    """Silence the hop cells of masked frames, or (``keep="masked"``) everything else.
+    """Silence the hop cells of masked frames, or with ``keep="masked"`` everything else.
 
-    Frames overlap in what they see (400 samples every 320 with the default front end), so "the samples of a
-    masked frame" is not a plain cut. Here frame ``t`` owns its *hop cell*, the samples ``[320 t, 320 (t + 1))``:
-    cells tile the waveform as frames tile the mask. The few samples behind the last cell belong to no frame.
+    Frames overlap (with the default front end each sees 400 samples, and the next one starts 320 samples later), so
+    a mask of frames does not divide the samples. Here frame ``t`` owns its *hop cell*, the samples ``[320 t,
+    320 (t + 1))``; cells tile the waveform as frames tile the mask. The few samples behind the last cell are visible.
 
-    The two add up to the waveform. This is for the ear: the model masks features, not samples, and the
-    visible frame before a span has heard the first 5 ms of it.
+    The two results add up to the waveform. They are for listening: the model masks features, not samples, and the
+    visible frame before a span sees the first 5 ms of it.
     """
     if keep not in ("visible", "masked"):
         raise ValueError(f"keep={keep!r} must be 'visible' or 'masked'.")
@@ -194,7 +194,7 @@ class SpecAugment(nn.Module):
         mask_time_indices: Bool[Tensor, "batch frames"] | None,
         generator: torch.Generator | None,
     ) -> tuple[Float[Tensor, "batch frames hidden"], Bool[Tensor, "batch frames"]]:
-        """Give the masked frames and the mask; a given mask holds always, one is drawn only in training."""
+        """Return the masked frames and the mask; a given mask is always used, and one is drawn only in training."""
         batch, frames, width = hidden.shape
         config, augment = self.config, self.training and self.config.apply_spec_augment
         time = {"mask_length": config.mask_time_length, "min_spans": config.mask_time_min_masks}
@@ -226,8 +226,8 @@ def reference_span_mask(
     """Draw the reference's mask (``_compute_mask_indices`` of ``transformers`` 4.37.2), quirks included.
 
     With ``rng = numpy.random.RandomState(seed)`` the result is what the reference gives after
-    ``numpy.random.seed(seed)``. An utterance shorter than one span gets the *last* frame of the batch hidden,
-    padding though it is; ``mask_length`` above the number of frames is an error. Use `span_mask` for new work.
+    ``numpy.random.seed(seed)``. In an utterance shorter than one span the *last* frame of the batch is hidden, even
+    if it is padding. A ``mask_length`` above the number of frames is an error. Use `span_mask` for new work.
 
     Returns
     -------
@@ -254,7 +254,7 @@ def reference_span_mask(
         if most == 0:
             break
         starts = rng.choice(np.arange(length - (mask_length - 1)), spans(length), replace=False)
-        # the reference pads the list of starts with its first entry, or with the last frame where there is none
+        # the reference pads the list of starts with its first entry, or with the last frame if there is no entry
         if len(starts) == 0:
             starts = np.array([frames - 1])
         for start in starts:
