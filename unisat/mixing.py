@@ -1,6 +1,6 @@
-"""Utterance mixing: a stretch of another utterance under part of this one, and where it went (arXiv:2110.05752).
+"""Utterance mixing: a stretch of another utterance is added to a part of this one (arXiv:2110.05752).
 
-The labels stay those of the main speaker, so a model that is to predict them has to tell whose frames they are.
+The labels stay those of the main speaker, so a model that predicts them must tell the two speakers apart.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from unisat.frames import valid_positions
 
 @dataclass(frozen=True)
 class Mixing:
-    """What was mixed into which utterance of a batch, and where; times in samples.
+    """What was mixed into which utterance of a batch, and where; positions are in samples.
 
     Attributes
     ----------
     secondary : (batch,)
-        Row of the batch that was mixed in, -1 where nothing was.
+        Row of the batch that was mixed in; -1 where nothing was mixed in.
     start, end : (batch,)
-        Where the stretch lies in the main utterance; ``end`` is the sample behind it.
+        Where the stretch lies in the main utterance; ``end`` is the first sample behind it.
     source_start : (batch,)
         Where the stretch begins in the secondary utterance.
     snr_db : (batch,)
-        Power of the whole main utterance over that of the whole (scaled) secondary one, in dB; NaN where nothing was.
+        Power of the whole main utterance over that of the whole secondary one after scaling, in dB; NaN where nothing
+        was mixed in.
     """
 
     secondary: Int[Tensor, " batch"]
@@ -44,18 +45,18 @@ class Mixing:
         return self.secondary >= 0
 
     def overlapped(self, samples: int) -> Bool[Tensor, "batch samples"]:
-        """True on the samples where two speak."""
+        """True on the samples where both utterances are heard."""
         place = torch.arange(samples, device=self.start.device)
         return (place >= self.start[:, None]) & (place < self.end[:, None])
 
     def overlapped_frames(self, frames: int, *, hop: int, receptive_field: int) -> Bool[Tensor, "batch frames"]:
-        """True on frames that see at least a sample of the overlap."""
+        """True on frames that see at least one sample of the overlap."""
         first = torch.arange(frames, device=self.start.device) * hop
         touched = (first < self.end[:, None]) & (first + receptive_field > self.start[:, None])
         return touched & (self.end > self.start)[:, None]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Give one dictionary for each mixed utterance, for a table."""
+        """One dictionary for each mixed utterance, for a table."""
         names = ["secondary", "start", "end", "source_start", "snr_db"]
         return [
             {"utterance": row, **{name: getattr(self, name)[row].item() for name in names}}
@@ -80,30 +81,31 @@ def mix_utterances(
     faithful: bool = False,
     generator: torch.Generator | None = None,
 ) -> tuple[Float[Tensor, "batch samples"], Mixing]:
-    """Mix a stretch of another utterance of the batch into some utterances; give the mixtures and what was done.
+    """Mix a stretch of another utterance of the batch into some utterances; return the mixtures and a record.
 
-    With probability ``mixing_prob`` an utterance gets a stretch of another one, taken from the batch as it came in:
-    of 1 to ``max_share`` of its samples, from anywhere in the other and to anywhere in this one, at a level drawn
-    uniformly in decibels. Levels compare whole utterances. A silent secondary adds silence. An utterance that is too
-    short for a stretch of one sample stays as it is.
+    With probability ``mixing_prob`` an utterance gets a stretch of another one, as that one was before mixing. The
+    stretch has at least one sample and at most ``max_share`` of this utterance's samples. It comes from anywhere in
+    the other utterance, goes to anywhere in this one, and has a level drawn uniformly in decibels. Levels compare
+    whole utterances. A silent secondary utterance adds silence. An utterance that is too short for a stretch of one
+    sample stays as it is.
 
     Parameters
     ----------
     input_values : (batch, samples)
-        Waveforms, padded on the right. Not written to; padding stays as it is.
+        Waveforms, padded on the right. They are not written to, and padding stays as it is.
     lengths : (batch,), optional
         Valid samples of each utterance; None for all.
     mixing_prob : float
-        0.2 is best supported for Base, 0.5 is the released Large's.
+        The best evidence for Base is for 0.2; the released Large has 0.5.
     max_share : float
-        Longest stretch as a share of the main utterance: at one half the main speaker stays the main speaker.
+        Longest stretch as a share of the main utterance. Up to one half, the main speaker stays the main speaker.
     snr_db : (float, float)
-        Range of the level of the main over the other utterance.
+        Range of the level of the main utterance over the other one.
     normalize : bool
         Bring mixtures back to zero mean and unit variance, as the authors do for models that expect it.
     faithful : bool
-        The release's quirks: utterances are mixed one after the other in place, so what is mixed in may be a mixture,
-        or the utterance itself, and a stretch may be empty.
+        Keep the release's quirks: utterances are mixed in place, one after the other. So a mixture or the utterance
+        itself may be mixed in, and a stretch may be empty.
     generator : torch.Generator, optional
         Source of randomness; None is torch's own.
 
@@ -125,11 +127,23 @@ def mix_utterances(
         raise ValueError("input_values hold samples that are NaN or infinite; repair or drop these utterances.")
     device = generator.device if generator is not None else torch.device("cpu")
 
-    # six numbers for each utterance, whatever happens to it: one more mixture changes no other
+    # six numbers for each utterance, mixed or not, so that one more mixture changes no other
     draws = torch.rand(batch, 6, generator=generator, device=device).double().cpu()
-    sizes = lengths.cpu()
+    record = _drawn(draws, lengths, mixing_prob, max_share, snr_db, faithful)
+    if not faithful:
+        return _mix(input_values, input_values, lengths, record, lengths, normalize), record
+    mixed = input_values.clone()
+    for row in record.mixed.nonzero().flatten().tolist():
+        mixed[row] = _mix(mixed, mixed[row : row + 1], lengths, _row(record, row), lengths[row : row + 1], normalize)
+    return mixed, record
+
+
+def _drawn(
+    draws: Tensor, lengths: Tensor, mixing_prob: float, max_share: float, snr_db: tuple[float, float], faithful: bool
+) -> Mixing:
+    """What to mix into which utterance, and where, from six numbers in [0, 1) for each utterance."""
+    batch, sizes = len(lengths), lengths.cpu()
     chosen, who, span, here, there, level = draws.unbind(1)
-    hit = (chosen < mixing_prob) & torch.tensor(batch > 1)
     if faithful:
         secondary = (who * batch).long()
     else:
@@ -141,23 +155,15 @@ def mix_utterances(
     source_start = (there * (sizes[secondary] - span + 1)).long()
     decibels = snr_db[0] + level * (snr_db[1] - snr_db[0])
 
-    none = ~hit if faithful else ~hit | (span == 0)  # too short for a stretch of one sample
-    record = Mixing(
-        secondary=secondary.masked_fill(none, -1).to(input_values.device),
-        start=start.masked_fill(none, 0).to(input_values.device),
-        end=(start + span).masked_fill(none, 0).to(input_values.device),
-        source_start=source_start.masked_fill(none, 0).to(input_values.device),
-        snr_db=decibels.masked_fill(none, float("nan")).to(input_values.device, torch.float32),
+    none = (chosen >= mixing_prob) | torch.tensor(batch < 2)
+    none = none if faithful else none | (span == 0)  # too short for a stretch of one sample
+    return Mixing(
+        secondary=secondary.masked_fill(none, -1).to(lengths.device),
+        start=start.masked_fill(none, 0).to(lengths.device),
+        end=(start + span).masked_fill(none, 0).to(lengths.device),
+        source_start=source_start.masked_fill(none, 0).to(lengths.device),
+        snr_db=decibels.masked_fill(none, float("nan")).to(lengths.device, torch.float32),
     )
-    if faithful:
-        mixed = input_values.clone()
-        for row in hit.nonzero().flatten().tolist():
-            mixed[row] = _mix(
-                mixed, mixed[row : row + 1], lengths, _row(record, row), lengths[row : row + 1], normalize
-            )
-        return mixed, record
-    mixed = _mix(input_values, input_values, lengths, record, lengths, normalize)
-    return mixed, record
 
 
 def _mix(
@@ -205,7 +211,7 @@ def mix_pair(
     source_start: int = 0,
     normalize: bool = False,
 ) -> Float[Tensor, " samples"]:
-    """Mix ``length`` samples of one utterance into another, from sample ``start`` on: `mix_utterances` by hand.
+    """Mix ``length`` samples of one utterance into another, from sample ``start`` on: `mix_utterances` without draws.
 
     Raises
     ------
