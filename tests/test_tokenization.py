@@ -431,7 +431,7 @@ def test_bad_texts(tokenizer, text):
 def test_bad_ids(tokenizer):
     with pytest.raises(ValueError, match=r"got shape \(2, 3\); decode a batch with batch_decode"):
         tokenizer.decode(torch.zeros(2, 3, dtype=torch.long))
-    with pytest.raises(ValueError, match=r"are float32; expected whole numbers: of logits take argmax\(-1\)"):
+    with pytest.raises(ValueError, match=r"are float32; expected whole numbers: take argmax\(-1\) of logits"):
         tokenizer.decode(torch.zeros(3))
     with pytest.raises(ValueError, match="frame_seconds=0.02 with output_char_offsets=False"):
         tokenizer.decode([5], frame_seconds=0.02)

@@ -1,7 +1,7 @@
-"""`Wav2Vec2CTCTokenizer`: text to ids and ids to text, by the reference's name, arguments and files.
+"""`Wav2Vec2CTCTokenizer` turns text into ids and ids into text, with the reference's name, arguments and files.
 
-The ids of a CTC model are one for each frame. Reading them takes three steps, in this order: equal neighbours become
-one, the blank (``pad_token``) and other special tokens go, the word delimiter becomes a space.
+A CTC model gives one id for each frame. Three steps turn them into text, in this order: equal neighbours become one,
+the blank (``pad_token``) and other special tokens are left out, the word delimiter becomes a space.
 """
 
 from __future__ import annotations
@@ -47,28 +47,28 @@ FIELDS = (
     "clean_up_tokenization_spaces",
     "added_tokens_decoder",
 )
-# the reference's other keys, which are kept without a word
+# other keys of the reference, which are kept without a warning
 KNOWN = (
     "additional_special_tokens model_max_length name_or_path padding_side processor_class special_tokens_map_file "
     "tokenizer_class tokenizer_file truncation_side"
 ).split()
 CLASSES = ("Wav2Vec2CTCTokenizer", "Wav2Vec2Tokenizer")
-# loses the space in front; "'" the one behind too
+# these lose the space in front of them; "'" loses the one behind it too
 CLEANED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 Offsets = list[dict[str, str | int | float]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Wav2Vec2CTCTokenizerOutput(ModelOutput):
-    """Text and where it was heard; from `batch_decode` each field is a list with one entry an utterance.
+    """Text and the place of its characters and words; `batch_decode` gives lists with one entry for each utterance.
 
     Attributes
     ----------
     text
-        What was read.
+        The text.
     char_offsets, word_offsets
         Dicts with ``char`` or ``word``, ``start_offset`` and ``end_offset`` in frames (the end is the first frame
-        behind), and ``start_seconds`` and ``end_seconds`` where ``frame_seconds`` was given.
+        behind it), and ``start_seconds`` and ``end_seconds`` if ``frame_seconds`` was given.
     """
 
     text: str | list[str]
@@ -85,23 +85,23 @@ class Wav2Vec2CTCTokenizer:
         Path of a ``vocab.json``, or its contents: ``{token: id}``, or ``{language: {token: id}}`` with
         ``target_lang``. Tokens of several characters are found in a text before it is split into characters.
     bos_token, eos_token
-        Not used by CTC. Where the vocabulary lacks them they get the ids behind it, as in the reference.
+        CTC does not use them. If the vocabulary lacks them, they get the ids behind it, as in the reference.
     unk_token
         Stands for characters and ids that are not in the vocabulary.
     pad_token
-        Padding of labels and the blank of CTC.
+        Padding of labels, and the blank of CTC.
     word_delimiter_token
-        What stands between words; None for a language that writes no spaces.
+        Stands between words; None for a language that writes no spaces.
     do_lower_case
-        The vocabulary is in upper case and the texts in lower case.
+        Whether the vocabulary is in upper case and the texts are in lower case.
     **extra
-        Other keys, kept for the file: with a warning when they are typed, silently when they are read.
+        Other keys, which are kept for the file. Typed ones give a warning; those from a file do not.
 
     Raises
     ------
     ValueError
-        If the vocabulary is not what it should be: two tokens with one id, an id without a token, no ``pad_token``,
-        ``unk_token`` or ``word_delimiter_token``, nested without ``target_lang`` or the other way round.
+        If two tokens of the vocabulary have one id, if an id has no token, if ``pad_token``, ``unk_token`` or
+        ``word_delimiter_token`` is missing, or if only one of a nested vocabulary and ``target_lang`` is given.
     """
 
     model_input_names = ("input_ids", "attention_mask")
@@ -142,7 +142,7 @@ class Wav2Vec2CTCTokenizer:
         self._use(target_lang, {}, self._added)
 
     def _use(self, target_lang: str | None, added: Mapping[str, int], behind: Iterable[str] = ()) -> None:
-        """Check and index the vocabulary of one language, with the tokens ``added`` to it and those put behind it."""
+        """Check and index the vocabulary of one language, with the tokens ``added`` to it and those ``behind`` it."""
         encoder = _of_language(self.vocab, target_lang, self._source)
         source = self._source if target_lang is None else f"{self._source} [{target_lang!r}]"
         added = {token: index for token, index in added.items() if token not in encoder}
@@ -152,7 +152,7 @@ class Wav2Vec2CTCTokenizer:
             token = getattr(self, name)
             if token not in ids and not (token is None and name == "word_delimiter_token"):
                 raise ValueError(
-                    f"{source} lacks {name}={token!r}{nearest(str(token), [*ids])}; name the one it has, with "
+                    f"{source} lacks {name}={token!r}{nearest(str(token), [*ids])}; name the one it has with "
                     f"{name}=..., or add it with the id {len(ids)} if the model has a class for it."
                 )
         additional = [_content(token) for token in self.extra.get("additional_special_tokens") or []]
@@ -168,45 +168,45 @@ class Wav2Vec2CTCTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Tokens in ``vocab.json``; ``len(tokenizer)`` counts those added behind it too."""
+        """Number of tokens in ``vocab.json``; ``len(tokenizer)`` counts the added ones too."""
         return len(self.encoder)
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def get_vocab(self) -> dict[str, int]:
-        """Copy of ``{token: id}``, with what was added."""
+        """Copy of ``{token: id}``, with the added tokens."""
         return dict(self._ids)
 
     @property
     def pad_token_id(self) -> int:
-        """Id of the padding, which is the blank."""
+        """Id of the padding, which is the blank of CTC."""
         return self._ids[self.pad_token]
 
     @property
     def unk_token_id(self) -> int:
-        """Id of what is not in the vocabulary."""
+        """Id for characters that are not in the vocabulary."""
         return self._ids[self.unk_token]
 
     @property
     def bos_token_id(self) -> int | None:
-        """Id of the token for a beginning, which CTC does not use."""
+        """Id of the token for the beginning of a text, which CTC does not use."""
         return None if self.bos_token is None else self._ids[self.bos_token]
 
     @property
     def eos_token_id(self) -> int | None:
-        """Id of the token for an end, which CTC does not use."""
+        """Id of the token for the end of a text, which CTC does not use."""
         return None if self.eos_token is None else self._ids[self.eos_token]
 
     @property
     def word_delimiter_token_id(self) -> int | None:
-        """Id of what stands between words."""
+        """Id of the token between words."""
         return None if self.word_delimiter_token is None else self._ids[self.word_delimiter_token]
 
     # text to ids
 
     def tokenize(self, text: str) -> list[str]:
-        """Split a text into tokens: those of several characters first, which swallow the spaces around them."""
+        """Split a text into tokens; those of several characters come first and take the spaces around them."""
         if self.do_lower_case:
             parts = self._split_special.split(text)
             text = "".join(part if i % 2 else "".join(map(str.lower, part)) for i, part in enumerate(parts))
@@ -223,7 +223,7 @@ class Wav2Vec2CTCTokenizer:
         return tokens
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, one for each character, without beginning or end."""
+        """Ids of a text, one for each token, without ``bos_token`` and ``eos_token``."""
         if not isinstance(text, str):
             raise ValueError(f"text is {text!r:.60}, a {type(text).__name__}; expected a str, or a list of them.")
         return [self._ids.get(token, self.unk_token_id) for token in self.tokenize(text)]
@@ -238,10 +238,10 @@ class Wav2Vec2CTCTokenizer:
         return_attention_mask: bool | None = None,
         return_tensors: str | None = None,
     ) -> BatchFeature:
-        """Give ``input_ids`` and ``attention_mask`` of a text or a list of texts.
+        """Make ``input_ids`` and ``attention_mask`` of a text or a list of texts.
 
-        ``max_length`` alone, without padding, cuts, as in the reference; everything else as in
-        `Wav2Vec2FeatureExtractor`, but lists hold ints, and a single text gives a flat list.
+        ``max_length`` without padding cuts the ids, as in the reference. The other arguments are those of
+        `Wav2Vec2FeatureExtractor`. Lists hold ints, and a single text gives a flat list.
         """
         texts = [text] if isinstance(text, str) else text
         if not isinstance(texts, list | tuple):
@@ -264,7 +264,7 @@ class Wav2Vec2CTCTokenizer:
         return_attention_mask: bool | None = None,
         return_tensors: str | None = None,
     ) -> BatchFeature:
-        """Collate examples ``{"input_ids": ...}``; without ``return_tensors`` tensors and arrays stay what they are."""
+        """Collate examples ``{"input_ids": ...}``; without ``return_tensors`` tensors stay tensors, arrays arrays."""
         check_padding(padding, max_length, truncation, pad_to_multiple_of, return_tensors)
         examples: Any = encoded_inputs
         given = examples.get("input_ids") if isinstance(examples, Mapping) else None
@@ -288,7 +288,7 @@ class Wav2Vec2CTCTokenizer:
         return BatchFeature({key: column[0] for key, column in lists.items()} if single else lists)
 
     def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> Any:
-        """Id of a token, or a list of ids; ``unk_token_id`` for what is not in the vocabulary."""
+        """Id of a token, or ids of several; ``unk_token_id`` for a token that is not in the vocabulary."""
         if isinstance(tokens, str):
             return self._ids.get(tokens, self.unk_token_id)
         return [self._ids.get(token, self.unk_token_id) for token in tokens]
@@ -296,7 +296,7 @@ class Wav2Vec2CTCTokenizer:
     # ids to text
 
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
-        """Token of an id, or a list of tokens; ``unk_token`` for what is not in the vocabulary, -100 among them."""
+        """Token of an id, or tokens of several; ``unk_token`` for an id that is not in the vocabulary, such as -100."""
         if np.ndim(ids) == 0:
             return self._tokens.get(int(ids), self.unk_token)
         tokens = [self._tokens.get(index, self.unk_token) for index in _ids(ids, "ids").tolist()]
@@ -314,18 +314,18 @@ class Wav2Vec2CTCTokenizer:
         output_word_offsets: bool = False,
         frame_seconds: float | int | None = None,
     ) -> Any:
-        """Read the ids of one utterance, one for each frame.
+        """Turn the ids of one utterance, one for each frame, into text.
 
         Parameters
         ----------
         skip_special_tokens
-            Leave out beginning, end and what is unknown; they part equal letters all the same, as blanks do.
+            Leave out the tokens for beginning, end and unknown. They still separate equal letters, as blanks do.
         group_tokens
             Make one token of equal neighbours; False for labels, which have one id for each letter.
         spaces_between_special_tokens
             Put a space between all tokens.
         clean_up_tokenization_spaces
-            Take the space from in front of punctuation; None for what the file says.
+            Remove the space in front of punctuation; None takes the tokenizer's own setting.
         frame_seconds
             Seconds from one frame to the next (``config.inputs_to_logits_ratio / 16000``), for offsets in seconds.
 
@@ -341,14 +341,7 @@ class Wav2Vec2CTCTokenizer:
             )
         ids = token_ids if np.ndim(token_ids) else [int(token_ids)]
         dropped = self._special if skip_special_tokens else {self.pad_token}
-        chars: Offsets = []
-        end = 0
-        tokens = self.convert_ids_to_tokens(ids)
-        for token, run in groupby(tokens) if group_tokens else ((token, (token,)) for token in tokens):
-            start, end = end, end + sum(1 for _ in run)
-            if token not in dropped:
-                char = self.replace_word_delimiter_char if token == self.word_delimiter_token else token
-                chars.append({"char": char, "start_offset": start, "end_offset": end})
+        chars = self._chars(self.convert_ids_to_tokens(ids), group_tokens, dropped)
         text = (" " if spaces_between_special_tokens else "").join(str(entry["char"]) for entry in chars).strip()
         text = text.lower() if self.do_lower_case else text
         clean = clean_up_tokenization_spaces
@@ -363,7 +356,7 @@ class Wav2Vec2CTCTokenizer:
         )
 
     def batch_decode(self, sequences: Any, skip_special_tokens: bool = False, **options: Any) -> Any:
-        """`decode` each of several utterances: a list of texts, or one output whose fields are lists."""
+        """Turn the ids of several utterances into a list of texts, or into one output whose fields are lists."""
         decoded = [self.decode(ids, skip_special_tokens, **options) for ids in sequences]
         chars, words = (options.get(f"output_{kind}_offsets", False) for kind in ("char", "word"))
         if not chars and not words:
@@ -374,7 +367,19 @@ class Wav2Vec2CTCTokenizer:
             word_offsets=[one.word_offsets for one in decoded] if words else None,
         )
 
+    def _chars(self, tokens: list[str], group: bool, dropped: set[str]) -> Offsets:
+        """Characters of the tokens that are not dropped, and their frames; ``group`` joins equal neighbours."""
+        chars: Offsets = []
+        end = 0
+        for token, run in groupby(tokens) if group else ((token, (token,)) for token in tokens):
+            start, end = end, end + sum(1 for _ in run)
+            if token not in dropped:
+                char = self.replace_word_delimiter_char if token == self.word_delimiter_token else token
+                chars.append({"char": char, "start_offset": start, "end_offset": end})
+        return chars
+
     def _words(self, chars: Offsets) -> Offsets:
+        """Words between the spaces, and their frames."""
         words: Offsets = []
         for is_space, group in groupby(chars, lambda entry: entry["char"] == self.replace_word_delimiter_char):
             if not is_space:
@@ -388,15 +393,15 @@ class Wav2Vec2CTCTokenizer:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **changes: Any) -> Wav2Vec2CTCTokenizer:
-        """Read ``vocab.json`` and, where they are, the other files from a local folder, with some keys changed."""
+        """Read ``vocab.json``, and the other files if there are any, from a local folder, with some keys changed."""
         warn_unknown(cls.__name__, changes, (*FIELDS, *KNOWN))
         vocab = read_json(folder, VOCAB_NAME)
         values = read_json(folder, TOKENIZER_NAME, needed=False)
         kind = values.get("tokenizer_class", cls.__name__)
         if kind not in CLASSES:
             raise ValueError(
-                f"{TOKENIZER_NAME} says tokenizer_class={kind!r}; unisat reads {cls.__name__}: characters, no phonemes "
-                "and no word pieces."
+                f"{TOKENIZER_NAME} says tokenizer_class={kind!r}; unisat reads {cls.__name__} only, whose tokens are "
+                "characters, not phonemes or word pieces."
             )
         # older checkpoints list the added tokens in a file of their own, and their special tokens win
         if "added_tokens_decoder" not in values:
@@ -404,7 +409,7 @@ class Wav2Vec2CTCTokenizer:
             added = read_json(folder, ADDED_NAME, needed=False)
             values["added_tokens_decoder"] = {index: {"content": token} for token, index in added.items()}
         if changes.get("target_lang", values.get("target_lang")) != values.get("target_lang"):
-            # their ids are behind the other language's
+            # the added ids come behind those of the other language
             del values["added_tokens_decoder"]
         values |= changes
         check_right(values.get("padding_side", "right"))
@@ -416,7 +421,7 @@ class Wav2Vec2CTCTokenizer:
         return made
 
     def save_pretrained(self, folder: str | Path, *, processor_class: str | None = None) -> None:
-        """Write the reference's files into a folder, which is made where it is missing."""
+        """Write the reference's files into a folder, which is made if it is missing."""
         specials = {name: getattr(self, name) for name in SPECIAL if getattr(self, name) is not None}
         listed = self.extra.get("additional_special_tokens")
         values = {"model_max_length": int(1e30), **self.extra, "tokenizer_class": type(self).__name__}
@@ -445,12 +450,12 @@ class Wav2Vec2CTCTokenizer:
 
 
 def _content(token: Any) -> Any:
-    """Give the text of a special token, which some files describe in an object."""
+    """Text of a special token, which some files describe with an object."""
     return token["content"] if isinstance(token, Mapping) and "content" in token else token
 
 
 def _splitter(tokens: Iterable[str]) -> re.Pattern[str]:
-    """Pattern whose ``split`` alternates between text and tokens, the longest where several begin."""
+    """Pattern whose ``split`` alternates between text and tokens; it prefers longer tokens."""
     longest_first = sorted(tokens, key=lambda token: (-len(token), token))
     return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
 
@@ -460,16 +465,16 @@ def _ids(values: Any, name: str) -> np.ndarray:
     array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
     if array.ndim != 1:
         raise ValueError(
-            f"{name} must be (length,), got shape {array.shape}; decode a batch with batch_decode, and logits behind "
+            f"{name} must be (length,), got shape {array.shape}; decode a batch with batch_decode, and logits after "
             "argmax(-1)."
         )
     if array.size and array.dtype.kind not in "iu":
-        raise ValueError(f"{name} are {array.dtype}; expected whole numbers: of logits take argmax(-1) first.")
+        raise ValueError(f"{name} are {array.dtype}; expected whole numbers: take argmax(-1) of logits first.")
     return array.astype(np.int64)
 
 
 def _timed(entries: Offsets, frame_seconds: float | int | None) -> Offsets:
-    """Add start and end in seconds."""
+    """Add start and end in seconds, if the seconds of a frame are given."""
     if frame_seconds is None:
         return entries
     ends = ("start", "end")
@@ -477,7 +482,7 @@ def _timed(entries: Offsets, frame_seconds: float | int | None) -> Offsets:
 
 
 def _of_language(vocab: dict[str, Any], target_lang: str | None, source: str) -> dict[str, Any]:
-    """The flat vocabulary, or one of a nested one."""
+    """The vocabulary itself if it is flat, or that of one language if it is nested."""
     nested = [key for key, value in vocab.items() if isinstance(value, Mapping)]
     if nested and len(nested) < len(vocab):
         flat = next(key for key in vocab if key not in nested)
@@ -488,14 +493,14 @@ def _of_language(vocab: dict[str, Any], target_lang: str | None, source: str) ->
         raise ValueError(f"{source} {what}{close}; pass target_lang, one of {', '.join(nested[:20])}.")
     if not nested and target_lang is not None:
         raise ValueError(
-            f"{source} is flat, {{token: id}}; target_lang={target_lang!r} needs {{language: {{token: id}}}}: pass "
+            f"{source} is flat, {{token: id}}, but target_lang={target_lang!r} needs {{language: {{token: id}}}}; pass "
             "target_lang=None, or a nested vocabulary."
         )
     return dict(vocab[target_lang] if target_lang is not None else vocab)
 
 
 def _check_ids(ids: Mapping[str, Any], source: str) -> None:
-    """Refuse what does not give each of 0, 1, ... to one token."""
+    """Refuse a vocabulary that does not give each of 0, 1, ... to exactly one token."""
     if not ids:
         raise ValueError(f"{source} is empty; expected {{token: id}}.")
     for token, index in ids.items():
@@ -506,11 +511,11 @@ def _check_ids(ids: Mapping[str, Any], source: str) -> None:
         if index in tokens:
             raise ValueError(
                 f"{source} gives the id {index} to {tokens[index]!r} and {token!r}; expected one token for each id: "
-                "remove the one the model was not trained with."
+                "remove the token that the model was not trained with."
             )
         tokens[index] = token
     if missing := [index for index in range(len(ids)) if index not in tokens]:
         raise ValueError(
             f"{source} has {len(ids)} tokens with ids up to {max(tokens)}, but none for {missing[:10]}; expected 0 to "
-            f"{len(ids) - 1} without holes: was it written whole?"
+            f"{len(ids) - 1} without holes: check that it was written whole."
         )
