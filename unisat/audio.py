@@ -167,8 +167,8 @@ def _opened(source: Any, name: str | None) -> Iterator[tuple[soundfile.SoundFile
     except (soundfile.SoundFileError, TypeError) as error:
         reason = getattr(error, "error_string", str(error)).rstrip(".")
         raise ValueError(
-            f"{name} could not be read as sound ({reason}); expected WAV, FLAC, Ogg, Opus or MP3. Convert other "
-            "formats, for example with: ffmpeg -i INPUT output.wav"
+            f"{name} could not be read as sound ({reason}); WAV, FLAC, Ogg, Opus and MP3 are, anything else "
+            "can be converted, for example with: ffmpeg -i INPUT output.wav"
         ) from error
 
 
