@@ -152,7 +152,7 @@ class Wav2Vec2CTCTokenizer:
             token = getattr(self, name)
             if token not in ids and not (token is None and name == "word_delimiter_token"):
                 raise ValueError(
-                    f"{source} lacks {name}={token!r}{nearest(str(token), [*ids])}; name the one it has with "
+                    f"{source} lacks {name}={token!r}{nearest(str(token), [*ids])}; name the one it has, with "
                     f"{name}=..., or add it with the id {len(ids)} if the model has a class for it."
                 )
         additional = [_content(token) for token in self.extra.get("additional_special_tokens") or []]
