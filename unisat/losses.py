@@ -4,8 +4,8 @@ The masked frames of a batch are always one flat list of ``S`` frames, with the 
 keep (batch, masked frames) instead: they cut every utterance to the least masked one by *unmasking frames at random*,
 which makes holes in the spans. A flat list needs no such cut.
 
-Every loss is a mean in nats, so it does not depend on the number of frames. Its docstring gives the value for a model
-that knows nothing (chance).
+Every loss is a mean, so it does not depend on the number of frames. Cross-entropies are in nats, and their docstrings
+give the value for a model that knows nothing (chance).
 """
 
 from __future__ import annotations
