@@ -5,19 +5,9 @@ BIN := .venv/bin
 LAB_OPTIONS = $(if $(filter 0,$(shell id -u)),--allow-root)
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable
 NBVAL = --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg --nbval-cell-timeout=300
-# The fast tests, run once more with every shape in every signature checked
-SHAPES = tests/test_frames.py tests/test_masking.py tests/test_model.py tests/test_group_norm.py tests/test_quantizer.py tests/test_sites.py \
-	tests/test_capture.py tests/test_audio.py tests/test_corpus.py tests/test_plots.py tests/test_plots_heads.py \
-	tests/test_heads.py tests/test_feature_extraction.py tests/test_tokenization.py tests/test_processing.py \
-	tests/test_losses.py tests/test_mixing.py tests/test_pretraining.py tests/test_targets.py tests/test_training_data.py \
-	tests/test_plots_objective.py tests/test_acoustics.py tests/test_clusters.py tests/test_bank.py tests/test_reduce.py \
-	tests/test_collect.py tests/test_intervene.py tests/test_sweep.py tests/test_attribution.py tests/test_lenses.py \
-	tests/test_verification.py tests/test_codebook.py tests/test_units.py tests/test_similarity.py tests/test_layer_weights.py \
-	tests/test_plots_interventions.py tests/test_plots_attribution.py tests/test_plots_verification.py \
-	tests/test_plots_codebook.py tests/test_plots_similarity.py tests/test_plots_results.py tests/test_picture.py \
-	tests/test_mask_view.py tests/test_attention_view.py tests/test_quantizer_view.py tests/test_losses_view.py \
-	tests/test_mixing_view.py tests/test_layers_view.py tests/test_layer_weights_view.py tests/test_shortcuts.py \
-	tests/test_chunks.py tests/test_batching.py tests/test_attention_blocks.py
+# a worker for each core, one thread each
+WORKERS = $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 .PHONY: lab tour test browser screenshots docs check format notebooks speech tiny benchmarks clean
 
@@ -29,8 +19,8 @@ tour: .venv/.notebook  ## run the tour without a browser and write build/tour.ht
 		--HTMLExporter.mathjax_url= --HTMLExporter.require_js_url= --ExecutePreprocessor.timeout=600
 
 test: .venv/.test  ## run every test, then every notebook
-	$(BIN)/python -m pytest --ignore=tests/browser
-	$(BIN)/python -m pytest $(NBVAL) notebooks
+	$(PYTEST) --dist worksteal --ignore=tests/browser
+	$(PYTEST) --dist loadfile $(NBVAL) notebooks
 
 browser: .venv/.test  ## run every notebook and move every control in JupyterLab in Chromium
 	$(BIN)/python -m pytest tests/browser -rs
@@ -45,7 +35,7 @@ check: .venv/.test  ## format, lint, types, shapes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q --jaxtyping-packages=unisat,beartype.beartype -m "not wrong_types" $(SHAPES)
+	$(PYTEST) -q --jaxtyping-packages=unisat,beartype.beartype -m "not wrong_types and not runs_once" --ignore=tests/browser
 
 format: .venv/.test  ## put the code into shape
 	$(BIN)/ruff format .

@@ -13,6 +13,7 @@ from unisat import UniSpeechSatConfig, UniSpeechSatModel
 settings.register_profile("unisat", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("unisat")
 
+THREADS = torch.get_num_threads()
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
@@ -35,6 +36,13 @@ def shuffled(model, seed=0):
             norm = "norm" in name and name.endswith("weight")
             weight.copy_(1 + 0.3 * noise if norm else 0.2 * noise)
     return model.eval()
+
+
+@pytest.fixture(autouse=True)
+def as_many_threads():
+    """Give the next test as many threads as this one: sums in another order differ in their last bit."""
+    yield
+    torch.set_num_threads(THREADS)
 
 
 VARIANTS = {

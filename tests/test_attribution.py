@@ -67,7 +67,7 @@ def riemann(function, start, end, steps):
 def test_the_wave_s_attribution_is_that_of_a_plain_riemann_sum(kind, wave):
     model = shuffled(us.UniSpeechSatModel(small_config(**VARIANTS[kind])).double())
     other = torch.randn(1000, generator=torch.Generator().manual_seed(8)).double()
-    expected = riemann(lambda x: last_frames(model(x[None]))[0], other, wave[0].double(), 600)
+    expected = riemann(lambda x: last_frames(model(x[None]))[0], other, wave[0].double(), 200)
     found = attribute(model, wave.double(), last_frames, baselines=other, steps=60, batch_size=7)
     torch.testing.assert_close(found.values[0], expected, rtol=0.01, atol=0.003 * float(expected.abs().max()))
     assert found.completeness_error["relative"].item() < 0.005
@@ -101,7 +101,7 @@ def test_a_site_s_attribution_is_that_of_a_plain_riemann_sum(site, wave):
         return result
 
     start = here.mean(0).expand_as(here)
-    expected = riemann(function, start, here, 300).flatten(1).sum(1)
+    expected = riemann(function, start, here, 100).flatten(1).sum(1)
     found = attribute(model, wave.double(), last_frames, wrt=site, baselines="mean")
     torch.testing.assert_close(found.values[0], expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
     assert found.completeness_error["relative"].item() < 1e-3

@@ -10,6 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unisat import UniSpeechSatModel, shortcuts
 
+pytestmark = pytest.mark.runs_once
+
 
 @pytest.fixture(autouse=True)
 def beside(monkeypatch):

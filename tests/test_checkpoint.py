@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from unisat import UniSpeechSatModel, checkpoint
 
+pytestmark = pytest.mark.runs_once
+
 
 @pytest.fixture
 def saved(one_model, tmp_path):

@@ -12,6 +12,8 @@ from test_heads import head_config
 
 import unisat as us
 
+pytestmark = pytest.mark.runs_once
+
 transformers = pytest.importorskip("transformers")
 TABLE = (ROOT / "docs" / "differences.md").read_text(encoding="utf-8")
 WAVES = torch.randn(3, 3000, generator=torch.Generator().manual_seed(1))

@@ -9,6 +9,8 @@ import pytest
 from unisat.interpret.features.bank import FeatureBank, Part
 from unisat.interpret.speakers.maps import embed
 
+pytestmark = pytest.mark.runs_once
+
 
 def bank(values, **columns):
     table = pd.DataFrame({"id": [f"u{row}" for row in range(len(values))], **columns})

@@ -13,6 +13,8 @@ from test_heads import KINDS, head_config
 import unisat as us
 from unisat import fairseq
 
+pytestmark = pytest.mark.runs_once
+
 
 @pytest.fixture
 def backbone(tmp_path):

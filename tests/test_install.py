@@ -8,6 +8,8 @@ import zipfile
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.runs_once
+
 
 def python(code, folder, **environment):
     """Run code in a new process in another folder, and give what it prints."""

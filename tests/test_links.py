@@ -6,6 +6,8 @@ import re
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.runs_once
+
 PAGES = sorted(
     path
     for folder in (".", "docs", "notebooks", "data", "benchmarks", "unisat")

@@ -9,6 +9,8 @@ from test_heads import head_config
 
 import unisat as us
 
+pytestmark = pytest.mark.runs_once
+
 STRAY = {"hidden_dropout_prob": 0.1, "feat_extract_dropout": 0.0, "gradient_checkpointing": False, "replace_prob": 0.5}
 STRAY |= {
     "mask_channel_prob": 0.0,

@@ -10,6 +10,8 @@ from conftest import ROOT
 
 import unisat
 
+pytestmark = pytest.mark.runs_once
+
 SERIES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
 

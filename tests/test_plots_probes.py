@@ -10,6 +10,8 @@ from unisat.interpret.features.bank import FeatureBank
 from unisat.interpret.probing.probes import probe_layers
 from unisat.plots.probes import LABELS, STYLES, probe_curves
 
+pytestmark = pytest.mark.runs_once
+
 FLAT = ("logmel", "mfcc", "loudness")
 
 

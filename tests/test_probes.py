@@ -19,6 +19,8 @@ from unisat.interpret.probing.classifiers import LAMBDAS
 from unisat.interpret.probing.probes import probe_layers
 from unisat.interpret.statistics.error_rates import eer
 
+pytestmark = pytest.mark.runs_once
+
 SPEAKERS, SESSIONS, EACH, DIM = 12, 3, 4, 24
 QUICK = dict(seeds=2, n_boot=200, progress=False)
 BARE = dict(controls=(), metrics=("bal_acc",), **QUICK)

@@ -3,7 +3,10 @@
 import re
 
 import ipywidgets
+import pytest
 from conftest import ROOT
+
+pytestmark = pytest.mark.runs_once
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -6,6 +6,8 @@ from conftest import relative
 
 import unisat as us
 
+pytestmark = pytest.mark.runs_once
+
 
 @pytest.fixture(scope="module")
 def base():

@@ -14,6 +14,8 @@ import torch
 
 import unisat as us
 
+pytestmark = pytest.mark.runs_once
+
 transformers = pytest.importorskip("transformers")
 
 BASE = """

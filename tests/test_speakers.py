@@ -19,6 +19,8 @@ from unisat.cli import main
 from unisat.interpret.statistics.error_rates import eer, eer_interval
 from unisat.training import speakers
 
+pytestmark = pytest.mark.runs_once
+
 
 @pytest.fixture
 def speech(tmp_path):

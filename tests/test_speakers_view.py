@@ -18,6 +18,8 @@ from unisat.plots.style import CLASSES
 from unisat.widgets.picture import Refusal
 from unisat.widgets.speakers_view import LEAST, SpeakersView, speakers
 
+pytestmark = pytest.mark.runs_once
+
 
 def bank(people=5, each=6, sites=("hidden.1", "hidden.2"), width=8, spread=0.8, **about):
     draw = np.random.default_rng(0)

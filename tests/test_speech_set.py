@@ -14,6 +14,8 @@ import soundfile
 
 from unisat import corpus
 
+pytestmark = pytest.mark.runs_once
+
 ROOT = Path(__file__).parents[1]
 
 

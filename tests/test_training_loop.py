@@ -20,6 +20,8 @@ from unisat.cli import main
 from unisat.training import checkpoints, loop, recipe
 from unisat.training.data import TrainingBatch
 
+pytestmark = pytest.mark.runs_once
+
 MODEL = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=20)
 MODEL |= dict(conv_dim=[8, 8, 8], conv_kernel=[10, 8, 10], conv_stride=[5, 8, 8])
 MODEL |= dict(num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2, num_codevectors_per_group=4)

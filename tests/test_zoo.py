@@ -17,6 +17,8 @@ from unisat.masking import span_mask
 from unisat.training import recipe
 from unisat.training.targets import Clusters
 
+pytestmark = pytest.mark.runs_once
+
 
 def test_every_head_loads_without_a_word():
     with warnings.catch_warnings():
@@ -116,7 +118,7 @@ def rate(trials, waves, embed):
 
 
 def test_voices_it_never_heard(recorded):
-    trials, waves = unseen(recorded, every=4)
+    trials, waves = unseen(recorded, every=10)
     voices = us.load("tiny", "xvector")
     torch.manual_seed(0)
     fresh = us.UniSpeechSatModel(voices.config).eval()

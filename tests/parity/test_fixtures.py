@@ -13,6 +13,8 @@ import unisat
 from unisat import UniSpeechSatModel
 from unisat.frames import stack_length
 
+pytestmark = pytest.mark.runs_once
+
 TOLERANCE = 1e-5
 HEADED = ("ctc", "seqcls", "framecls", "xvector", "pretraining")
 FOLDERS = sorted(p.name for p in (SHARED / "fixtures").glob("*__*") if p.name.rpartition("__")[2] in ("model", *HEADED))

@@ -12,6 +12,8 @@ from test_transformers import batches, configs, quiet
 
 import unisat as us
 
+pytestmark = pytest.mark.runs_once
+
 transformers = pytest.importorskip("transformers")
 NAMES = [
     "UniSpeechSatForCTC",

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from unisat import UniSpeechSatModel
 
+pytestmark = pytest.mark.runs_once
+
 transformers = pytest.importorskip("transformers")
 
 
