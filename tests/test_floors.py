@@ -9,7 +9,7 @@ import unisat
 
 PACKAGE = Path(unisat.__file__).parent
 FLOOR = {
-    **dict.fromkeys(["config", "frames", "outputs", "precision"], 0),
+    **dict.fromkeys(["config", "frames", "modules", "outputs", "precision"], 0),
     **dict.fromkeys(
         [
             "acoustics",

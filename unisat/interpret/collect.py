@@ -12,7 +12,6 @@ import json
 import os
 import re
 import warnings
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from unisat import acoustics, shortcuts
+from unisat import acoustics
 from unisat.config import UniSpeechSatConfig
 from unisat.corpus import Batch, Corpus
 from unisat.frames import SAMPLE_RATE, hop, receptive_field, stack_length, valid_positions
@@ -35,6 +34,7 @@ from unisat.interpret.reduce import PerUtterance, Reducer, describe, mean_std, p
 from unisat.interpret.sites import Selector, Site, find_backbone, itemsize, select, site_list, unwrap
 from unisat.masking import span_mask
 from unisat.model import UniSpeechSatModel
+from unisat.modules import fingerprint
 
 FRAMES = ("valid", "masked", "visible")
 ACOUSTIC = {
@@ -199,27 +199,6 @@ def _check_budget(chosen: Sequence[Site], table: pd.DataFrame, config: UniSpeech
             f"budget of {limit / 1e6:,.0f} MB; the largest site is {largest!r} ({sizes[largest] / 1e6:,.0f} MB). "
             "Choose fewer sites or utterances, a reducer such as 'mean+std', or raise budget."
         )
-
-
-_FINGERPRINTS: weakref.WeakKeyDictionary[nn.Module, tuple[list[tuple[str, int]], str]] = weakref.WeakKeyDictionary()
-
-
-def fingerprint(model: nn.Module) -> str:
-    """Sixteen digits that two models share only if all their weights are equal.
-
-    Hashing all weights of Base takes a third of a second; it is done again only after they have changed.
-    """
-    model = unwrap(model)
-    weights = sorted(model.state_dict().items())
-    state = [(name, shortcuts.bit_sum(weight)) for name, weight in weights]
-    kept = _FINGERPRINTS.get(model)
-    if kept is None or kept[0] != state:
-        digest = hashlib.sha256()
-        for name, weight in weights:
-            digest.update(name.encode())
-            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        _FINGERPRINTS[model] = kept = state, digest.hexdigest()[:16]
-    return kept[1]
 
 
 def fresh(backbone: UniSpeechSatModel, seed: int) -> UniSpeechSatModel:
