@@ -34,7 +34,7 @@ from unisat.interpret.reduce import PerUtterance, Reducer, describe, mean_std, p
 from unisat.interpret.sites import Selector, Site, find_backbone, itemsize, select, site_list, unwrap
 from unisat.masking import span_mask
 from unisat.model import UniSpeechSatModel
-from unisat.modules import fingerprint
+from unisat.modules import evaluating, fingerprint
 
 FRAMES = ("valid", "masked", "visible")
 ACOUSTIC = {
@@ -148,22 +148,16 @@ def collect(
         total=sum(len(rows) for _, rows in mine), desc="collect", unit=" utterances", disable=not progress or rank > 0
     )
     ahead = ReadAhead(speech, mine, backbone.device, least=about["receptive_field"])
-    modes = [(module, module.training) for module in inner.modules()]
-    inner.eval()
-    try:
-        with bar:
-            for batch in ahead:
-                for row, samples in batch.too_short.items():
-                    name = table["id"].iloc[row]
-                    said = f"left out: {name!r} has {samples} samples, a frame needs {ahead.least}."
-                    warnings.warn(said, UserWarning, stacklevel=2)
-                if batch.rows:
-                    store.add(batch.number, batch.rows, _measure(models, chosen, reduce, kinds, batch, store, ahead))
-                bar.update(len(batch.wanted))
-            bar.set_postfix_str(f"{ahead.timing()['outside_share']:.1%} of the time outside the model")
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(inner), bar:
+        for batch in ahead:
+            for row, samples in batch.too_short.items():
+                name = table["id"].iloc[row]
+                said = f"left out: {name!r} has {samples} samples, a frame needs {ahead.least}."
+                warnings.warn(said, UserWarning, stacklevel=2)
+            if batch.rows:
+                store.add(batch.number, batch.rows, _measure(models, chosen, reduce, kinds, batch, store, ahead))
+            bar.update(len(batch.wanted))
+        bar.set_postfix_str(f"{ahead.timing()['outside_share']:.1%} of the time outside the model")
     bank = store.finish()
     bank.timing = ahead.timing()
     return bank
