@@ -175,7 +175,7 @@ class FeatureProjection(nn.Module):
         self.projection = Linear(config.conv_dim[-1], config.hidden_size)
         self.dropout = nn.Dropout(config.feat_proj_dropout)
 
-    def init_own_weights(self) -> None:
+    def reset_parameters(self) -> None:
         """Uniform within ``1 / sqrt(channels)``, as torch's own linear layers."""
         bound = 1 / math.sqrt(self.projection.in_features)
         nn.init.uniform_(self.projection.weight, -bound, bound)
@@ -201,7 +201,7 @@ class PositionalConvEmbedding(nn.Module):
         self.conv = parametrizations.weight_norm(conv, dim=2)
         self.activation = ACTIVATIONS[config.feat_extract_activation]()
 
-    def init_own_weights(self) -> None:
+    def reset_parameters(self) -> None:
         """Normal, std ``2 / sqrt(kernel * hidden_size)``, as fairseq; the reference's own attempt has no effect."""
         std = 2 / math.sqrt(self.conv.kernel_size[0] * self.conv.in_channels)
         # assigned, not written in place: the weight is computed from its norm and direction
@@ -393,7 +393,7 @@ class UniSpeechSatModel(UniSpeechSatPreTrainedModel):
         self.encoder = Encoder(config)
         self.init_weights()
 
-    def init_own_weights(self) -> None:
+    def reset_parameters(self) -> None:
         """Uniform in [0, 1)."""
         nn.init.uniform_(self.masked_spec_embed)
 
