@@ -24,6 +24,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from unisat import shortcuts
+from unisat.adapters import AttentionAdapter
 from unisat.config import ACTIVATIONS, UniSpeechSatConfig
 from unisat.frames import conv_length, hop, receptive_field, stack_length, valid_positions
 from unisat.group_norm import MaskedGroupNorm
@@ -283,21 +284,6 @@ class FeedForward(nn.Module):
         """Give what is to be added to each frame."""
         inner = activate(self.activation, self.intermediate_dense(hidden), self.intermediate_dense)
         return self.output_dropout(self.output_dense(self.intermediate_dropout(inner)))
-
-
-class AttentionAdapter(nn.Module):
-    """A narrow residual branch behind the feed-forward: the part of a layer that belongs to one language."""
-
-    def __init__(self, hidden_size: int, adapter_dim: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(hidden_size)
-        self.linear_1 = Linear(hidden_size, adapter_dim)
-        self.act_fn = nn.ReLU()
-        self.linear_2 = Linear(adapter_dim, hidden_size)
-
-    def forward(self, hidden: Float[Tensor, "batch frames hidden"]) -> Float[Tensor, "batch frames hidden"]:
-        """Give what is to be added to each frame."""
-        return self.linear_2(self.act_fn(self.linear_1(self.norm(hidden))))
 
 
 class EncoderLayer(nn.Module):
