@@ -271,7 +271,7 @@ def _fit(
     """Take the steps, and write the log. ``voices`` are the classes: all speakers at one speed after the other."""
     speakers = model.config.num_labels
     model.objective = AMSoftmaxLoss(model.config.xvector_output_dim, len(voices), margin=recipe.margin)
-    model.objective.init_own_weights()
+    model.objective.reset_parameters()
     drawn = batches(store, voices, model, recipe)
     model.eval()
     _start(model, *next(drawn)[:2])

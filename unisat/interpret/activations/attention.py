@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unisat.interpret.activations.capture import Trace
-from unisat.interpret.activations.sites import find_backbone, unwrap
+from unisat.interpret.activations.sites import find_backbone
+from unisat.modules import unwrap
 
 
 def measures(

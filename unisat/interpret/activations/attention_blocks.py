@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from unisat.frames import frame_seconds
 from unisat.interpret.activations.capture import Trace, as_batch, run
 from unisat.interpret.activations.reduce import PerUtterance
-from unisat.interpret.activations.sites import find_backbone, unwrap
+from unisat.interpret.activations.sites import find_backbone
 from unisat.model import UniSpeechSatModel
+from unisat.modules import unwrap
 
 MEASURES = ["distance_ms", "entropy_bits", "near_share"]
 """Columns of `attention_statistics`."""

@@ -25,17 +25,9 @@ from unisat.corpus import Batch
 from unisat.frames import valid_positions
 from unisat.inputs import sample_lengths
 from unisat.interpret.activations.reduce import PerUtterance, per_utterance
-from unisat.interpret.activations.sites import (
-    TIME_AXES,
-    Selector,
-    Site,
-    find_backbone,
-    itemsize,
-    select,
-    site_list,
-    unwrap,
-)
+from unisat.interpret.activations.sites import TIME_AXES, Selector, Site, find_backbone, itemsize, select, site_list
 from unisat.model import UniSpeechSatModel
+from unisat.modules import unwrap
 
 DEFAULT_BUDGET = "2GB"
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}

@@ -6,8 +6,7 @@ run over all of it, and only the transformer runs by chunks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +18,8 @@ from torch import Tensor, nn
 from unisat import audio
 from unisat.frames import SAMPLE_RATE, frame_seconds, hop
 from unisat.inputs import check_waveforms
-from unisat.interpret.activations.sites import find_backbone, unwrap
+from unisat.interpret.activations.sites import find_backbone
+from unisat.modules import evaluating, unwrap
 
 MOST_SECONDS = 120.0
 """Longest recording that `chunk_error` runs whole."""
@@ -161,18 +161,6 @@ def tile(frames: int, length: int) -> list[tuple[int, int]]:
     if len(starts) > 1 and frames - starts[-1] < length / 2:
         starts.pop()
     return list(zip(starts, [*starts[1:], frames], strict=True))
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a scope."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _layers(layers: str | Iterable[int], last: int) -> list[int]:

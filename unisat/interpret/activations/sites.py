@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from unisat.config import UniSpeechSatConfig, nearest
 from unisat.frames import SAMPLE_RATE, frame_seconds, stack_length
 from unisat.model import UniSpeechSatModel
+from unisat.modules import unwrap
 from unisat.quantizer import GumbelVectorQuantizer
 
 Selector = str | re.Pattern[str]
@@ -95,14 +96,6 @@ class Site:
         for axis, size in zip(self.shape, self.sizes, strict=True):
             count *= batch if axis == "batch" else self.positions(samples, config) if axis in TIME_AXES else size
         return count
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Give the module inside `torch.compile` and `DistributedDataParallel`."""
-    inner = getattr(model, "_orig_mod", None)
-    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        inner = model.module
-    return model if inner is None else unwrap(inner)
 
 
 def find(model: nn.Module, kind: type[nn.Module]) -> str | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,19 +20,19 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from unisat import shortcuts
 from unisat.config import UniSpeechSatConfig
 from unisat.corpus import Batch, Corpus
 from unisat.frames import SAMPLE_RATE, hop, receptive_field, stack_length, valid_positions
 from unisat.interpret.activations.capture import capture, parse_bytes
 from unisat.interpret.activations.reduce import PerUtterance, Reducer, describe, per_utterance
-from unisat.interpret.activations.sites import Selector, Site, find_backbone, itemsize, select, site_list, unwrap
+from unisat.interpret.activations.sites import Selector, Site, find_backbone, itemsize, select, site_list
 from unisat.interpret.features.acoustic import ACOUSTIC, acoustic
 from unisat.interpret.features.bank import LENGTHS, FeatureBank
 from unisat.interpret.features.batching import PaddedBatch, ReadAhead, Speech, batches, default_seconds
 from unisat.interpret.features.store import Store, processes
 from unisat.masking import span_mask
 from unisat.model import UniSpeechSatModel
+from unisat.modules import evaluating, fingerprint, unwrap
 
 FRAMES = ("valid", "masked", "visible")
 BASELINES = ("untrained", *ACOUSTIC)
@@ -139,22 +138,16 @@ def collect(
         total=sum(len(rows) for _, rows in mine), desc="collect", unit=" utterances", disable=not progress or rank > 0
     )
     ahead = ReadAhead(speech, mine, backbone.device, least=about["receptive_field"])
-    modes = [(module, module.training) for module in inner.modules()]
-    inner.eval()
-    try:
-        with bar:
-            for batch in ahead:
-                for row, samples in batch.too_short.items():
-                    name = table["id"].iloc[row]
-                    said = f"left out: {name!r} has {samples} samples, a frame needs {ahead.least}."
-                    warnings.warn(said, UserWarning, stacklevel=2)
-                if batch.rows:
-                    store.add(batch.number, batch.rows, _measure(models, chosen, reduce, kinds, batch, store, ahead))
-                bar.update(len(batch.wanted))
-            bar.set_postfix_str(f"{ahead.timing()['outside_share']:.1%} of the time outside the model")
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(inner), bar:
+        for batch in ahead:
+            for row, samples in batch.too_short.items():
+                name = table["id"].iloc[row]
+                said = f"left out: {name!r} has {samples} samples, a frame needs {ahead.least}."
+                warnings.warn(said, UserWarning, stacklevel=2)
+            if batch.rows:
+                store.add(batch.number, batch.rows, _measure(models, chosen, reduce, kinds, batch, store, ahead))
+            bar.update(len(batch.wanted))
+        bar.set_postfix_str(f"{ahead.timing()['outside_share']:.1%} of the time outside the model")
     bank = store.finish()
     bank.timing = ahead.timing()
     return bank
@@ -190,27 +183,6 @@ def _check_budget(chosen: Sequence[Site], table: pd.DataFrame, config: UniSpeech
             f"budget of {limit / 1e6:,.0f} MB; the largest site is {largest!r} ({sizes[largest] / 1e6:,.0f} MB). "
             "Choose fewer sites or utterances, a reducer such as 'mean+std', or raise budget."
         )
-
-
-_FINGERPRINTS: weakref.WeakKeyDictionary[nn.Module, tuple[list[tuple[str, int]], str]] = weakref.WeakKeyDictionary()
-
-
-def fingerprint(model: nn.Module) -> str:
-    """Sixteen digits that two models share only if all their weights are equal.
-
-    Hashing all weights of Base takes a third of a second; it is done again only after they have changed.
-    """
-    model = unwrap(model)
-    weights = sorted(model.state_dict().items())
-    state = [(name, shortcuts.bit_sum(weight)) for name, weight in weights]
-    kept = _FINGERPRINTS.get(model)
-    if kept is None or kept[0] != state:
-        digest = hashlib.sha256()
-        for name, weight in weights:
-            digest.update(name.encode())
-            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        _FINGERPRINTS[model] = kept = state, digest.hexdigest()[:16]
-    return kept[1]
 
 
 def fresh(backbone: UniSpeechSatModel, seed: int) -> UniSpeechSatModel:

@@ -19,9 +19,9 @@ from unisat.frames import SAMPLE_RATE
 from unisat.inputs import check_waveforms
 from unisat.interpret.activations.attention import rollout, value_norms
 from unisat.interpret.activations.capture import as_batch, capture
-from unisat.interpret.activations.sites import Site, find_backbone, select, site_list, unwrap
-from unisat.interpret.features.collect import fingerprint
+from unisat.interpret.activations.sites import Site, find_backbone, select, site_list
 from unisat.interpret.result import Result, plots
+from unisat.modules import fingerprint, unwrap
 from unisat.xvector import UniSpeechSatForXVector
 
 Target = Callable[[Any], Tensor] | int | tuple[int, int]

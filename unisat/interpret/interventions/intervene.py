@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from unisat.config import UniSpeechSatConfig
 from unisat.frames import frames_between, valid_positions
 from unisat.inputs import sample_lengths
-from unisat.interpret.activations.sites import Site, find_backbone, select, site_list, unwrap
+from unisat.interpret.activations.sites import Site, find_backbone, select, site_list
 from unisat.interpret.interventions.edits import Intervention, Place, from_rows, to_rows
 from unisat.model import UniSpeechSatModel
+from unisat.modules import unwrap
 
 
 class _Pass(threading.local):

@@ -23,13 +23,13 @@ from tqdm.auto import tqdm
 
 from unisat.corpus import Batch
 from unisat.interpret.activations.capture import as_batch, run
-from unisat.interpret.activations.sites import Selector, Site, select, site_list, unwrap
-from unisat.interpret.features.collect import fingerprint
+from unisat.interpret.activations.sites import Selector, Site, select, site_list
 from unisat.interpret.interventions.edits import Align, Intervention, Patch, Placebo
 from unisat.interpret.interventions.intervene import intervene
 from unisat.interpret.interventions.metrics import Metric
 from unisat.interpret.result import Result, plots
 from unisat.interpret.statistics.intervals import interval, two_level
+from unisat.modules import fingerprint, unwrap
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

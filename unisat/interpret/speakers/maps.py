@@ -19,8 +19,9 @@ from unisat.frames import SAMPLE_RATE
 from unisat.interpret.activations.sites import find_backbone
 from unisat.interpret.features.bank import FeatureBank
 from unisat.interpret.features.batching import ReadAhead, Speech, batches, default_seconds
-from unisat.interpret.features.collect import collect, fingerprint
+from unisat.interpret.features.collect import collect
 from unisat.interpret.result import Result, plots
+from unisat.modules import evaluating, fingerprint
 from unisat.xvector import UniSpeechSatForXVector
 
 METHODS = ("umap", "pca", "lda")
@@ -302,9 +303,7 @@ def xvectors(
     seconds = default_seconds(model.device) if batch_seconds is None else batch_seconds
     plan = list(enumerate(batches(table["seconds"].to_numpy(float), seconds)))
     ahead = ReadAhead(source, plan, model.device, least=round(model.shortest_seconds * SAMPLE_RATE))
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with evaluating(model):
         for batch in ahead:
             for row in batch.wanted:
                 if row not in batch.waveforms:
@@ -318,9 +317,6 @@ def xvectors(
                 ]
                 found.append(model(there[0], attention_mask=there[1]).embeddings.float().cpu().numpy())
             rows.extend(batch.rows)
-    finally:
-        for module, training in modes:
-            module.training = training
     about = {"model": fingerprint(model), "max_seconds": max_seconds, "do_normalize": do_normalize}
     bank = FeatureBank.from_arrays(table, {"xvector": np.concatenate(found)[np.argsort(rows)]}, about)
     bank.timing = ahead.timing()
