@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from unisat.frames import SAMPLE_RATE
 from unisat.inputs import check_waveforms
 from unisat.interpret.activations.attention import rollout, value_norms
 from unisat.interpret.activations.capture import as_batch, capture
+from unisat.interpret.activations.forward import eagerly, hook
 from unisat.interpret.activations.sites import Site, find_backbone, select, site_list
 from unisat.interpret.result import Result, plots
 from unisat.modules import fingerprint, unwrap
@@ -370,16 +370,10 @@ def long_term_noise(waveform: Float[Tensor, " samples"], generator: torch.Genera
 @contextmanager
 def _replaced(model: nn.Module, site: Site, values: Tensor) -> Iterator[None]:
     """Let the module of a site give ``values`` in place of what it computed."""
-
-    def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        return site.write(output, values)
-
-    with ExitStack() as stack:
-        if "torch._dynamo" in sys.modules:  # compiled code calls no hooks
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+    with eagerly(), ExitStack() as stack:
         if site.name != "wave":
-            handle = model.get_submodule(site.module).register_forward_hook(hook)
-            stack.callback(handle.remove)
+            module = model.get_submodule(site.module)
+            stack.callback(hook(module, site.side, lambda output: site.write(output, values)).remove)
         yield
 
 
