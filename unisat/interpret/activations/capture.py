@@ -288,21 +288,34 @@ def run(
     output, trace
         What ``model(...)`` returns, and a `Trace`.
     """
-    inputs: dict[str, Any] = {"mask_time_indices": mask_time_indices}
-    if isinstance(audio, Tensor) and audio.ndim == 2:
-        inputs |= {"input_values": audio, "attention_mask": attention_mask}
-    else:
-        if attention_mask is not None:
-            raise ValueError("attention_mask belongs to a tensor (batch, samples); waveforms know their lengths.")
-        batch = as_batch(audio, sampling_rate)
+    values, mask, batch = as_inputs(audio, sampling_rate, attention_mask)
+    if batch is not None:
         options.setdefault("ids", batch.ids)
-        inputs |= {"input_values": batch.input_values, "attention_mask": batch.attention_mask}
+    inputs = {"mask_time_indices": mask_time_indices, "input_values": values, "attention_mask": mask}
     device = next(model.parameters()).device
     inputs = {name: value.to(device) for name, value in inputs.items() if value is not None}
     gradients = nullcontext() if options.get("grad") else torch.no_grad()
     with capture(model, *selectors, **options) as trace, gradients:
         output = model(**inputs)
     return output, trace
+
+
+def as_inputs(
+    audio: Any, sampling_rate: int | None = None, attention_mask: Tensor | None = None
+) -> tuple[Float[Tensor, "batch samples"], Tensor | None, Batch | None]:
+    """What a model is called with for whatever `run` takes: waveforms, their mask, and the batch that they come from.
+
+    Raises
+    ------
+    ValueError
+        If there is a mask for anything but a tensor (batch, samples).
+    """
+    if isinstance(audio, Tensor) and audio.ndim == 2:
+        return audio, attention_mask, None
+    if attention_mask is not None:
+        raise ValueError("attention_mask belongs to a tensor (batch, samples); waveforms know their lengths.")
+    batch = as_batch(audio, sampling_rate)
+    return batch.input_values, batch.attention_mask, batch
 
 
 def as_batch(audio: Any, sampling_rate: int | None = None) -> Batch:
