@@ -202,6 +202,8 @@ def test_an_interrupted_collection_goes_on(one_model, corpus, tmp_path, monkeypa
     whole = us.collect(one_model, corpus, batch_seconds=0.3)
     calls, measure = counted(monkeypatch)
     measure.fail_at = 4
+    (tmp_path / "bank").mkdir()
+    (tmp_path / "bank" / ".collect.json.1.partial").write_text("{")  # of a process that was killed
     with pytest.raises(KeyboardInterrupt):
         us.collect(one_model, corpus, batch_seconds=0.3, folder=tmp_path / "bank")
     with pytest.raises(FileNotFoundError, match=r"3 part\(s\) are there: run the same collect"):
@@ -217,6 +219,7 @@ def test_an_interrupted_collection_goes_on(one_model, corpus, tmp_path, monkeypa
         np.testing.assert_array_equal(again[site], whole[site])
     assert bank.sites == whole.sites
     assert bank.table["id"].tolist() == whole.table["id"].tolist()
+    assert {path.name.split("-")[0] for path in (tmp_path / "bank").iterdir()} == {"bank.json", "collect.json", "part"}
     with pytest.raises(ValueError, match=r"holds a bank made otherwise: reduce \(mean\+std there\), seed \(0 there\)"):
         us.collect(one_model, corpus, reduce="mean", batch_seconds=0.3, folder=tmp_path / "bank", seed=1)
     (tmp_path / "other").mkdir()

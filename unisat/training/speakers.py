@@ -24,9 +24,9 @@ from tqdm.auto import tqdm
 from unisat import audio
 from unisat.config import nearest
 from unisat.corpus import Corpus
+from unisat.files import whole_folder
 from unisat.frames import SAMPLE_RATE, valid_positions
 from unisat.model import UniSpeechSatModel
-from unisat.training.checkpoints import whole_folder
 from unisat.training.data import manifest, union
 from unisat.training.recipe import apply, check_types
 from unisat.xvector import AMSoftmaxLoss, TDNNLayer, UniSpeechSatForXVector

@@ -26,10 +26,10 @@ from unisat import audio
 from unisat.acoustics import mfcc
 from unisat.clusters import Clusters, entropy, fit
 from unisat.corpus import Corpus
+from unisat.files import whole_folder
 from unisat.frames import SAMPLE_RATE, conv_length
 from unisat.model import UniSpeechSatModel
 from unisat.modules import evaluating
-from unisat.training.checkpoints import whole_folder
 
 MOST_UNREADABLE = 0.05
 """Share of files that may be unreadable before a run stops."""
