@@ -9,6 +9,7 @@ from jaxtyping import Float
 from unisat.interpret.features.bank import FeatureBank
 from unisat.interpret.speakers.trials import verify_trials
 from unisat.interpret.statistics.error_rates import eer
+from unisat.interpret.statistics.scaling import standardize
 
 LEAST = 8
 """Utterances without which a rate is an accident."""
@@ -89,8 +90,7 @@ class WeightedSums:
 
     def cosines(self, weights: Float[np.ndarray, " layers"]) -> Float[np.ndarray, "utterances utterances"]:
         """Cosine of each pair of utterances in the space of a weighted sum."""
-        summed = np.tensordot(np.asarray(weights, dtype=float), self._layers, axes=1)
-        summed = _scaled(summed)
+        summed = standardize(np.tensordot(np.asarray(weights, dtype=float), self._layers, axes=1))
         summed /= np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), np.finfo(float).tiny)
         return summed @ summed.T
 
@@ -119,10 +119,4 @@ def _normalized(layers: Float[np.ndarray, "layers utterances dim"], how: str | N
     axis = {"zscore": 1, "layer_norm": 2}.get(how)
     if axis is None:
         raise ValueError(f"normalize={how!r} must be None, 'zscore' or 'layer_norm'.")
-    return _scaled(layers, axis)
-
-
-def _scaled(values: np.ndarray, axis: int = 0) -> np.ndarray:
-    """With mean 0 and variance 1 along an axis; 0 where nothing varies."""
-    spread = values.std(axis, keepdims=True)
-    return (values - values.mean(axis, keepdims=True)) / np.where(spread == 0, 1, spread)
+    return standardize(layers, axis=axis)

@@ -23,6 +23,7 @@ from unisat.interpret.features.collect import fingerprint
 from unisat.interpret.probing.classifiers import group_folds
 from unisat.interpret.result import Result, plots
 from unisat.interpret.statistics.intervals import interval, two_level
+from unisat.interpret.statistics.scaling import scaling
 from unisat.model import UniSpeechSatModel
 
 LEARNING_RATE = 0.05
@@ -303,7 +304,7 @@ def fit_layer_weights(
         widths[site] = features[-1].shape[1]
     if len(set(widths.values())) > 1:
         raise ValueError(f"layers can be summed only if they are equally wide, got {widths}.")
-    layers = torch.from_numpy(np.stack(features))  # (layers, utterances, dim)
+    layers = np.stack(features)  # (layers, utterances, dim)
     label = torch.from_numpy(codes)
     weights, norms, change, drop, rise = (np.zeros((seeds, len(names))) for _ in range(5))
     accuracy, right = np.zeros(seeds), np.zeros((seeds, len(bank)))
@@ -370,18 +371,16 @@ def _check_groups(target: str, groups: str, labels: np.ndarray, held: np.ndarray
 
 
 def _prepare(
-    layers: Float[Tensor, "layers utterances dim"], train: Int[np.ndarray, " train"], normalize: str | None
+    layers: Float[np.ndarray, "layers utterances dim"], train: Int[np.ndarray, " train"], normalize: str | None
 ) -> Float[Tensor, "layers utterances dim"]:
-    """Layers as they are summed, in float32."""
+    """Prepare layers for the sum; the result is in float32."""
     seen = layers[:, train]
     if normalize == "zscore":
-        scale = seen.std(1, correction=0, keepdim=True)
-        layers = (layers - seen.mean(1, keepdim=True)) / scale.masked_fill(scale == 0, 1)
-    elif normalize == "layer_norm":
-        layers = F.layer_norm(layers, layers.shape[-1:])
-    else:  # one factor for all, so that the same learning rate serves
-        layers = layers / seen.square().mean().sqrt()
-    return layers.float()
+        layers = scaling(seen, axis=1)(layers)
+    elif normalize is None:  # one factor for all, so that the same learning rate serves
+        layers = layers / np.sqrt(np.square(seen).mean())
+    prepared = torch.from_numpy(layers)
+    return (F.layer_norm(prepared, prepared.shape[-1:]) if normalize == "layer_norm" else prepared).float()
 
 
 def _train(
