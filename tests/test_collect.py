@@ -18,7 +18,7 @@ from unisat.interpret.activations.capture import capture
 from unisat.interpret.activations.reduce import Moments, TopFrames
 from unisat.interpret.features import collect as module
 from unisat.interpret.features import store
-from unisat.interpret.features.collect import batches, draw_masks, fresh
+from unisat.interpret.features.collect import batches, draw_masks, untrained_twin
 
 SECONDS = [0.2, 0.05, 0.11, 0.16, 0.07, 0.2, 0.13, 0.03]
 MASKED = dict(mask_time_prob=0.4, mask_time_length=3, mask_time_min_masks=1)
@@ -158,7 +158,7 @@ def test_baselines_hear_the_same_sound(one_model, corpus):
         level = 10 * np.log10(float(wave.double().square().mean()))
         np.testing.assert_allclose(bank["loudness"][row], [level, len(wave) / 16_000], rtol=1e-5)
     assert bank.table["seconds"].max() == 0.1
-    twin = fresh(one_model, 6)
+    twin = untrained_twin(one_model, 6)
     cut = us.Batch.from_arrays(waves, sampling_rate=16_000)
     for row in range(8):
         with torch.no_grad():
@@ -166,7 +166,7 @@ def test_baselines_hear_the_same_sound(one_model, corpus):
         expected = np.concatenate([frames.mean(0), frames.std(0)])
         np.testing.assert_allclose(bank["untrained.1.hidden.1"][row], expected, rtol=1e-4, atol=1e-5)
     state = torch.random.get_rng_state()
-    fresh(one_model, 1)
+    untrained_twin(one_model, 1)
     assert torch.equal(state, torch.random.get_rng_state())
 
 
