@@ -117,27 +117,18 @@ def collect(
     if batch_seconds is None:
         batch_seconds = default_seconds(backbone.device)
     plan = batches(table["seconds"].to_numpy(float), batch_seconds)
-    about: dict[str, Any] = {
-        "model": fingerprint(inner),
-        "sites": [site.name for site in chosen],
-        "reduce": describe(reduce),
-        "frames": frames,
-        "baselines": kinds,
-        "untrained_seeds": untrained_seeds if "untrained" in kinds else 0,
-        "hop": hop(config.conv_stride),
-        "receptive_field": receptive_field(config.conv_kernel, config.conv_stride),
-        "batch_seconds": batch_seconds,
-        "max_seconds": max_seconds,
-        "do_normalize": do_normalize,
-        "seed": seed,
-    }
+    names, fresh = [site.name for site in chosen], untrained_seeds if "untrained" in kinds else 0
+    about: dict[str, Any] = {"model": fingerprint(inner), "sites": names, "reduce": describe(reduce), "frames": frames}
+    about |= {"baselines": kinds, "untrained_seeds": fresh, "hop": hop(config.conv_stride)}
+    about |= {"receptive_field": receptive_field(config.conv_kernel, config.conv_stride)}
+    about |= {"batch_seconds": batch_seconds, "max_seconds": max_seconds, "do_normalize": do_normalize, "seed": seed}
     if reduce == "frames":
         _check_budget(chosen, table, config, parse_bytes(budget))
     rank, world = processes()
     store = Store(None if folder is None else Path(folder), about, table, reduce, rank, world)
     # by number, not by what is left: another process may have finished some already
     mine = [(number, plan[number]) for number in range(rank, len(plan), world) if not store.done(plan[number])]
-    twins = {f"untrained.{n}.": untrained_twin(backbone, seed + n) for n in range(about["untrained_seeds"])}
+    twins = {f"untrained.{n}.": untrained_twin(backbone, seed + n) for n in range(fresh)}
     work = _Work({"": inner, **twins}, chosen, reduce, [name for name in kinds if name in ACOUSTIC], store)
     ahead = ReadAhead(speech, mine, backbone.device, least=about["receptive_field"])
     with evaluating(inner):

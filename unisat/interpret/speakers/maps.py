@@ -156,33 +156,23 @@ def embed(
     values = bank.features(site, pool)
     scale = scaling(values[fitted], "standard" if standardize else "raw")
     values = scale(values)
-    if method == "umap":
-        drawn = _umap(values, n_neighbors, seed)
-    elif method == "pca":
-        drawn = _pca(values)
-    else:
+    if method == "lda":
         drawn = _lda(values, bank.labels(color), fitted, color)
-        if fit_on is None:
-            warnings.warn(
-                f"LDA was fitted on the labels that it shows: {color!r} looks separable by construction. Give fit_on= "
-                "to show utterances it has not seen.",
-                UserWarning,
-                stacklevel=2,
-            )
+    else:
+        drawn = _pca(values) if method == "pca" else _umap(values, n_neighbors, seed)
+    if method == "lda" and fit_on is None:
+        warnings.warn(
+            f"LDA was fitted on the labels that it shows: {color!r} looks separable by construction. Give fit_on= "
+            "to show utterances it has not seen.",
+            UserWarning,
+            stacklevel=2,
+        )
     values, coordinates = values[shown], drawn.coordinates[shown]
     points = len(values)
     near, near_drawn = (_nearest(data, min(NEIGHBORS, points - 1)) for data in (values, coordinates))
     chosen = {"site": site, "method": method, "color": color}
-    settings = {
-        "model": bank.about.get("model"),
-        **chosen,
-        "n_neighbors": n_neighbors,
-        "seed": seed,
-        "standardize": standardize,
-        "pool": pool,
-        "fitted": int(fitted.sum()),
-        "shown": points,
-    }
+    settings = {"model": bank.about.get("model"), **chosen, "n_neighbors": n_neighbors, "seed": seed}
+    settings |= {"standardize": standardize, "pool": pool, "fitted": int(fitted.sum()), "shown": points}
     result = Embedding(
         **chosen,
         utterances=bank.table[shown].reset_index(drop=True),
