@@ -366,7 +366,7 @@ def test_labels_of_frames_are_given_frame_by_frame_and_empty_ones_left_out():
     frames = np.concatenate([frames, 100 + noise(3, 2, 5)])
     lengths = np.array([len(phones) for _, phones in utterances])
     lengths[-1] += 2
-    table = pd.DataFrame({"id": range(6), "speaker": [f"s{s}" for s, _ in utterances]})
+    table = pd.DataFrame({"id": list("abcdef"), "speaker": [f"s{s}" for s, _ in utterances]})
     arrays = {"hidden.0": frames, "hidden.0#frames": lengths}
     by_frame = FeatureBank(table, [Part(np.arange(6), arrays)])
     phones = [str(p) for _, many in utterances for p in many] + ["", None]
