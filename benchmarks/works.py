@@ -122,7 +122,7 @@ class Unisat:
 
     def xvector(self) -> Run:
         """X-vectors of ragged clips."""
-        from unisat.interpret.speakers.maps import xvectors
+        from unisat.interpret.speakers.xvectors import xvectors
 
         model = self.model("UniSpeechSatForXVector")
         speech = self.us.Batch.from_arrays(noise(*clips()), sampling_rate=SAMPLE_RATE)

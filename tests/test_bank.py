@@ -75,6 +75,7 @@ def test_choosing_utterances(bank):
     assert bank.known("speaker", "sex").ids == ["a", "c"]
     assert len(bank) == 4  # itself it stays whole
     np.testing.assert_array_equal(bank.take([2]).take([0])["hidden.2"], [[5], [6]])
+    assert bank.take([2]).timing == bank.timing == {}  # nothing was run for them
     with pytest.raises(KeyError, match="no statistics of 'hidden.1'"):
         bank.take([1]).statistics("hidden.1")  # those were of all utterances
     with pytest.raises(ValueError, match="no utterance of the bank fits"):

@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from unisat.interpret.statistics.intervals import as_good_as_best, interval, lower_bounds, two_level
+from unisat.interpret.statistics.intervals import (
+    as_good_as_best,
+    interval,
+    jackknife,
+    leave_out,
+    lower_bounds,
+    partition,
+    two_level,
+)
 
 SPEAKERS, EACH = 20, 10
 WHO = np.repeat(np.arange(SPEAKERS), EACH)
@@ -106,3 +115,23 @@ def test_all_layers_lie_above_their_bounds_at_once():
     assert np.mean(above) >= 0.92
     values, draws = next(layers(1, [0.5] * 7))
     assert (lower_bounds(values, draws) < np.quantile(draws, 0.05, axis=1)).all()  # wider than one at a time
+
+
+@pytest.mark.parametrize("rows", [2, 3, 5, 20])
+@pytest.mark.parametrize("level", [0.95, 0.8])
+def test_the_jackknife_of_a_mean_is_students_interval(rows, level):
+    """The mean's jackknife has a closed form: scipy.stats knows the interval, exactly, however few rows there are."""
+    values = np.random.default_rng(rows).normal(size=(rows, 4, 3))
+    everything, left_out = leave_out(lambda keep: values[keep].mean(0), rows, np.arange(rows))
+    low, high = stats.t.interval(level, rows - 1, loc=values.mean(0), scale=stats.sem(values))
+    np.testing.assert_allclose(everything - jackknife(left_out, level), low, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(everything + jackknife(left_out, level), high, rtol=1e-10, atol=1e-12)
+    assert leave_out(lambda keep: values[keep].mean(0), rows, None)[1] is None
+
+
+def test_groups_are_dealt_into_blocks_as_a_whole():
+    block = partition(np.repeat(list("abcdefg"), 3), 3, seed=1)
+    assert (block.reshape(7, 3) == block[::3, None]).all()
+    assert sorted(np.bincount(block[::3])) == [2, 2, 3]
+    assert len(set(partition(["a", "b"], 20))) == 2  # no more blocks than groups
+    assert any((partition(np.arange(7), 3, seed) != partition(np.arange(7), 3)).any() for seed in range(1, 4))

@@ -1,3 +1,4 @@
+import copy
 import gc
 import threading
 
@@ -94,6 +95,38 @@ def test_two_threads_can_each_run(one_model, wave):
     for thread in threads:
         thread.join()
     assert torch.equal(results[0], results[1])
+
+
+def test_threads_in_one_scope_each_record_a_pass_of_their_own(one_model):
+    """Both passes begin before either of them comes to its layers."""
+    waves = {length: torch.randn(1, length, generator=torch.Generator().manual_seed(length)) for length in (700, 2000)}
+    alone = {length: us.run(one_model, wave, "wave", "hidden.*")[1] for length, wave in waves.items()}
+    both = threading.Barrier(2)
+
+    def meet(*_):
+        both.wait(60)
+
+    handle = one_model.feature_extractor.register_forward_hook(meet)
+    with torch.no_grad(), us.capture(one_model, "wave", "hidden.*") as trace:
+        threads = [threading.Thread(target=one_model, args=(wave,)) for wave in waves.values()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    handle.remove()
+    found = {int(call.lengths("wave")): call for call in trace.calls}
+    assert set(found) == set(waves)
+    for length, call in found.items():
+        for site in call.sites:
+            torch.testing.assert_close(call[site], alone[length][site], rtol=0, atol=1e-5)
+
+
+def test_a_copy_made_inside_a_scope_records_nothing_behind_it(one_model, wave):
+    with us.capture(one_model, "hidden.*") as trace:
+        other = copy.deepcopy(one_model)
+        expected = one_model(wave)
+    torch.testing.assert_close(other(wave).last_hidden_state, expected.last_hidden_state)
+    assert len(trace.calls) == 1
 
 
 def test_selective_typed_detached(one_model, wave):

@@ -1,5 +1,6 @@
 """Clusters that were planted, and what labels know about phones, against counting by hand and scikit-learn."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -9,7 +10,18 @@ from safetensors.torch import save_file
 from sklearn.metrics import mutual_info_score
 
 import unisat as us
-from unisat.clusters import Clusters, cluster_purity, fit, interval_labels, pnmi, purity
+from unisat.clusters import (
+    Clusters,
+    cluster_purity,
+    cluster_quality,
+    contingency,
+    fit,
+    interval_labels,
+    joint,
+    mutual_information,
+    pnmi,
+    purity,
+)
 from unisat.training.targets import MfccFeatures
 
 
@@ -64,6 +76,27 @@ def test_purities_and_information(pairs, names):
     assert pnmi(y, y) == pytest.approx(1)
     # frames that nobody labelled count for nothing
     assert pnmi(torch.cat([z, z]), torch.cat([y, torch.full_like(y, -1)])) == pytest.approx(pnmi(z, y))
+
+
+@given(st.lists(st.tuples(st.integers(-1, 2), st.integers(0, 4), st.integers(-1, 3)), min_size=1, max_size=40))
+def test_tables_count_what_comes_together(frames):
+    codes = [np.array(side) for side in zip(*frames, strict=True)]
+    table = contingency(*codes, shape=(3, 6, 4))
+    for place in np.ndindex(3, 6, 4):
+        assert table[place] == frames.count(place)
+    two = contingency(codes[1], codes[1])
+    assert two.shape == (codes[1].max() + 1,) * 2
+    assert np.diag(two).tolist() == np.bincount(codes[1]).tolist()
+    assert contingency(codes[1][:0], codes[1][:0], shape=(2, 3)).tolist() == [[0, 0, 0], [0, 0, 0]]
+    if table.sum():
+        known = [frame for frame in frames if min(frame) >= 0]
+        z, y = ([frame[side] for frame in known] for side in (1, 2))
+        flat = table.sum(0)
+        assert mutual_information(flat) == pytest.approx(mutual_info_score(z, y), abs=1e-9)
+        expected = {"pnmi": pnmi(z, y), "phone_purity": purity(z, y), "cluster_purity": cluster_purity(z, y)}
+        assert cluster_quality(flat) == pytest.approx(expected)
+        seen = flat[flat.any(1)][:, flat.any(0)]
+        np.testing.assert_array_equal(joint(z, y), seen)  # labels and phones that never come have no place in it
 
 
 def test_information_of_chance_and_of_nothing():

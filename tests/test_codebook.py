@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from scipy.special import digamma
 from sklearn.metrics import mutual_info_score
 
@@ -12,7 +13,6 @@ from unisat.interpret.features.collect import collect
 from unisat.interpret.units.codebook import (
     codebook_usage,
     corrected_entropy,
-    frame_codes,
     frames_to_call_dead,
     mutual_information,
     rarefy,
@@ -119,6 +119,22 @@ def test_interval_covers_the_truth_of_clustered_frames():
     assert 0.90 <= covered / 150 <= 0.99
     assert np.mean(values) == pytest.approx(true, rel=0.02)
     assert np.mean(naive) < 0.95 * true  # frames taken for independent
+
+
+@pytest.mark.parametrize("speakers", [2, 3, 4])
+def test_the_interval_of_few_speakers_is_students(speakers):
+    """With two speakers Student's quantile is 12.7, and an expansion for many speakers would say 7.1."""
+    draw = np.random.default_rng(0)
+    counts = draw.multinomial(3000, draw.dirichlet(np.full(40, 2)), size=speakers)
+    row = codebook_usage(bank_of(counts[:, None], speaker=[f"s{n}" for n in range(speakers)])).summary().iloc[0]
+    whole = corrected_entropy(counts.sum(0))
+    without = [corrected_entropy(np.delete(counts, n, axis=0).sum(0)) for n in range(speakers)]
+    middle = speakers * whole - (speakers - 1) * np.mean(without)
+    error = np.sqrt((speakers - 1) / speakers * np.sum((without - np.mean(without)) ** 2))
+    reach = stats.t.ppf(0.975, speakers - 1) * error
+    assert np.exp(middle + reach) < 40  # so that nothing is cut off
+    assert row["perplexity_corrected"] == pytest.approx(np.exp(middle))
+    assert (row["low"], row["high"]) == pytest.approx((np.exp(middle - reach), np.exp(middle + reach)), rel=1e-9)
 
 
 def test_rarefaction_is_what_drawing_frames_gives():
@@ -271,15 +287,6 @@ def test_codes_that_follow_the_label_of_a_frame_are_found():
     assert some["mi_bits"][0] == pytest.approx(mutual_info_score(codes[known, 0], phones[known]) / np.log(2))
 
 
-def test_labels_of_frames_in_any_form():
-    lengths = np.array([2, 3])
-    codes, names = frame_codes({"b": ["x", None, ""], "a": ["y", "x"]}, ["a", "b"], lengths)
-    assert codes.tolist() == [1, 0, 0, -1, -1]
-    assert names == ["x", "y"]
-    assert frame_codes([3, None, 3, 7, -2], ["a", "b"], lengths)[0].tolist() == [0, -1, 0, 1, -1]
-    assert frame_codes([3, -1, 3, 7, np.nan], ["a", "b"], lengths)[0].tolist() == [0, -1, 0, 1, -1]
-
-
 def test_shares_are_each_speakers_own():
     bank = planted()
     shares = codebook_usage(bank).shares("speaker", group=1)
@@ -349,8 +356,12 @@ def test_mistakes():
             dict(entries=7, frame_labels={"p": {"u0": [1, 2, 3], "u1": [1]}}),
             "'u1' has 2 frames, but 'p' of shape",
         ),
-        (bank_of_frames(codes, [5]), dict(entries=7, frame_labels={"p": [1, 2]}), "each of the 5 frames, got .2,"),
-        (bank_of_frames(codes, [5]), dict(entries=7, frame_labels={"p": [-1] * 5}), "no frame has a label in 'p'"),
+        (
+            bank_of_frames(codes, [5]),
+            dict(entries=7, frame_labels={"p": [1, 2]}),
+            "each of the 5 frames, got shape .2,",
+        ),
+        (bank_of_frames(codes, [5]), dict(entries=7, frame_labels={"p": [-1] * 5}), "no row has a label in 'p'"),
     ]:
         with pytest.raises(ValueError, match=message):
             codebook_usage(source, **options)

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pickle
+import re
 import sys
 
 import pytest
@@ -48,6 +49,28 @@ def test_the_warning_is_at_the_line_that_uses_the_name():
     assert {warning.filename for warning in caught} == {__file__}
     with pytest.warns(DeprecationWarning, match="is now") as caught:
         renamed("unisat.x", {"old": "unisat.frames.hop"})("old")
+    assert {warning.filename for warning in caught} == {__file__}
+
+
+RENAMED = {
+    "unisat.interpret.speakers.maps.again": "unisat.interpret.speakers.xvectors.collect_like",
+    "unisat.interpret.speakers.maps.neighbours": "unisat.interpret.speakers.maps.nearest_utterances",
+    "unisat.interpret.speakers.maps.xvectors": "unisat.interpret.speakers.xvectors.xvectors",
+    "unisat.interpret.embedding.neighbours": "unisat.interpret.speakers.maps.nearest_utterances",
+    "unisat.interpret.embedding.again": "unisat.interpret.speakers.xvectors.collect_like",
+    "unisat.interpret.features.collect.fresh": "unisat.interpret.features.collect.untrained_twin",
+    "unisat.interpret.collect.fresh": "unisat.interpret.features.collect.untrained_twin",
+    "unisat.training.checkpoints.whole_folder": "unisat.files.whole_folder",
+}
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_an_old_name_gives_what_has_a_new_one(old):
+    module, _, name = old.rpartition(".")
+    home, _, new = RENAMED[old].rpartition(".")
+    with pytest.warns(DeprecationWarning, match=f"{re.escape(old)} is now {re.escape(RENAMED[old])};") as caught:
+        found = getattr(importlib.import_module(module), name)
+    assert found is getattr(importlib.import_module(home), new)
     assert {warning.filename for warning in caught} == {__file__}
 
 

@@ -13,7 +13,7 @@ PACKAGE = Path(unisat.__file__).parent
 LOW = """acoustics audio checkpoint clusters fairseq feature_extraction group_norm inputs losses masking mixing
     quantizer shortcuts tokenization""".split()
 FLOOR = {
-    **dict.fromkeys(["config", "deprecation", "frames", "outputs", "precision"], 0),
+    **dict.fromkeys(["config", "deprecation", "files", "frames", "modules", "outputs", "precision"], 0),
     **dict.fromkeys(LOW, 1),
     **dict.fromkeys(["pretrained"], 1.5),
     **dict.fromkeys(["adapters"], 1.7),

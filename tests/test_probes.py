@@ -291,7 +291,7 @@ def fixed(scores):
 
 
 def plan(metrics, weights, probe="ridge"):
-    return scoring.Plan(probe, metrics, True, 0, np.asarray(weights, dtype=float))
+    return scoring.Plan(probe, metrics, "standard", 0, np.asarray(weights, dtype=float))
 
 
 def test_usable_information_by_hand(monkeypatch):

@@ -366,7 +366,7 @@ def test_labels_of_frames_are_given_frame_by_frame_and_empty_ones_left_out():
     frames = np.concatenate([frames, 100 + noise(3, 2, 5)])
     lengths = np.array([len(phones) for _, phones in utterances])
     lengths[-1] += 2
-    table = pd.DataFrame({"id": range(6), "speaker": [f"s{s}" for s, _ in utterances]})
+    table = pd.DataFrame({"id": list("abcdef"), "speaker": [f"s{s}" for s, _ in utterances]})
     arrays = {"hidden.0": frames, "hidden.0#frames": lengths}
     by_frame = FeatureBank(table, [Part(np.arange(6), arrays)])
     phones = [str(p) for _, many in utterances for p in many] + ["", None]
@@ -384,7 +384,10 @@ def test_labels_of_frames_are_given_frame_by_frame_and_empty_ones_left_out():
     [
         ({"second": "speaker"}, "each class of 'speaker' comes with one class of 'speaker' alone"),
         ({"second": ["x"] * 36}, "'second' has one class only"),
-        ({"second": ["x", "y"]}, r"one for each of the 36 rows of hidden.0, got shape \(2,\)"),
+        (
+            {"second": ["x", "y"]},
+            r"'second' must be a column, or one label for each of the 36 utterances, got shape \(2,\)",
+        ),
         ({"second": "nested"}, "each class of 'nested' comes with one class of 'speaker' alone"),
         ({"second": "phone"}, "no column 'phone'"),
         ({"rank": 4}, "rank=4 must lie between 1 and 3: 4 classes of 'speaker'"),

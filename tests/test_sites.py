@@ -7,7 +7,7 @@ from conftest import VARIANTS, shuffled, small_config
 from torch import nn
 
 import unisat as us
-from unisat.interpret.activations.sites import select, site_list
+from unisat.interpret.activations.sites import chosen_layers, hidden_sites, layer_number, select, site_list
 from unisat.interpret.interventions.edits import Edit
 from unisat.interpret.interventions.intervene import intervene
 
@@ -279,3 +279,23 @@ def test_the_table(one_model):
 def test_other_models_are_refused():
     with pytest.raises(ValueError, match="Linear holds no UniSpeechSatModel"):
         us.sites(nn.Linear(2, 2))
+
+
+def test_layers_have_the_numbers_in_the_names_of_sites(one_model):
+    names = [site.name for site in site_list(one_model)]
+    assert list(hidden_sites(names)) == [0, 1, 2, 3]
+    assert {layer_number(name) for name in names if name.startswith("block.")} == {0, 1, 2}
+    assert layer_number("block.11.attn.z") == layer_number("hidden.11") == 11
+    assert {layer_number(name) for name in names if not name.startswith(("block.", "hidden."))} == {None}
+    shuffled_names = ["hidden.10", "untrained.0.hidden.1", "hidden.2", "wave", "block.3.attn.z", "hidden.0"]
+    assert hidden_sites(shuffled_names) == {0: "hidden.0", 2: "hidden.2", 10: "hidden.10"}
+    assert list(hidden_sites(shuffled_names)) == [0, 2, 10]
+
+
+def test_layers_are_chosen_by_number():
+    assert chosen_layers(2, 3) == [2]
+    assert chosen_layers(iter([3, 0, 3]), 3) == [0, 3]
+    assert chosen_layers(torch.tensor([1, 0]), 3) == [0, 1]
+    for wrong in (4, -1, [], [1, 4], [True], [1.0], "all"):
+        with pytest.raises(ValueError, match=r"must be numbers from 0 to 3, one or more"):
+            chosen_layers(wrong, 3)

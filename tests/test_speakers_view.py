@@ -12,7 +12,8 @@ from matplotlib.colors import to_rgba_array
 import unisat as us
 from unisat.corpus import Batch
 from unisat.interpret.features.bank import FeatureBank
-from unisat.interpret.speakers.maps import again, embed, neighbours, xvectors
+from unisat.interpret.speakers.maps import embed, nearest_utterances
+from unisat.interpret.speakers.xvectors import collect_like, xvectors
 from unisat.interpret.statistics.error_rates import eer
 from unisat.plots.style import CLASSES
 from unisat.widgets.picture import Refusal
@@ -103,11 +104,11 @@ def test_neighbours_are_the_largest_cosines_of_standardised_channels():
     values = scaled(one, "hidden.1")
     cosines = [a @ values[7] / np.sqrt((a @ a) * (values[7] @ values[7])) for a in values]
     order = [row for row in sorted(range(30), key=lambda row: -cosines[row]) if row != 7]
-    near = neighbours(one, "hidden.1", 7, count=4)
+    near = nearest_utterances(one, "hidden.1", 7, count=4)
     assert near.index.tolist() == order[:4]
     np.testing.assert_allclose(near["similarity"], [cosines[row] for row in order[:4]])
     assert near["speaker"].tolist() == one.table["speaker"].iloc[order[:4]].tolist()
-    other = neighbours(one, "hidden.1", one["hidden.1"][7], count=4)  # the same features, as those of a stranger
+    other = nearest_utterances(one, "hidden.1", one["hidden.1"][7], count=4)  # the features of a stranger
     assert other.index.tolist() == [7, *order[:3]]
     assert other["similarity"].iloc[0] == pytest.approx(1)
 
@@ -146,24 +147,24 @@ def test_again_measures_as_the_bank_was_measured(model, clips, reduce):
     how = {"max_seconds": 0.5, "progress": False, "baselines": ["mfcc"]}
     one = us.collect(model, clips[:3], "hidden.2", reduce=reduce, **how)
     for site in ("hidden.2", "mfcc"):
-        np.testing.assert_allclose(again(model, one, clips[[1]])[site], one[site][[1]], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(collect_like(model, one, clips[[1]])[site], one[site][[1]], rtol=1e-3, atol=1e-4)
     vectors = xvectors(model, clips[:3], max_seconds=0.5)
     np.testing.assert_allclose(
-        again(model, vectors, clips[[1]])["xvector"], vectors["xvector"][[1]], rtol=1e-3, atol=1e-3
+        collect_like(model, vectors, clips[[1]])["xvector"], vectors["xvector"][[1]], rtol=1e-3, atol=1e-3
     )
     backbone = us.load("tiny")
     theirs = us.collect(backbone, clips[:3], "hidden.2", reduce=reduce, **how)
-    assert again(model, theirs, clips[[1]])["hidden.2"].shape == one["hidden.2"][[1]].shape
+    assert collect_like(model, theirs, clips[[1]])["hidden.2"].shape == one["hidden.2"][[1]].shape
 
 
 def test_again_refuses_what_it_cannot_repeat(model, clips):
     with pytest.raises(ValueError, match="does not say how it was made"):
-        again(model, bank(), clips[[0]])
+        collect_like(model, bank(), clips[[0]])
     with pytest.raises(ValueError, match="made with another model"):
-        again(model, bank(model="0123", reduce="mean"), clips[[0]])
+        collect_like(model, bank(model="0123", reduce="mean"), clips[[0]])
     norms = us.collect(model, clips[:2], "hidden.2", reduce="norms", max_seconds=0.5, progress=False)
     with pytest.raises(ValueError, match="reduce='norms' cannot be repeated"):
-        again(model, norms, clips[[0]])
+        collect_like(model, norms, clips[[0]])
 
 
 @pytest.mark.parametrize("method", ["umap", "pca", "lda"])
@@ -316,7 +317,7 @@ def test_outlined_points_become_a_frame_and_are_ringed_on_both_maps(view):
 
 def test_neighbours_can_be_selected_by_keyboard_alone(view):
     view.set(utterance=4, select="nearest")
-    expected = neighbours(view.banks["hidden.2"], "hidden.2", 4)
+    expected = nearest_utterances(view.banks["hidden.2"], "hidden.2", 4)
     assert view.neighbours.index.tolist() == expected.index.tolist()
     assert view.selection.index.tolist() == sorted(expected.index)
     assert f"{expected['similarity'].iloc[0]:.2f}" in view.stage.extra

@@ -439,16 +439,3 @@ def test_tensorboard(speech, tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     logged = [event.value for event in events.Scalars("train/loss")]
     assert logged == pytest.approx([float(row["loss"]) for row in trace(tmp_path)])
-
-
-def test_whole_folder_is_all_or_nothing(tmp_path):
-    with checkpoints.whole_folder(tmp_path / "a") as partial:
-        (partial / "x").write_text("old")
-    with pytest.raises(RuntimeError), checkpoints.whole_folder(tmp_path / "a") as partial:
-        (partial / "x").write_text("new")
-        raise RuntimeError
-    assert (tmp_path / "a" / "x").read_text() == "old"
-    with checkpoints.whole_folder(tmp_path / "a") as partial:
-        (partial / "x").write_text("new")
-    assert (tmp_path / "a" / "x").read_text() == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -199,7 +199,7 @@ def test_mistakes(planted):
     for labels, options, message in [
         ({"u0": phones[:200], "u1": []}, {}, r"nothing for 1 utterance\(s\), first 'u2'"),
         ({"u0": phones[:199], "u1": [], "u2": phones[200:]}, {}, r"'u0' has 200 frames, but 'labels' of shape .199,"),
-        (phones[:-1], {}, r"one label for each of the 500 frames, got \(499,\)"),
+        (phones[:-1], {}, r"one label for each of the 500 frames, got shape \(499,\)"),
         (phones, dict(n_shuffles=0), "n_shuffles=0"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Language adapters to and from disk: the small part of a CTC model that belongs to one language."""
+"""Language adapters: the small part of a CTC model that belongs to one language, as a module and on disk."""
 
 from __future__ import annotations
 
@@ -7,12 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from unisat import checkpoint as files
 from unisat.pretrained import UniSpeechSatPreTrainedModel
+from unisat.shortcuts import Linear
 
 HEAD = ("lm_head.weight", "lm_head.bias")
+
+
+class AttentionAdapter(nn.Module):
+    """A narrow residual branch behind the feed-forward: the part of a layer that belongs to one language."""
+
+    def __init__(self, hidden_size: int, adapter_dim: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size)
+        self.linear_1 = Linear(hidden_size, adapter_dim)
+        self.act_fn = nn.ReLU()
+        self.linear_2 = Linear(adapter_dim, hidden_size)
+
+    def forward(self, hidden: Float[Tensor, "batch frames hidden"]) -> Float[Tensor, "batch frames hidden"]:
+        """Give what is to be added to each frame."""
+        return self.linear_2(self.act_fn(self.linear_1(self.norm(hidden))))
 
 
 def check(model: nn.Module) -> None:

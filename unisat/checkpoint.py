@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +15,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from unisat.files import whole_file
 
 CONFIG_NAME = "config.json"
 SAFETENSORS_NAME = "model.safetensors"
@@ -255,19 +256,12 @@ def _list(names: Iterable[str]) -> str:
 
 
 def write_weights(state: Mapping[str, Tensor], folder: str | Path, name: str = SAFETENSORS_NAME) -> Path:
-    """Write a safetensors file: first beside it, then renamed, so that a crash leaves the old file whole."""
+    """Write a safetensors file, whole or not at all."""
     from safetensors.torch import save_file
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / name
-    partial = path.with_suffix(f".{os.getpid()}.partial")
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    try:
+    with whole_file(folder / name) as partial:
         save_file(tensors, partial, metadata={"format": "pt"})  # transformers asks for the format
-        with open(partial, "rb") as written:
-            os.fsync(written.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    return folder / name

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from unisat.frames import frame_seconds
@@ -17,7 +17,7 @@ from unisat.frames import frame_seconds
 
 @dataclass(frozen=True)
 class Clusters:
-    """K-means: one centroid a cluster, and of which features.
+    """The centroids that k-means found, and the features they are of.
 
     Attributes
     ----------
@@ -25,9 +25,9 @@ class Clusters:
     inertia : float
         Mean squared distance of the sample's frames to their centroids.
     features : str or None
-        What was clustered, as `Features.describe` says: ``"mfcc"``, ``"hidden"``; None where nobody said.
+        What was clustered, as `Features.describe` says: ``"mfcc"``, ``"hidden"``; None where it is not known.
     layer : int or None
-        Of hidden states, which.
+        Which layer the hidden states are of.
     """
 
     centroids: Float[Tensor, "clusters dim"]
@@ -47,7 +47,7 @@ class Clusters:
         return torch.cat(nearest) if nearest else torch.zeros(0, dtype=torch.long)
 
     def save(self, folder: str | Path) -> None:
-        """Write ``kmeans.safetensors``; which features it is of goes into the metadata."""
+        """Write ``kmeans.safetensors``; its metadata says which features were clustered."""
         from safetensors.torch import save_file
 
         tensors = {"centroids": self.centroids.contiguous(), "inertia": torch.tensor(self.inertia, dtype=torch.float64)}
@@ -92,52 +92,83 @@ def fit(sample: Float[Tensor, "frames dim"], clusters: int, seed: int = 0) -> Cl
     return Clusters(found.centroids, float(distances))
 
 
-def entropy(count: np.ndarray) -> float:
+def entropy(count: Num[np.ndarray, "*shape"]) -> float:
     """Entropy of a histogram, in nats."""
     share = count[count > 0] / max(1, count.sum())
     return float((share * np.log(1 / share)).sum())
 
 
-def joint(labels: Sequence[int] | Tensor, phones: Sequence[int] | Tensor) -> np.ndarray:
-    """Count how often each label meets each phone, (labels, phones); frames with a negative one are left out."""
+def contingency(*codes: Int[np.ndarray, " _"], shape: Sequence[int] | None = None) -> Int[np.ndarray, "*shape"]:
+    """Count how often numbers come together, in a table with one axis for each array of numbers.
+
+    Parameters
+    ----------
+    codes : (frames,) each
+        Whole numbers. A frame in which one of them is negative is left out.
+    shape : sequence of int, optional
+        The size of the table; if None, each axis ends with the largest number.
+    """
+    known = np.logical_and.reduce([code >= 0 for code in codes])
+    size = tuple(shape or (int(code.max()) + 1 for code in codes))
+    place = np.ravel_multi_index([code[known] for code in codes], size)
+    return np.bincount(place, minlength=int(np.prod(size))).reshape(size)
+
+
+def mutual_information(table: Num[np.ndarray, "rows columns"]) -> float:
+    """Mutual information of the rows and columns of a table of counts, in nats; the bias of few counts is left in."""
+    return entropy(table.sum(0)) + entropy(table.sum(1)) - entropy(table)
+
+
+def cluster_quality(table: Num[np.ndarray, "clusters phones"]) -> dict[str, float]:
+    """Measure what clusters know about phones, from a table of counts (HuBERT, arXiv:2106.07447).
+
+    Returns
+    -------
+    dict
+        ``pnmi``, ``phone_purity`` and ``cluster_purity``; see `pnmi`, `purity` and `cluster_purity`.
+    """
+    given, total = entropy(table.sum(0)), table.sum()
+    return {
+        "pnmi": mutual_information(table) / given if given > 0 else 1.0,
+        "phone_purity": float(table.max(1).sum() / total),
+        "cluster_purity": float(table.max(0).sum() / total),
+    }
+
+
+def joint(labels: Sequence[int] | Tensor, phones: Sequence[int] | Tensor) -> Float[np.ndarray, "labels phones"]:
+    """Count how often each label meets each phone; frames with a negative number are left out."""
     z, y = np.asarray(labels), np.asarray(phones)
     if z.shape != y.shape or z.ndim != 1:
         raise ValueError(f"labels and phones must be one number for each frame, got {z.shape} and {y.shape}.")
     known = (z >= 0) & (y >= 0)
     if not known.any():
         raise ValueError("no frame has both a label and a phone.")
-    _, z = np.unique(z[known], return_inverse=True)
-    _, y = np.unique(y[known], return_inverse=True)
-    table = np.zeros((z.max() + 1, y.max() + 1))
-    np.add.at(table, (z, y), 1)
-    return table
+    numbers = (np.unique(side[known], return_inverse=True)[1] for side in (z, y))
+    return contingency(*numbers).astype(float)
 
 
 def pnmi(labels: Sequence[int] | Tensor, phones: Sequence[int] | Tensor) -> float:
-    """Share of the uncertainty about the phone that the label takes away: ``I(y; z) / H(y)`` (HuBERT, section 5)."""
-    table = joint(labels, phones)
-    given = entropy(table.sum(0))
-    both, first = entropy(table.ravel()), entropy(table.sum(1))
-    return (given + first - both) / given if given > 0 else 1.0
+    """Share of the uncertainty about the phone that the label takes away: ``I(y; z) / H(y)``."""
+    return cluster_quality(joint(labels, phones))["pnmi"]
 
 
 def purity(labels: Sequence[int] | Tensor, phones: Sequence[int] | Tensor) -> float:
     """Accuracy of guessing each label's most frequent phone (HuBERT's phone purity)."""
-    table = joint(labels, phones)
-    return float(table.max(1).sum() / table.sum())
+    return cluster_quality(joint(labels, phones))["phone_purity"]
 
 
 def cluster_purity(labels: Sequence[int] | Tensor, phones: Sequence[int] | Tensor) -> float:
     """Accuracy of guessing each phone's most frequent label (HuBERT's cluster purity)."""
-    return purity(phones, labels)
+    return cluster_quality(joint(labels, phones))["cluster_purity"]
 
 
 def interval_labels(
     intervals: Iterable[tuple[float, float, str]], frames: int, *, hop: int = 320, receptive_field: int = 400
 ) -> tuple[Int[Tensor, " frames"], list[str]]:
-    """Turn (start, end, label) in seconds into a number for each frame, -1 where there is none, and the labels' names.
+    """Turn (start, end, label) in seconds into a number for each frame, and give the labels' names.
 
-    A frame has the label at the middle of what it sees; where intervals overlap, that of the last of them.
+    A frame has the label at the middle of the samples that it sees, and -1 where there is none. Where intervals
+    overlap, the last one counts.
     """
     intervals = list(intervals)
     if backward := [interval for interval in intervals if not interval[0] <= interval[1]]:

@@ -49,6 +49,10 @@ def moved(old: str, *homes: str) -> Callable[[str], Any]:
     return lambda name: _moved(old, homes, name)
 
 
+_RENAMED: dict[str, Mapping[str, str]] = {}
+"""New dotted names by old names, of each module in which some have changed."""
+
+
 def _moved(old: str, homes: tuple[str, ...], name: str) -> Any:
     if not name.startswith("__"):
         for home in homes:
@@ -56,6 +60,9 @@ def _moved(old: str, homes: tuple[str, ...], name: str) -> Any:
             if name in vars(module):
                 _warn(f"{old}.{name}", f"{home}.{name}")
                 return getattr(module, name)
+            if new := _RENAMED.get(home, {}).get(name):
+                _warn(f"{old}.{name}", new)
+                return _get(new)
     raise AttributeError(f"module {old!r} has no attribute {name!r}; its contents are now in {', '.join(homes)}.")
 
 
@@ -73,6 +80,7 @@ def renamed(
     otherwise : callable, optional
         The module's ``__getattr__`` for all other names.
     """
+    _RENAMED[module] = names
     return lambda name: _renamed(module, names, otherwise, name)
 
 
@@ -82,8 +90,12 @@ def _renamed(module: str, names: Mapping[str, str], otherwise: Callable[[str], A
             raise AttributeError(f"module {module!r} has no attribute {name!r}.")
         return otherwise(name)
     _warn(f"{module}.{name}", names[name])
-    home, _, new = names[name].rpartition(".")
-    return getattr(importlib.import_module(home), new)
+    return _get(names[name])
+
+
+def _get(dotted: str) -> Any:
+    home, _, name = dotted.rpartition(".")
+    return getattr(importlib.import_module(home), name)
 
 
 def _warn(old: str, new: str) -> None:

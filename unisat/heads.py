@@ -48,6 +48,7 @@ class HeadModel(UniSpeechSatPreTrainedModel):
         for name, child in self.named_children():
             if name != self.base_model_prefix:
                 self.init_modules(child)
+        self._init_module(self)
 
     def freeze_feature_encoder(self) -> None:
         """Keep the convolutions as they are in training."""

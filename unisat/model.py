@@ -24,6 +24,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from unisat import shortcuts
+from unisat.adapters import AttentionAdapter
 from unisat.config import ACTIVATIONS, UniSpeechSatConfig
 from unisat.frames import conv_length, hop, receptive_field, stack_length, valid_positions
 from unisat.group_norm import MaskedGroupNorm
@@ -175,7 +176,7 @@ class FeatureProjection(nn.Module):
         self.projection = Linear(config.conv_dim[-1], config.hidden_size)
         self.dropout = nn.Dropout(config.feat_proj_dropout)
 
-    def init_own_weights(self) -> None:
+    def reset_parameters(self) -> None:
         """Uniform within ``1 / sqrt(channels)``, as torch's own linear layers."""
         bound = 1 / math.sqrt(self.projection.in_features)
         nn.init.uniform_(self.projection.weight, -bound, bound)
@@ -201,7 +202,7 @@ class PositionalConvEmbedding(nn.Module):
         self.conv = parametrizations.weight_norm(conv, dim=2)
         self.activation = ACTIVATIONS[config.feat_extract_activation]()
 
-    def init_own_weights(self) -> None:
+    def reset_parameters(self) -> None:
         """Normal, std ``2 / sqrt(kernel * hidden_size)``, as fairseq; the reference's own attempt has no effect."""
         std = 2 / math.sqrt(self.conv.kernel_size[0] * self.conv.in_channels)
         # assigned, not written in place: the weight is computed from its norm and direction
@@ -283,21 +284,6 @@ class FeedForward(nn.Module):
         """Give what is to be added to each frame."""
         inner = activate(self.activation, self.intermediate_dense(hidden), self.intermediate_dense)
         return self.output_dropout(self.output_dense(self.intermediate_dropout(inner)))
-
-
-class AttentionAdapter(nn.Module):
-    """A narrow residual branch behind the feed-forward: the part of a layer that belongs to one language."""
-
-    def __init__(self, hidden_size: int, adapter_dim: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(hidden_size)
-        self.linear_1 = Linear(hidden_size, adapter_dim)
-        self.act_fn = nn.ReLU()
-        self.linear_2 = Linear(adapter_dim, hidden_size)
-
-    def forward(self, hidden: Float[Tensor, "batch frames hidden"]) -> Float[Tensor, "batch frames hidden"]:
-        """Give what is to be added to each frame."""
-        return self.linear_2(self.act_fn(self.linear_1(self.norm(hidden))))
 
 
 class EncoderLayer(nn.Module):
@@ -393,7 +379,7 @@ class UniSpeechSatModel(UniSpeechSatPreTrainedModel):
         self.encoder = Encoder(config)
         self.init_weights()
 
-    def init_own_weights(self) -> None:
+    def reset_parameters(self) -> None:
         """Uniform in [0, 1)."""
         nn.init.uniform_(self.masked_spec_embed)
 

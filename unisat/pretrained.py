@@ -20,10 +20,10 @@ Model = TypeVar("Model", bound="UniSpeechSatPreTrainedModel")
 
 @runtime_checkable
 class SelfInitialised(Protocol):
-    """A module whose weights do not start as its parts' would."""
+    """A module that knows how its weights start, as torch's own layers do."""
 
-    def init_own_weights(self) -> None:
-        """Draw the weights; called after those of the parts."""
+    def reset_parameters(self) -> None:
+        """Draw the weights; `UniSpeechSatPreTrainedModel.init_weights` calls it after those of the parts."""
 
 
 class UniSpeechSatPreTrainedModel(nn.Module):
@@ -85,7 +85,7 @@ class UniSpeechSatPreTrainedModel(nn.Module):
                 bound = math.sqrt(module.groups / (module.in_channels * module.kernel_size[0]))
                 nn.init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, SelfInitialised):
-            module.init_own_weights()
+            module.reset_parameters()
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
         """Keep only the layers' inputs for the backward pass and compute the rest twice (training only).

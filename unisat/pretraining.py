@@ -58,11 +58,9 @@ class UniSpeechSatForPreTraining(HeadModel):
         self.layer_norm_for_extract.requires_grad_(config.do_stable_layer_norm)
         self.init_weights()
 
-    def init_weights(self) -> None:
-        """Draw the head's weights; the label embeddings uniform in [0, 1), as the authors do (the reference: 0)."""
-        super().init_weights()
-        if not self.label_embeddings_concat.is_meta:
-            nn.init.uniform_(self.label_embeddings_concat)
+    def reset_parameters(self) -> None:
+        """Label embeddings uniform in [0, 1), as the authors do (the reference: 0)."""
+        nn.init.uniform_(self.label_embeddings_concat)
 
     def set_gumbel_temperature(self, temperature: float) -> None:
         """Set the temperature of the quantizer's draws; training lowers it step by step."""

@@ -81,9 +81,9 @@ class GumbelVectorQuantizer(nn.Module):
         self.weight_proj = nn.Linear(config.hidden_size, self.num_groups * self.num_vars)
         self.temperature = 2.0
         if not self.codevectors.is_meta:
-            self.init_own_weights()
+            self.reset_parameters()
 
-    def init_own_weights(self) -> None:
+    def reset_parameters(self) -> None:
         """Codevectors uniform in [0, 1), the projection standard normal with bias 0."""
         nn.init.uniform_(self.codevectors)
         nn.init.normal_(self.weight_proj.weight)

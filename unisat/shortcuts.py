@@ -25,6 +25,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from unisat.frames import valid_positions
+from unisat.modules import bit_sum
 
 _PLAIN: ContextVar[bool] = ContextVar("plain", default=False)
 
@@ -223,16 +224,3 @@ def kept_spectrum(conv: nn.Conv1d) -> Complex[Tensor, "frequencies groups inputs
         with torch.no_grad():
             _SPECTRA[conv] = kept = _Kept(key, spectrum(conv.weight, conv.groups))
     return kept.kernel
-
-
-def bit_sum(weight: Tensor) -> int:
-    """A number that changes with any bit of the weights: sums of their bytes, eight by eight, times the row."""
-    rows = weight.detach().contiguous()
-    rows = rows.flatten(1) if rows.ndim > 1 else rows.reshape(1, -1)
-    sizes = rows.shape[1] * rows.element_size(), rows.storage_offset() * rows.element_size()
-    words = next(
-        word
-        for word in (torch.int64, torch.int32, torch.int16, torch.int8)
-        if not any(s % word.itemsize for s in sizes)
-    )
-    return int((rows.view(words).sum(1) * torch.arange(1, len(rows) + 1, device=rows.device)).sum())

@@ -45,7 +45,7 @@ class AMSoftmaxLoss(nn.Module):
         self.scale, self.margin = scale, margin
         self.weight = nn.Parameter(torch.empty(input_dim, num_labels))
 
-    def init_own_weights(self) -> None:
+    def reset_parameters(self) -> None:
         """Standard normal."""
         nn.init.normal_(self.weight)
 

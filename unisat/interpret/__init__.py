@@ -42,7 +42,7 @@ old_modules(
         "collect": "features.collect features.store features.acoustic",
         "edit_text": "interventions.edit_text",
         "edits": "interventions.edits",
-        "embedding": "speakers.maps",
+        "embedding": "speakers.maps speakers.xvectors",
         "error_rates": "statistics.error_rates",
         "intervene": "interventions.intervene",
         "layer_frames": "layers.over_time",

@@ -1,44 +1,15 @@
-"""Checkpoints of a run: written whole or not at all, and only the last few kept."""
+"""Checkpoints of a run: their names, and which of them are kept."""
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from unisat.deprecation import renamed
+from unisat.files import remove_partial
 
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder to write into, and put it in ``folder``'s place when all of it is on the disk.
-
-    Whatever goes wrong before that (an error, a full disk, a killed process) leaves what stood there untouched.
-    """
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        for file in [*(path for path in partial.rglob("*") if path.is_file()), partial]:
-            _sync(file)
-        replaced = folder.with_name(f".{folder.name}.{os.getpid()}.replaced")
-        if folder.exists():
-            folder.replace(replaced)
-        partial.replace(folder)
-        _sync(folder.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+__getattr__ = renamed(__name__, {"whole_folder": "unisat.files.whole_folder"})
 
 
 def name(step: int) -> str:
@@ -56,5 +27,4 @@ def prune(folder: Path, keep: int) -> None:
     """Delete all but the last ``keep`` checkpoints, and what a killed process left half written."""
     for _, path in saved(folder)[:-keep]:
         shutil.rmtree(path)
-    for path in folder.glob(".step-*.partial"):
-        shutil.rmtree(path, ignore_errors=True)
+    remove_partial(folder)

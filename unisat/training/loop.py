@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from unisat.corpus import Corpus
+from unisat.files import whole_file, whole_folder
+from unisat.frames import SAMPLE_RATE
 from unisat.masking import span_mask
 from unisat.model import UniSpeechSatModel
 from unisat.outputs import UniSpeechSatForPreTrainingOutput
@@ -255,7 +257,7 @@ class Trainer:
             for name, value in numbers.items():
                 sums[name] += value * counted
             sums["frames"] += counted
-            seconds += float(batch.attention_mask.sum()) / 16_000
+            seconds += float(batch.attention_mask.sum()) / SAMPLE_RATE
         names = sorted(sums)
         totals = torch.tensor([*(sums[name] for name in names), seconds], dtype=torch.float64)
         totals = self.accelerator.reduce(totals.to(self.accelerator.device), "sum").cpu()
@@ -327,7 +329,7 @@ class Trainer:
         folder = self.checkpoints / checkpoints.name(self.step)
         if self.rank == 0:
             try:
-                with checkpoints.whole_folder(folder) as partial:
+                with whole_folder(folder) as partial:
                     self.write_model(partial)
                     torch.save(self.optimizer.state_dict(), partial / "optimizer.pt")
                     state = {
@@ -365,7 +367,7 @@ class Trainer:
 
     def _finish(self) -> Path:
         if self.rank == 0:
-            with checkpoints.whole_folder(self.out / "model") as partial:
+            with whole_folder(self.out / "model") as partial:
                 self.write_model(partial)
                 (partial / "recipe.json").write_text(json.dumps(asdict(self.recipe), indent=2), encoding="utf-8")
         self.accelerator.wait_for_everyone()
@@ -422,7 +424,8 @@ class Log:
         if file.exists():
             lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = lines[:1] + [line for line in lines[1:] if int(line.split(",")[0]) <= step]
-            file.write_text("".join(kept) if step else "", encoding="utf-8")
+            with whole_file(file) as partial:
+                partial.write_text("".join(kept) if step else "", encoding="utf-8")
 
     def add(self, step: int, row: dict[str, float], *, write: bool) -> list[str]:
         """Remember a step; with ``write``, write the mean since the last time. Gives warnings of collapse."""

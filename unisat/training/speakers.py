@@ -24,9 +24,9 @@ from tqdm.auto import tqdm
 from unisat import audio
 from unisat.config import nearest
 from unisat.corpus import Corpus
+from unisat.files import whole_folder
 from unisat.frames import SAMPLE_RATE, valid_positions
 from unisat.model import UniSpeechSatModel
-from unisat.training.checkpoints import whole_folder
 from unisat.training.data import manifest, union
 from unisat.training.recipe import apply, check_types
 from unisat.xvector import AMSoftmaxLoss, TDNNLayer, UniSpeechSatForXVector
@@ -271,7 +271,7 @@ def _fit(
     """Take the steps, and write the log. ``voices`` are the classes: all speakers at one speed after the other."""
     speakers = model.config.num_labels
     model.objective = AMSoftmaxLoss(model.config.xvector_output_dim, len(voices), margin=recipe.margin)
-    model.objective.init_own_weights()
+    model.objective.reset_parameters()
     drawn = batches(store, voices, model, recipe)
     model.eval()
     _start(model, *next(drawn)[:2])

@@ -10,8 +10,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -27,9 +26,10 @@ from unisat import audio
 from unisat.acoustics import mfcc
 from unisat.clusters import Clusters, entropy, fit
 from unisat.corpus import Corpus
+from unisat.files import whole_folder
 from unisat.frames import SAMPLE_RATE, conv_length
 from unisat.model import UniSpeechSatModel
-from unisat.training.checkpoints import whole_folder
+from unisat.modules import evaluating
 
 MOST_UNREADABLE = 0.05
 """Share of files that may be unreadable before a run stops."""
@@ -132,18 +132,6 @@ class HiddenFeatures:
         name = getattr(self.model, "name_or_path", None)
         model = name and Path(name).name
         return {"features": "hidden", "layer": self.layer, "do_normalize": self.do_normalize, "model": model}
-
-
-@contextmanager
-def evaluating(model: UniSpeechSatModel) -> Iterator[None]:
-    """Put a model into evaluation mode, and each of its modules back into its own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def bounded_sample(corpus: Corpus, features: Features, *, seconds: float, seed: int) -> Float[Tensor, "frames dim"]:

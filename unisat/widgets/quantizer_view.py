@@ -25,7 +25,7 @@ from unisat.interpret.units.perplexity import (
     perplexities,
     perplexity_over_frames,
     perplexity_over_steps,
-    plug_in,
+    perplexity_plugin,
     read_history,
     step_of_temperature,
 )
@@ -132,7 +132,7 @@ class QuantizerView(Picture):
         self.code, self.drawn = int(before[row, group]), int(after[row, group])
         counts, drawn = self._count(before), self._count(after)
         self.counts = pd.DataFrame({"code": counts[group], "drawn": drawn[group]}).rename_axis("entry")
-        self.table = base.assign(drawn=[plug_in(count) for count in drawn]) if noise else base
+        self.table = base.assign(drawn=[perplexity_plugin(count) for count in drawn]) if noise else base
         self.over_frames, self.over_steps = curves[group], self.steps[group] if self.steps else None
         if self.figure is None:
             self._build()

@@ -19,8 +19,9 @@ from unisat.audio import load
 from unisat.corpus import Batch, Corpus
 from unisat.frames import SAMPLE_RATE
 from unisat.interpret.features.bank import FeatureBank
-from unisat.interpret.speakers.maps import Embedding, again, embed, neighbours, xvectors
+from unisat.interpret.speakers.maps import Embedding, embed, nearest_utterances
 from unisat.interpret.speakers.trials import verify_trials
+from unisat.interpret.speakers.xvectors import collect_like, xvectors
 from unisat.plots.embedding import MARKERS, REST, axis_names, marks
 from unisat.plots.style import CLASSES
 from unisat.pretrained import UniSpeechSatPreTrainedModel
@@ -124,7 +125,7 @@ class SpeakersView(Picture):
             "trustworthiness": {name: one.trustworthiness for name, one in self.maps.items()},
         }
         whom = utterance if heard is None else self._features(site, heard.banks)[0]
-        self.neighbours = neighbours(self.banks[site], site, whom, count=NEAREST, pool=self._pool(site))
+        self.neighbours = nearest_utterances(self.banks[site], site, whom, count=NEAREST, pool=self._pool(site))
         self._draw(site, color, heard)
         alike = self.table[color].astype(str) == str(self.table[color].iloc[utterance])
         near = self.table.index.isin(self.neighbours.index)
@@ -195,7 +196,7 @@ class SpeakersView(Picture):
             batch = Batch.from_arrays(samples, sampling_rate=SAMPLE_RATE, ids=[name])
             # x-vectors first: they need the longest utterance, and say whose is too short
             different = sorted(set(self.banks.values()), key=lambda one: "reduce" in one.about)
-            banks = {one: again(self.model, one, batch) for one in different}
+            banks = {one: collect_like(self.model, one, batch) for one in different}
             self._heard = key, _Heard(name, samples, {site: banks[one] for site, one in self.banks.items()})
         return self._heard[1]
 

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unisat.interpret.activations.capture import Trace
-from unisat.interpret.activations.sites import find_backbone, unwrap
+from unisat.interpret.activations.sites import find_backbone, layer_number
+from unisat.modules import unwrap
 
 
 def measures(
@@ -71,7 +72,7 @@ def rollout(trace: Trace, *, utterance: int = 0) -> Float[Tensor, "layers querie
         Valid frames only; each row sums to 1.
     """
     names = [name for name in trace.sites if name.endswith("attn.pattern")]
-    layers = [int(name.split(".")[1]) for name in names]
+    layers = [layer for name in names if (layer := layer_number(name)) is not None]
     if not layers or layers != list(range(layers[0], layers[0] + len(layers))):
         raise ValueError(
             f"rollout needs the attention patterns of consecutive layers, the trace has those of {layers}; capture "

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from unisat.frames import frame_seconds
 from unisat.interpret.activations.capture import Trace, as_batch, run
 from unisat.interpret.activations.reduce import PerUtterance
-from unisat.interpret.activations.sites import find_backbone, unwrap
+from unisat.interpret.activations.sites import chosen_layers, find_backbone
 from unisat.model import UniSpeechSatModel
+from unisat.modules import unwrap
 
 MEASURES = ["distance_ms", "entropy_bits", "near_share"]
 """Columns of `attention_statistics`."""
@@ -77,7 +78,8 @@ def attention_statistics(
     >>> table["distance_ms"].groupby(["layer", "head"]).mean().unstack("head")
     """
     backbone = find_backbone(unwrap(model))[1]
-    chosen = _layers(backbone, layers)
+    last = backbone.config.num_hidden_layers - 1
+    chosen = chosen_layers(range(last + 1) if layers is None else layers, last)
     near, block = _at_least(0, near=near), _at_least(1, block=block)
     waiting: list[Tensor] = []
 
@@ -148,7 +150,8 @@ def rollout_of(
         the model is in training mode.
     """
     backbone = find_backbone(unwrap(model))[1]
-    chosen = _layers(backbone, layers)
+    last = backbone.config.num_hidden_layers - 1
+    chosen = chosen_layers(range(last + 1) if layers is None else layers, last)
     if chosen != list(range(chosen[0], chosen[0] + len(chosen))):
         raise ValueError(f"rollout goes through consecutive layers, got layers={chosen}; leave none out between.")
     block, utterance = _at_least(1, block=block), _at_least(0, utterance=utterance)
@@ -228,18 +231,6 @@ def _arriving(
         for start, scores in _scores(q, k, block):
             arriving += rows[:, start : start + block] @ torch.softmax(scores, -1, out=scores).mean(0)
     return (rows + arriving) / 2
-
-
-def _layers(backbone: UniSpeechSatModel, layers: int | Iterable[int] | None) -> list[int]:
-    """The chosen layers, from the first to the last."""
-    count = backbone.config.num_hidden_layers
-    if layers is None:
-        layers = range(count)
-    given = [layers] if isinstance(layers, int) else list(layers)
-    chosen = sorted({_at_least(0, layers=layer) for layer in given})
-    if not chosen or chosen[-1] >= count:
-        raise ValueError(f"layers={given}: the model has {count} layers, 0 to {count - 1}; choose one or more of them.")
-    return chosen
 
 
 def _at_least(least: int, **named: Any) -> int:

@@ -5,12 +5,10 @@ A scope owns its hooks and takes them away again whatever happens; nothing is st
 
 from __future__ import annotations
 
-import inspect
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,37 +20,14 @@ from torch import Tensor, nn
 
 from unisat.config import UniSpeechSatConfig, nearest
 from unisat.corpus import Batch
-from unisat.frames import valid_positions
-from unisat.inputs import sample_lengths
+from unisat.interpret.activations.forward import Following, ForwardPass, hook, refuse_training
 from unisat.interpret.activations.reduce import PerUtterance, per_utterance
-from unisat.interpret.activations.sites import (
-    TIME_AXES,
-    Selector,
-    Site,
-    find_backbone,
-    itemsize,
-    select,
-    site_list,
-    unwrap,
-)
+from unisat.interpret.activations.sites import TIME_AXES, Selector, Site, find_backbone, itemsize, select, site_list
 from unisat.model import UniSpeechSatModel
+from unisat.modules import unwrap
 
 DEFAULT_BUDGET = "2GB"
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-
-
-@dataclass(eq=False)
-class _Call:
-    """One forward pass: what was recorded, and how long its utterances are."""
-
-    samples: Int[Tensor, " batch"]
-    width: int
-    ids: tuple[str, ...]
-    values: dict[str, Tensor] = field(default_factory=dict)
-
-    def valid(self, site: Site, config: UniSpeechSatConfig) -> Bool[Tensor, "batch positions"]:
-        """True on the utterance along the site's time axis, False on the padding."""
-        return valid_positions(site.positions(self.samples, config), site.positions(self.width, config))
 
 
 class Trace:
@@ -62,30 +37,31 @@ class Trace:
     members speak of the only one and say so where there are more.
     """
 
-    def __init__(self, chosen: Sequence[Site], config: UniSpeechSatConfig, reduced: bool = False):
+    def __init__(
+        self, chosen: Sequence[Site], config: UniSpeechSatConfig, reduced: bool, ids: tuple[str, ...] | None
+    ) -> None:
         self._sites = {site.name: site for site in chosen}
-        self._config = config
-        self._reduced = reduced
-        self._calls: list[_Call] = []
+        self._config, self._reduced, self._ids = config, reduced, ids
+        self._passes: list[ForwardPass] = []
 
     @property
     def calls(self) -> list[Trace]:
         """One trace for each forward pass of the scope."""
         singles = []
-        for call in self._calls:
-            single = Trace(list(self._sites.values()), self._config, self._reduced)
-            single._calls = [call]
+        for one in self._passes:
+            single = Trace(list(self._sites.values()), self._config, self._reduced, self._ids)
+            single._passes = [one]
             singles.append(single)
         return singles
 
     @property
-    def _call(self) -> _Call:
-        if len(self._calls) != 1:
+    def _pass(self) -> ForwardPass:
+        if len(self._passes) != 1:
             raise ValueError(
-                f"this trace saw {len(self._calls)} forward passes; "
-                + ("use trace.calls[i] to read one of them." if self._calls else "call the model inside the scope.")
+                f"this trace saw {len(self._passes)} forward passes; "
+                + ("use trace.calls[i] to read one of them." if self._passes else "call the model inside the scope.")
             )
-        return self._calls[0]
+        return self._passes[0]
 
     def _site(self, name: str) -> Site:
         if name not in self._sites:
@@ -105,11 +81,11 @@ class Trace:
     @property
     def ids(self) -> tuple[str, ...]:
         """Name of each utterance; its number where none was given."""
-        return self._call.ids
+        return tuple(map(str, range(len(self._pass)))) if self._ids is None else self._ids
 
     def __getitem__(self, name: str) -> Tensor:
         self._site(name)
-        values = self._call.values
+        values = self._pass.values
         if name not in values:
             raise KeyError(f"{name!r} was not computed in this forward pass (did LayerDrop skip its layer?).")
         return values[name]
@@ -118,23 +94,23 @@ class Trace:
         return name in self._sites
 
     def __len__(self) -> int:
-        return len(self._call.samples)
+        return len(self._pass)
 
     def __repr__(self) -> str:
-        calls = f"{len(self._calls)} forward pass{'' if len(self._calls) == 1 else 'es'}"
+        calls = f"{len(self._passes)} forward pass{'' if len(self._passes) == 1 else 'es'}"
         return f"Trace({len(self._sites)} sites, {calls}, {self.nbytes / 1e6:.2f} MB)"
 
     def lengths(self, name: str) -> Int[Tensor, " batch"]:
         """Valid positions of each utterance along the site's time axis: frames, or samples for ``wave``."""
-        return self._site(name).positions(self._call.samples, self._config)
+        return self._pass.lengths(self._site(name))
 
     def valid(self, name: str) -> Bool[Tensor, "batch positions"]:
         """True on the utterance, False on the padding behind it."""
-        return self._call.valid(self._site(name), self._config)
+        return self._pass.valid(self._site(name))
 
     def seconds(self, name: str) -> Float[Tensor, " positions"]:
         """Time of the centre of each position in the waveform (of what the convolutions see), in seconds."""
-        return self._site(name).seconds(self._call.width, self._config)
+        return self._pass.seconds(self._site(name))
 
     def ragged(self, name: str) -> list[Tensor]:
         """One tensor for each utterance, without the padding."""
@@ -149,7 +125,7 @@ class Trace:
     @property
     def nbytes(self) -> int:
         """Bytes held; memory that two sites share counts once."""
-        values = [value for call in self._calls for value in call.values.values()]
+        values = [value for one in self._passes for value in one.values.values()]
         return sum({value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in values}.values())
 
     def table(self) -> pd.DataFrame:
@@ -225,125 +201,49 @@ def capture(
     model = unwrap(model)
     chosen = select(site_list(model), selectors or ("hidden.*",))
     _, backbone = find_backbone(model)
-    if backbone.training and not allow_train:
-        raise ValueError(
-            "the model is in training mode: dropout, masks and LayerDrop would make this recording a random one; "
-            "call model.eval() first, or pass allow_train=True."
-        )
-    limit = parse_bytes(budget)
+    if not allow_train:
+        refuse_training(backbone, "recording")
     reducers: dict[str, PerUtterance] = {}
     if reduce is not None:
         specs = reduce if isinstance(reduce, Mapping) else {site.name: reduce for site in chosen}
         reducers = {site.name: per_utterance(specs[site.name], site, backbone.config) for site in chosen}
-    trace = Trace(chosen, backbone.config, reduced=reduce is not None)
-    recorder = _Recorder(trace, backbone, chosen, reducers, ids, limit, dtype, torch.device(device), grad)
-    with ExitStack() as stack:
-        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it takes seconds
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.callback(recorder.close)
-        stack.enter_context(recorder.hooks(model))
+    limit = parse_bytes(budget)
+    trace = Trace(chosen, backbone.config, reduce is not None, None if ids is None else tuple(ids))
+
+    def check(begun: ForwardPass, backbone: UniSpeechSatModel) -> None:
+        if reduce is None:  # what is reduced is small
+            _check_budget(chosen, begun, (dtype or backbone.dtype).itemsize, limit)
+        if ids is not None and len(ids) != len(begun):
+            raise ValueError(f"{len(ids)} ids were given for a batch of {len(begun)} utterances.")
+
+    def record(site: Site, seen: Any) -> None:
+        now = following.now
+        if now is None or not now.reaches(site):
+            return
+        value = site.read(seen)
+        value = value if grad else value.detach()
+        if reducers:
+            value = reducers[site.name](value, now.valid(site).to(value.device))
+        now.values[site.name] = value.to(device, dtype if value.is_floating_point() else None)
+
+    following = Following(backbone, before=check, after=trace._passes.append)
+    with following.hooks(backbone), ExitStack() as stack:
+        for site in chosen:
+            handle = hook(model.get_submodule(site.module), site.side, partial(record, site))
+            stack.callback(handle.remove)
         yield trace
 
 
-class _Recorder:
-    """The hooks of one scope."""
-
-    def __init__(
-        self,
-        trace: Trace,
-        backbone: UniSpeechSatModel,
-        chosen: Sequence[Site],
-        reducers: Mapping[str, PerUtterance],
-        ids: Sequence[str] | None,
-        limit: int,
-        dtype: torch.dtype | None,
-        device: torch.device,
-        grad: bool,
-    ):
-        self.trace, self.chosen, self.reducers, self.ids, self.limit = trace, chosen, reducers, ids, limit
-        self.backbone: UniSpeechSatModel | None = backbone
-        self.dtype, self.device, self.grad = dtype, device, grad
-        self.signature = inspect.signature(backbone.forward)
-        self.call: _Call | None = None
-        self.in_backbone = False
-
-    @contextmanager
-    def hooks(self, model: nn.Module) -> Iterator[None]:
-        assert self.backbone is not None
-        handles = [
-            self.backbone.register_forward_pre_hook(self.begin, with_kwargs=True),
-            # called when the forward pass raises, too
-            self.backbone.register_forward_hook(self.end, always_call=True),
-        ]
-        try:
-            for site in self.chosen:
-                module = model.get_submodule(site.module)
-                if site.side == "input":
-                    handles.append(module.register_forward_pre_hook(self._on_input(site)))
-                else:
-                    handles.append(module.register_forward_hook(self._on_output(site)))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def close(self) -> None:
-        self.call = self.backbone = None
-
-    def begin(self, module: UniSpeechSatModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = self.signature.bind(*args, **kwargs).arguments
-        waveforms, mask = given["input_values"], given.get("attention_mask")
-        if waveforms.ndim != 2:
-            return  # the model says what is wrong
-        batch, width = waveforms.shape
-        if not self.reducers:  # what is reduced is small
-            self._check_budget(batch, width, (self.dtype or module.dtype).itemsize)
-        samples = torch.full((batch,), width) if mask is None else sample_lengths(mask).cpu()
-        ids = tuple(self.ids) if self.ids is not None else tuple(str(index) for index in range(batch))
-        if len(ids) != batch:
-            raise ValueError(f"{len(ids)} ids were given for a batch of {batch} utterances.")
-        self.call, self.in_backbone = _Call(samples, width, ids), True
-
-    def end(self, module: nn.Module, args: Any, output: Any) -> None:
-        if output is not None and self.call is not None:
-            self.trace._calls.append(self.call)
-        else:
-            self.call = None
-        self.in_backbone = False
-
-    def _check_budget(self, batch: int, width: int, floats: int) -> None:
-        config = self.trace._config
-        sizes = {site.name: site.numel(batch, width, config) * itemsize(site, floats) for site in self.chosen}
-        if sum(sizes.values()) > self.limit:
-            largest = max(sizes, key=sizes.__getitem__)
-            raise ValueError(
-                f"this forward pass would record {sum(sizes.values()) / 1e6:.1f} MB, over the budget of "
-                f"{self.limit / 1e6:.1f} MB; the largest site is {largest!r} ({sizes[largest] / 1e6:.1f} MB). "
-                "Choose fewer sites or utterances, dtype=torch.float16, or raise budget."
-            )
-
-    def _on_input(self, site: Site) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            self._record(site, args)
-
-        return hook
-
-    def _on_output(self, site: Site) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self._record(site, output)
-
-        return hook
-
-    def _record(self, site: Site, seen: Any) -> None:
-        # gradient checkpointing runs layers a second time, in the backward pass: that is no forward pass
-        if self.call is None or (site.in_backbone and not self.in_backbone):
-            return
-        value = site.read(seen)
-        value = value if self.grad else value.detach()
-        if self.reducers:
-            valid = self.call.valid(site, self.trace._config).to(value.device)
-            value = self.reducers[site.name](value, valid)
-        self.call.values[site.name] = value.to(self.device, self.dtype if value.is_floating_point() else None)
+def _check_budget(chosen: Sequence[Site], begun: ForwardPass, floats: int, limit: int) -> None:
+    """Refuse a pass that would record more than ``limit`` bytes, at so many bytes a float."""
+    sizes = {site.name: site.numel(len(begun), begun.width, begun.config) * itemsize(site, floats) for site in chosen}
+    if sum(sizes.values()) > limit:
+        largest = max(sizes, key=sizes.__getitem__)
+        raise ValueError(
+            f"this forward pass would record {sum(sizes.values()) / 1e6:.1f} MB, over the budget of "
+            f"{limit / 1e6:.1f} MB; the largest site is {largest!r} ({sizes[largest] / 1e6:.1f} MB). "
+            "Choose fewer sites or utterances, dtype=torch.float16, or raise budget."
+        )
 
 
 def parse_bytes(size: int | str) -> int:
@@ -388,21 +288,34 @@ def run(
     output, trace
         What ``model(...)`` returns, and a `Trace`.
     """
-    inputs: dict[str, Any] = {"mask_time_indices": mask_time_indices}
-    if isinstance(audio, Tensor) and audio.ndim == 2:
-        inputs |= {"input_values": audio, "attention_mask": attention_mask}
-    else:
-        if attention_mask is not None:
-            raise ValueError("attention_mask belongs to a tensor (batch, samples); waveforms know their lengths.")
-        batch = as_batch(audio, sampling_rate)
+    values, mask, batch = as_inputs(audio, sampling_rate, attention_mask)
+    if batch is not None:
         options.setdefault("ids", batch.ids)
-        inputs |= {"input_values": batch.input_values, "attention_mask": batch.attention_mask}
+    inputs = {"mask_time_indices": mask_time_indices, "input_values": values, "attention_mask": mask}
     device = next(model.parameters()).device
     inputs = {name: value.to(device) for name, value in inputs.items() if value is not None}
     gradients = nullcontext() if options.get("grad") else torch.no_grad()
     with capture(model, *selectors, **options) as trace, gradients:
         output = model(**inputs)
     return output, trace
+
+
+def as_inputs(
+    audio: Any, sampling_rate: int | None = None, attention_mask: Tensor | None = None
+) -> tuple[Float[Tensor, "batch samples"], Tensor | None, Batch | None]:
+    """What a model is called with for whatever `run` takes: waveforms, their mask, and the batch that they come from.
+
+    Raises
+    ------
+    ValueError
+        If there is a mask for anything but a tensor (batch, samples).
+    """
+    if isinstance(audio, Tensor) and audio.ndim == 2:
+        return audio, attention_mask, None
+    if attention_mask is not None:
+        raise ValueError("attention_mask belongs to a tensor (batch, samples); waveforms know their lengths.")
+    batch = as_batch(audio, sampling_rate)
+    return batch.input_values, batch.attention_mask, batch
 
 
 def as_batch(audio: Any, sampling_rate: int | None = None) -> Batch:

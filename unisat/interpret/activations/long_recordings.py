@@ -6,8 +6,7 @@ run over all of it, and only the transformer runs by chunks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +18,8 @@ from torch import Tensor, nn
 from unisat import audio
 from unisat.frames import SAMPLE_RATE, frame_seconds, hop
 from unisat.inputs import check_waveforms
-from unisat.interpret.activations.sites import find_backbone, unwrap
+from unisat.interpret.activations.sites import chosen_layers, find_backbone
+from unisat.modules import evaluating, unwrap
 
 MOST_SECONDS = 120.0
 """Longest recording that `chunk_error` runs whole."""
@@ -79,7 +79,9 @@ def encode_long(
     """
     backbone = find_backbone(unwrap(model))[1]
     config = backbone.config
-    chosen = _layers(layers, config.num_hidden_layers)
+    last = config.num_hidden_layers
+    asked = range(last + 1) if layers == "all" else last if layers == "last" else layers
+    chosen = chosen_layers(asked, last, "'last', 'all' or ")
     rate = SAMPLE_RATE / hop(config.conv_stride)
     if not chunk_seconds * rate >= 1 or not context_seconds >= 0:
         raise ValueError(
@@ -161,26 +163,3 @@ def tile(frames: int, length: int) -> list[tuple[int, int]]:
     if len(starts) > 1 and frames - starts[-1] < length / 2:
         starts.pop()
     return list(zip(starts, [*starts[1:], frames], strict=True))
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a scope."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _layers(layers: str | Iterable[int], last: int) -> list[int]:
-    if layers == "all":
-        return list(range(last + 1))
-    if layers == "last":
-        return [last]
-    chosen = [] if isinstance(layers, str) else list(layers)
-    if not chosen or any(isinstance(one, bool) or not isinstance(one, int) or not 0 <= one <= last for one in chosen):
-        raise ValueError(f"layers={layers!r} must be 'last', 'all' or numbers from 0 to {last}.")
-    return sorted(set(chosen))

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from operator import index
 from typing import Any, Literal, NamedTuple
 
 import pandas as pd
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from unisat.config import UniSpeechSatConfig, nearest
 from unisat.frames import SAMPLE_RATE, frame_seconds, stack_length
 from unisat.model import UniSpeechSatModel
+from unisat.modules import unwrap
 from unisat.quantizer import GumbelVectorQuantizer
 
 Selector = str | re.Pattern[str]
@@ -97,14 +99,6 @@ class Site:
         return count
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """Give the module inside `torch.compile` and `DistributedDataParallel`."""
-    inner = getattr(model, "_orig_mod", None)
-    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        inner = model.module
-    return model if inner is None else unwrap(inner)
-
-
 def find(model: nn.Module, kind: type[nn.Module]) -> str | None:
     """Dotted name of the first submodule of a kind ("" for the model itself), None if there is none."""
     return next((name for name, module in model.named_modules() if isinstance(module, kind)), None)
@@ -137,6 +131,42 @@ def site_list(model: nn.Module) -> list[Site]:
     if quantizer is not None:
         sites += _quantizer_sites(backbone.config, quantizer)
     return sites
+
+
+def layer_number(name: str) -> int | None:
+    """The number in a site's name, 3 of ``hidden.3`` and of ``block.3.attn.z``; None where it has none."""
+    found = re.match(r"(?:block|hidden)\.(\d+)", name)
+    return int(found[1]) if found else None
+
+
+def hidden_sites(names: Iterable[str]) -> dict[int, str]:
+    """The hidden states among some sites, by their numbers and in order."""
+    numbered = {int(name.removeprefix("hidden.")): name for name in names if re.fullmatch(r"hidden\.\d+", name)}
+    return dict(sorted(numbered.items()))
+
+
+def chosen_layers(layers: int | Iterable[int], last: int, instead: str = "") -> list[int]:
+    """The layers that somebody asks for, each once and in order.
+
+    Parameters
+    ----------
+    layers : int or several
+    last : int
+        The highest number that there is.
+    instead : str
+        What else may be asked for, for the message.
+
+    Raises
+    ------
+    ValueError
+        If there is no number, or one that is not from 0 to ``last``.
+    """
+    given = [layers] if isinstance(layers, int | str) else list(layers)
+    if not given or any(
+        isinstance(one, bool) or not hasattr(one, "__index__") or not 0 <= one <= last for one in given
+    ):
+        raise ValueError(f"layers={layers!r} must be {instead}numbers from 0 to {last}, one or more.")
+    return sorted({index(one) for one in given})
 
 
 class Access(NamedTuple):
@@ -273,7 +303,6 @@ def _quantizer_sites(config: UniSpeechSatConfig, module: str) -> Iterator[Site]:
         numbers = tuple(sizes.get(axis, 0) for axis in axes)
         return Site(name, path, side, axes, numbers, meaning, len(config.conv_dim), False, *access, fixed)
 
-    proj = dotted + "weight_proj"
     proj = dotted + "weight_proj"
     yield site("quant.in", proj, "input", "batch frames hidden", "what the quantizer reads", FIRST)
     yield site("quant.logits", proj, "output", by_entry, "a score for each entry of each group", split)

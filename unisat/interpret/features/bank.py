@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor
 
 from unisat.config import nearest
+from unisat.files import whole_file
+from unisat.interpret.activations.sites import hidden_sites
 
 ROWS = "rows"
 LENGTHS = "#frames"
@@ -105,7 +108,7 @@ class FeatureBank:
     @property
     def hidden(self) -> list[str]:
         """The sites ``hidden.0``, ``hidden.1``, … that the bank holds, in order."""
-        return sorted((s for s in self.sites if s.startswith("hidden.")), key=lambda s: int(s.split(".")[1]))
+        return list(hidden_sites(self.sites).values())
 
     @property
     def ids(self) -> list[str]:
@@ -232,10 +235,9 @@ class FeatureBank:
         chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(int)
         if not len(chosen):
             raise ValueError(f"no utterance is chosen; choose at least one of {len(self)}.")
-        bank = FeatureBank.__new__(FeatureBank)  # the parts are shared, and hold more than these utterances
-        bank.table = self.table.iloc[chosen].reset_index(drop=True)
-        bank.about, bank._parts, bank._statistics = self.about, self._parts, {}
-        bank._where = self._where[chosen]
+        bank = copy.copy(self)  # it shares the parts, which hold more than these utterances
+        bank.table, bank._where = self.table.iloc[chosen].reset_index(drop=True), self._where[chosen]
+        bank.timing, bank._statistics = {}, {}
         return bank
 
     def where(self, **columns: Any) -> FeatureBank:
@@ -307,9 +309,8 @@ def write_part(path: Path, part: Part) -> None:
     from safetensors.torch import save_file
 
     tensors = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in part.arrays.items()}
-    partial = path.with_suffix(".partial")
-    save_file({ROWS: torch.from_numpy(np.asarray(part.rows, dtype=np.int64)), **tensors}, partial)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        save_file({ROWS: torch.from_numpy(np.asarray(part.rows, dtype=np.int64)), **tensors}, partial)
 
 
 def read_part(path: Path, names: Sequence[str]) -> Part:
@@ -341,7 +342,8 @@ def write_index(
     from safetensors.torch import save_file
 
     if flat := {f"{site}/{name}": torch.as_tensor(v) for site, vs in statistics.items() for name, v in vs.items()}:
-        save_file(flat, folder / "statistics.safetensors")
+        with whole_file(folder / "statistics.safetensors") as partial:
+            save_file(flat, partial)
     plain = table.astype(object).where(table.notna(), None)
     columns = [str(name) for name in table]
     rows = [[value.item() if hasattr(value, "item") else value for value in row] for row in plain.to_numpy().tolist()]
@@ -353,9 +355,8 @@ def write_index(
         "rows": None if kept is None else kept.tolist(),
         "table": {"columns": columns, "data": rows},
     }
-    partial = folder / "bank.json.partial"
-    partial.write_text(json.dumps(index, ensure_ascii=False), encoding="utf-8")
-    partial.replace(folder / "bank.json")
+    with whole_file(folder / "bank.json") as partial:
+        partial.write_text(json.dumps(index, ensure_ascii=False), encoding="utf-8")
 
 
 def matched(bank: FeatureBank, other: FeatureBank) -> FeatureBank:

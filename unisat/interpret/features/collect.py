@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,22 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from unisat import shortcuts
 from unisat.config import UniSpeechSatConfig
 from unisat.corpus import Batch, Corpus
-from unisat.frames import SAMPLE_RATE, hop, receptive_field, stack_length, valid_positions
+from unisat.deprecation import renamed
+from unisat.frames import SAMPLE_RATE, hop, receptive_field, stack_length
 from unisat.interpret.activations.capture import capture, parse_bytes
 from unisat.interpret.activations.reduce import PerUtterance, Reducer, describe, per_utterance
-from unisat.interpret.activations.sites import Selector, Site, find_backbone, itemsize, select, site_list, unwrap
+from unisat.interpret.activations.sites import Selector, Site, find_backbone, itemsize, select, site_list
 from unisat.interpret.features.acoustic import ACOUSTIC, acoustic
 from unisat.interpret.features.bank import LENGTHS, FeatureBank
 from unisat.interpret.features.batching import PaddedBatch, ReadAhead, Speech, batches, default_seconds
 from unisat.interpret.features.store import Store, processes
 from unisat.masking import span_mask
 from unisat.model import UniSpeechSatModel
+from unisat.modules import evaluating, fingerprint, unwrap
+
+__getattr__ = renamed(__name__, {"fresh": "unisat.interpret.features.collect.untrained_twin"})
 
 FRAMES = ("valid", "masked", "visible")
 BASELINES = ("untrained", *ACOUSTIC)
@@ -106,55 +109,30 @@ def collect(
     """
     inner = unwrap(model)
     backbone = find_backbone(inner)[1]
-    selectors = [sites] if isinstance(sites, str | re.Pattern) else list(sites)
-    chosen = select(site_list(inner), selectors)
-    kinds = _check_choices(frames, list(baselines), reduce, chosen, backbone.config)
+    config = backbone.config
+    chosen = select(site_list(inner), [sites] if isinstance(sites, str | re.Pattern) else list(sites))
+    kinds = _check_choices(frames, list(baselines), reduce, chosen, config)
     speech = Speech(corpus, max_seconds, do_normalize)
     table = speech.table
     if batch_seconds is None:
         batch_seconds = default_seconds(backbone.device)
     plan = batches(table["seconds"].to_numpy(float), batch_seconds)
-    about: dict[str, Any] = {
-        "model": fingerprint(inner),
-        "sites": [site.name for site in chosen],
-        "reduce": describe(reduce),
-        "frames": frames,
-        "baselines": kinds,
-        "untrained_seeds": untrained_seeds if "untrained" in kinds else 0,
-        "hop": hop(backbone.config.conv_stride),
-        "receptive_field": receptive_field(backbone.config.conv_kernel, backbone.config.conv_stride),
-        "batch_seconds": batch_seconds,
-        "max_seconds": max_seconds,
-        "do_normalize": do_normalize,
-        "seed": seed,
-    }
+    names, fresh = [site.name for site in chosen], untrained_seeds if "untrained" in kinds else 0
+    about: dict[str, Any] = {"model": fingerprint(inner), "sites": names, "reduce": describe(reduce), "frames": frames}
+    about |= {"baselines": kinds, "untrained_seeds": fresh, "hop": hop(config.conv_stride)}
+    about |= {"receptive_field": receptive_field(config.conv_kernel, config.conv_stride)}
+    about |= {"batch_seconds": batch_seconds, "max_seconds": max_seconds, "do_normalize": do_normalize, "seed": seed}
     if reduce == "frames":
-        _check_budget(chosen, table, backbone.config, parse_bytes(budget))
+        _check_budget(chosen, table, config, parse_bytes(budget))
     rank, world = processes()
     store = Store(None if folder is None else Path(folder), about, table, reduce, rank, world)
     # by number, not by what is left: another process may have finished some already
     mine = [(number, plan[number]) for number in range(rank, len(plan), world) if not store.done(plan[number])]
-    models = {"": inner} | {f"untrained.{n}.": fresh(backbone, seed + n) for n in range(about["untrained_seeds"])}
-    bar = tqdm(
-        total=sum(len(rows) for _, rows in mine), desc="collect", unit=" utterances", disable=not progress or rank > 0
-    )
+    twins = {f"untrained.{n}.": untrained_twin(backbone, seed + n) for n in range(fresh)}
+    work = _Work({"": inner, **twins}, chosen, reduce, [name for name in kinds if name in ACOUSTIC], store)
     ahead = ReadAhead(speech, mine, backbone.device, least=about["receptive_field"])
-    modes = [(module, module.training) for module in inner.modules()]
-    inner.eval()
-    try:
-        with bar:
-            for batch in ahead:
-                for row, samples in batch.too_short.items():
-                    name = table["id"].iloc[row]
-                    said = f"left out: {name!r} has {samples} samples, a frame needs {ahead.least}."
-                    warnings.warn(said, UserWarning, stacklevel=2)
-                if batch.rows:
-                    store.add(batch.number, batch.rows, _measure(models, chosen, reduce, kinds, batch, store, ahead))
-                bar.update(len(batch.wanted))
-            bar.set_postfix_str(f"{ahead.timing()['outside_share']:.1%} of the time outside the model")
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(inner):
+        _measure_all(work, ahead, progress=progress and rank == 0)
     bank = store.finish()
     bank.timing = ahead.timing()
     return bank
@@ -192,28 +170,7 @@ def _check_budget(chosen: Sequence[Site], table: pd.DataFrame, config: UniSpeech
         )
 
 
-_FINGERPRINTS: weakref.WeakKeyDictionary[nn.Module, tuple[list[tuple[str, int]], str]] = weakref.WeakKeyDictionary()
-
-
-def fingerprint(model: nn.Module) -> str:
-    """Sixteen digits that two models share only if all their weights are equal.
-
-    Hashing all weights of Base takes a third of a second; it is done again only after they have changed.
-    """
-    model = unwrap(model)
-    weights = sorted(model.state_dict().items())
-    state = [(name, shortcuts.bit_sum(weight)) for name, weight in weights]
-    kept = _FINGERPRINTS.get(model)
-    if kept is None or kept[0] != state:
-        digest = hashlib.sha256()
-        for name, weight in weights:
-            digest.update(name.encode())
-            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        _FINGERPRINTS[model] = kept = state, digest.hexdigest()[:16]
-    return kept[1]
-
-
-def fresh(backbone: UniSpeechSatModel, seed: int) -> UniSpeechSatModel:
+def untrained_twin(backbone: UniSpeechSatModel, seed: int) -> UniSpeechSatModel:
     """A model of the same config with weights drawn anew, in evaluation mode: what the architecture alone can do."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -221,55 +178,74 @@ def fresh(backbone: UniSpeechSatModel, seed: int) -> UniSpeechSatModel:
     return twin.to(device=backbone.device, dtype=backbone.dtype).eval()
 
 
-def _measure(
-    models: Mapping[str, nn.Module],
-    chosen: Sequence[Site],
-    reduce: Any,
-    kinds: Sequence[str],
-    batch: PaddedBatch,
-    store: Store,
-    ahead: ReadAhead,
-) -> dict[str, np.ndarray]:
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What is measured of every utterance, and where it goes.
+
+    Attributes
+    ----------
+    models : dict of str to Module
+        By what stands in front of the names of their sites; the model itself has nothing there.
+    acoustic : list of str
+        Acoustic baselines.
+    """
+
+    models: Mapping[str, nn.Module]
+    sites: Sequence[Site]
+    reduce: str | PerUtterance | Reducer
+    acoustic: Sequence[str]
+    store: Store
+
+    @property
+    def config(self) -> UniSpeechSatConfig:
+        return find_backbone(self.models[""])[1].config
+
+
+def _measure_all(work: _Work, ahead: ReadAhead, *, progress: bool) -> None:
+    """Measure all batches and give them to the store."""
+    total = sum(len(rows) for _, rows in ahead.todo)
+    with tqdm(total=total, desc="collect", unit=" utterances", disable=not progress) as bar:
+        for batch in ahead:
+            for row, samples in batch.too_short.items():
+                name = work.store.table["id"].iloc[row]
+                said = f"left out: {name!r} has {samples} samples, a frame needs {ahead.least}."
+                warnings.warn(said, UserWarning, stacklevel=3)
+            if batch.rows:
+                work.store.add(batch.number, batch.rows, _measure(work, batch, ahead))
+            bar.update(len(batch.wanted))
+        bar.set_postfix_str(f"{ahead.timing()['outside_share']:.1%} of the time outside the model")
+
+
+def _measure(work: _Work, batch: PaddedBatch, ahead: ReadAhead) -> dict[str, np.ndarray]:
     """The arrays of one batch."""
-    rows, lengths = batch.rows, batch.lengths
-    inputs = {"attention_mask": batch.attention_mask}
-    config = find_backbone(models[""])[1].config
+    inputs, about = {"attention_mask": batch.attention_mask}, work.store.about
     counted: Tensor | None = None
-    if store.about["frames"] != "valid":
-        mask = draw_masks(lengths, [store.table["id"].iloc[row] for row in rows], config, store.about["seed"])
-        inputs["mask_time_indices"] = mask
-        counted = mask if store.about["frames"] == "masked" else ~mask
+    if about["frames"] != "valid":
+        ids = [work.store.table["id"].iloc[row] for row in batch.rows]
+        mask = inputs["mask_time_indices"] = draw_masks(batch.lengths, ids, work.config, about["seed"])
+        counted = mask if about["frames"] == "masked" else ~mask
     arrays: dict[str, np.ndarray] = {}
-    for prefix, model in models.items():
-        here = [site for site in chosen if not prefix or site.in_backbone]
+    for prefix, model in work.models.items():
+        here = [site for site in work.sites if not prefix or site.in_backbone]
         if not here:
             continue
-        reducers = {
-            site.name: _reducer(site, prefix + site.name, reduce, counted, rows, config, store) for site in here
-        }
+        reducers = {site.name: _reducer(work, site, prefix + site.name, batch.rows, counted) for site in here}
         device = next(model.parameters()).device
         with capture(model, *reducers, reduce=reducers) as trace, torch.inference_mode(), ahead.working():
             there = {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
             model(batch.input_values.to(device, non_blocking=True), **there)
-        for site in here if not isinstance(reduce, Reducer) else []:
+        for site in here if not isinstance(work.reduce, Reducer) else []:
             arrays[prefix + site.name] = trace[site.name].numpy()
-            if reduce == "frames":
-                valid = valid_positions(trace.lengths(site.name), int(trace.lengths(site.name).max()))
+            if work.reduce == "frames":
+                valid = trace.valid(site.name)
                 arrays[prefix + site.name + LENGTHS] = (valid if counted is None else valid & counted).sum(1).numpy()
-    for name in kinds:
-        if name in ACOUSTIC:
-            arrays[name] = np.stack([acoustic(name, batch.waveforms[row]) for row in rows])
+    for name in work.acoustic:
+        arrays[name] = np.stack([acoustic(name, batch.waveforms[row]) for row in batch.rows])
     return arrays
 
 
 def _reducer(
-    site: Site,
-    name: str,
-    reduce: Any,
-    counted: Bool[Tensor, "batch frames"] | None,
-    rows: Sequence[int],
-    config: UniSpeechSatConfig,
-    store: Store,
+    work: _Work, site: Site, name: str, rows: Sequence[int], counted: Bool[Tensor, "batch frames"] | None
 ) -> PerUtterance:
     """What the hook at a site does with what it sees."""
 
@@ -277,16 +253,16 @@ def _reducer(
         return valid if counted is None else valid & counted.to(valid.device)
 
     def gather(values: Tensor, valid: Tensor) -> Tensor:
-        reducer = store.reducer(name)
+        reducer = work.store.reducer(name)
         extra = [torch.tensor(rows)] if getattr(reducer, "wants_rows", False) else []
         reducer.update(values, counting(valid), *extra)
         return valid[:0]
 
-    if isinstance(reduce, Reducer):
+    if isinstance(work.reduce, Reducer):
         return gather
-    if reduce == "frames":
+    if work.reduce == "frames":
         return lambda values, valid: values[counting(valid)]
-    keep = per_utterance(reduce, site, config)
+    keep = per_utterance(work.reduce, site, work.config)
     return lambda values, valid: keep(values, counting(valid))
 
 

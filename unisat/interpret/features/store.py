@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from unisat.files import remove_partial, whole_file
 from unisat.interpret.activations.reduce import Reducer, describe
 from unisat.interpret.features.acoustic import ACOUSTIC
 from unisat.interpret.features.bank import LENGTHS, FeatureBank, Part, array_names, read_part, write_index, write_part
@@ -71,11 +72,10 @@ class Store:
             theirs = json.loads(started.read_text(encoding="utf-8"))
             if differ := [f"{k} ({theirs.get(k)} there)" for k in ours if ours[k] != theirs.get(k)]:
                 raise ValueError(f"{folder} holds a bank made otherwise: {', '.join(differ)}; use another folder.")
-        elif any(not path.name.startswith(("collect", "part-")) for path in folder.iterdir()):
+        elif any(not path.name.lstrip(".").startswith(("collect", "part-")) for path in folder.iterdir()):
             raise ValueError(f"{folder} holds other files; give a bank a folder of its own.")
-        partial = folder / f"collect-{self.rank}.partial"
-        partial.write_text(json.dumps(ours, indent=2), encoding="utf-8")
-        partial.replace(started)
+        with whole_file(started) as partial:
+            partial.write_text(json.dumps(ours, indent=2), encoding="utf-8")
         for path in sorted(folder.glob("part-*.safetensors")):
             self.finished.update(read_part(path, []).rows.tolist())
 
@@ -122,8 +122,10 @@ class Store:
             return self._in_memory()
         if self.world > 1:
             torch.distributed.barrier()
-        if self.rank == 0 and not (self.folder / "bank.json").exists():
-            self._index(self.folder)
+        if self.rank == 0:
+            remove_partial(self.folder)
+            if not (self.folder / "bank.json").exists():
+                self._index(self.folder)
         if self.world > 1:
             torch.distributed.barrier()
         return FeatureBank.load(self.folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -18,10 +17,11 @@ from torch import Tensor, nn
 from unisat.frames import SAMPLE_RATE
 from unisat.inputs import check_waveforms
 from unisat.interpret.activations.attention import rollout, value_norms
-from unisat.interpret.activations.capture import as_batch, capture
-from unisat.interpret.activations.sites import Site, find_backbone, select, site_list, unwrap
-from unisat.interpret.features.collect import fingerprint
+from unisat.interpret.activations.capture import as_inputs, capture
+from unisat.interpret.activations.forward import eagerly, hook
+from unisat.interpret.activations.sites import Site, find_backbone, layer_number, select, site_list
 from unisat.interpret.result import Result, plots
+from unisat.modules import fingerprint, unwrap
 from unisat.xvector import UniSpeechSatForXVector
 
 Target = Callable[[Any], Tensor] | int | tuple[int, int]
@@ -370,16 +370,10 @@ def long_term_noise(waveform: Float[Tensor, " samples"], generator: torch.Genera
 @contextmanager
 def _replaced(model: nn.Module, site: Site, values: Tensor) -> Iterator[None]:
     """Let the module of a site give ``values`` in place of what it computed."""
-
-    def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        return site.write(output, values)
-
-    with ExitStack() as stack:
-        if "torch._dynamo" in sys.modules:  # compiled code calls no hooks
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+    with eagerly(), ExitStack() as stack:
         if site.name != "wave":
-            handle = model.get_submodule(site.module).register_forward_hook(hook)
-            stack.callback(handle.remove)
+            module = model.get_submodule(site.module)
+            stack.callback(hook(module, site.side, lambda output: site.write(output, values)).remove)
         yield
 
 
@@ -445,17 +439,13 @@ def _utterances(
 ) -> tuple[tuple[str, ...], list[Tensor], tuple[Tensor, ...]]:
     """Name of each utterance, what the model reads of it, without padding, and what one listens to."""
     config = find_backbone(model)[1].config
-    if isinstance(audio, Tensor) and audio.ndim == 2:
-        ids, values, mask, heard = tuple(map(str, range(len(audio)))), audio, attention_mask, None
-    else:
-        if attention_mask is not None:
-            raise ValueError("attention_mask belongs to a tensor (batch, samples); waveforms know their lengths.")
-        batch = as_batch(audio, sampling_rate)
-        ids, values, mask, heard = batch.ids, batch.input_values, batch.attention_mask, batch.waveforms
+    values, mask, batch = as_inputs(audio, sampling_rate, attention_mask)
+    ids = tuple(map(str, range(len(values)))) if batch is None else batch.ids
     lengths = check_waveforms(values, mask, config).tolist()
     weight = next(model.parameters())
     inputs = [row[:length].detach().to(weight) for row, length in zip(values, lengths, strict=True)]
-    return ids, inputs, heard or tuple(wave.cpu().float() for wave in inputs)
+    heard = batch.waveforms if batch is not None else tuple(wave.cpu().float() for wave in inputs)
+    return ids, inputs, heard
 
 
 def _check_frame(target: Any, model: nn.Module) -> None:
@@ -509,7 +499,8 @@ def _logit(output: Any, target: int | tuple[int, ...]) -> Float[Tensor, " rows"]
 
 def _of_attention(model: nn.Module, wave: Tensor, site: Site, method: str, frame: Any) -> Float[Tensor, "1 frames"]:
     """Rollout or norms of one utterance."""
-    layer = int(site.name.removeprefix("hidden."))
+    layer = layer_number(site.name)
+    assert layer is not None
     end = "" if method == "rollout" else layer + 1
     wanted = f"block.{{{layer}:{end}}}.attn.pattern", f"block.{layer}.attn.v"
     with torch.no_grad(), capture(model, *wanted, device=wave.device) as trace:

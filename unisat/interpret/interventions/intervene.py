@@ -7,8 +7,6 @@ utterances are edited, never the padding behind them, so that an utterance in a 
 
 from __future__ import annotations
 
-import inspect
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,23 +16,15 @@ from weakref import WeakKeyDictionary
 
 import pandas as pd
 import torch
-from jaxtyping import Int
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.hooks import RemovableHandle
 
-from unisat.config import UniSpeechSatConfig
-from unisat.frames import frames_between, valid_positions
-from unisat.inputs import sample_lengths
-from unisat.interpret.activations.sites import Site, find_backbone, select, site_list, unwrap
+from unisat.frames import frames_between
+from unisat.interpret.activations.forward import Following, hook, refuse_training
+from unisat.interpret.activations.sites import Site, find_backbone, select, site_list
 from unisat.interpret.interventions.edits import Intervention, Place, from_rows, to_rows
 from unisat.model import UniSpeechSatModel
-
-
-class _Pass(threading.local):
-    """The forward pass that this thread is in, or was in last."""
-
-    samples: Int[Tensor, " batch"] | None = None
-    width = 0
-    in_backbone = False
+from unisat.modules import unwrap
 
 
 class _Scope:
@@ -46,40 +36,21 @@ class _Scope:
         self.targets = [(edit, site) for edit in edits for site in select(available, [edit.site])]
         for edit, site in self.targets:
             edit.check(site)
-        self.config: UniSpeechSatConfig = backbone.config
-        self.signature = inspect.signature(backbone.forward)
-        self.now = _Pass()
-
-    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = self.signature.bind(*args, **kwargs).arguments
-        waveforms, mask = given["input_values"], given.get("attention_mask")
-        if waveforms.ndim != 2:
-            return  # the model says what is wrong
-        batch, self.now.width = waveforms.shape
-        self.now.samples = torch.full((batch,), self.now.width) if mask is None else sample_lengths(mask).cpu()
-        self.now.in_backbone = True
-
-    def end(self) -> None:
-        self.now.in_backbone = False
+        self.following = Following(backbone)
 
     def apply(self, edit: Intervention, site: Site, seen: Any) -> Any:
-        value, now = site.read(seen), self.now
+        value, now = site.read(seen), self.following.now
         axis = 2 if site.is_square else 1
-        if (
-            now.samples is None
-            or (site.in_backbone and not now.in_backbone)
-            or (len(value), value.shape[axis]) != (len(now.samples), site.positions(now.width, self.config))
-        ):
+        if now is None or not now.reaches(site) or (len(value), value.shape[axis]) != (len(now), now.positions(site)):
             raise ValueError(
                 f"{edit!r} has to know which frames are padding, and reads it from the model's forward pass; inside "
                 "intervene call the model, not its parts."
             )
         rows = to_rows(site, value)
-        lengths = site.positions(now.samples, self.config).to(value.device)
-        valid = valid_positions(lengths, rows.shape[1])
+        lengths, valid = now.lengths(site).to(value.device), now.valid(site).to(value.device)
         active = valid[..., None]
         if edit.time is not None:
-            seconds = site.seconds(now.width, self.config)
+            seconds = now.seconds(site)
             inside = torch.zeros(len(seconds), dtype=torch.bool)
             inside[frames_between(seconds, *edit.time)] = True
             active = active & inside.to(value.device)[:, None]
@@ -106,7 +77,7 @@ _Entry = tuple[_Scope, Intervention, Site]
 class _Installed:
     """The one hook on a side of a module, and the edits that it applies, in order."""
 
-    handle: torch.utils.hooks.RemovableHandle
+    handle: RemovableHandle
     entries: list[_Entry]
 
 
@@ -121,12 +92,7 @@ def _install(module: nn.Module, side: str, entry: _Entry) -> None:
         sides = _INSTALLED.setdefault(module, {})
         if side not in sides:
             entries: list[_Entry] = []
-            before = lambda module, args: _through(entries, args)  # noqa: E731
-            after = lambda module, args, output: _through(entries, output)  # noqa: E731
-            if side == "input":
-                handle = module.register_forward_pre_hook(before, prepend=True)
-            else:
-                handle = module.register_forward_hook(after, prepend=True)
+            handle = hook(module, side, lambda seen: _through(entries, seen), first=True)
             sides[side] = _Installed(handle, entries)
         sides[side].entries.append(entry)
 
@@ -182,16 +148,9 @@ def intervene(model: nn.Module, *edits: Intervention, allow_train: bool = False)
     _, backbone = find_backbone(model)
     scope = _Scope(model, backbone, edits)
     _check_training(backbone, scope, allow_train)
-    with ExitStack() as stack:
-        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it takes seconds
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+    with scope.following.hooks(backbone), ExitStack() as stack:
         _SCOPES.append(scope)
         stack.callback(_SCOPES.remove, scope)
-        # functions, here and in _install: who copies the model inside a scope copies bound methods with all they hold
-        begin = lambda module, args, kwargs: scope.begin(args, kwargs)  # noqa: E731
-        stack.callback(backbone.register_forward_pre_hook(begin, with_kwargs=True).remove)
-        # called when the forward pass raises, too
-        stack.callback(backbone.register_forward_hook(lambda *_: scope.end(), always_call=True).remove)
         for edit, site in scope.targets:
             module, entry = model.get_submodule(site.module), (scope, edit, site)
             _install(module, site.side, entry)
@@ -203,10 +162,7 @@ def _check_training(backbone: UniSpeechSatModel, scope: _Scope, allow_train: boo
     if not backbone.training:
         return
     if not allow_train:
-        raise ValueError(
-            "the model is in training mode: dropout, masks and LayerDrop would make this intervention a random one; "
-            "call model.eval() first, or pass allow_train=True."
-        )
+        refuse_training(backbone, "intervention")
     if any(getattr(module, "gradient_checkpointing", False) for module in backbone.modules()):
         raise ValueError(
             "gradient checkpointing runs layers a second time in the backward pass, where edits may be gone; call "

@@ -8,7 +8,6 @@ that size would have moved it.
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,13 +22,13 @@ from tqdm.auto import tqdm
 
 from unisat.corpus import Batch
 from unisat.interpret.activations.capture import as_batch, run
-from unisat.interpret.activations.sites import Selector, Site, select, site_list, unwrap
-from unisat.interpret.features.collect import fingerprint
+from unisat.interpret.activations.sites import Selector, Site, layer_number, select, site_list
 from unisat.interpret.interventions.edits import Align, Intervention, Patch, Placebo
 from unisat.interpret.interventions.intervene import intervene
 from unisat.interpret.interventions.metrics import Metric
 from unisat.interpret.result import Result, plots
 from unisat.interpret.statistics.intervals import interval, two_level
+from unisat.modules import fingerprint, unwrap
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -244,18 +243,13 @@ def _units(chosen: Sequence[Site], heads: bool, window: float | None, shortest: 
             raise ValueError(f"window={window} s must be above 0 and fit the shortest utterance, {shortest:.3f} s.")
         starts = [float(k * window) for k in range(int(shortest / window + 1e-9))]
     rows = [
-        (site.name, _layer(site.name), head, start, start + (window or np.nan))
+        (site.name, layer_number(site.name), head, start, start + (window or np.nan))
         for site in chosen
         for head in (range(site.sizes[site.shape.index("heads")]) if heads and "heads" in site.shape else [None])
         for start in starts
     ]
     units = pd.DataFrame(rows, columns=["site", "layer", "head", "start", "end"])
     return units.astype({"layer": "Int64", "head": "Int64"})
-
-
-def _layer(name: str) -> int | None:
-    found = re.match(r"(?:block|hidden)\.(\d+)", name)
-    return int(found[1]) if found else None
 
 
 def _groups(pairs: tuple[Batch, Batch], given: Sequence[str] | None) -> tuple[np.ndarray, str]:

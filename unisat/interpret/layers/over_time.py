@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unisat.interpret.activations.capture import Trace
+from unisat.interpret.activations.sites import hidden_sites
 from unisat.interpret.features.bank import FeatureBank
 from unisat.interpret.layers.similarity import layer_similarity
 
@@ -23,7 +24,7 @@ def hidden_layers(trace: Trace) -> list[int]:
     ValueError
         If there are none, or a reducer has taken the frames away.
     """
-    layers = sorted(int(site.removeprefix("hidden.")) for site in trace.sites if site.startswith("hidden."))
+    layers = list(hidden_sites(trace.sites))
     if not layers:
         raise ValueError(
             f"the trace holds {', '.join(trace.sites) or 'nothing'}, but no hidden states; "

@@ -1,4 +1,4 @@
-"""How alike layers are: debiased CKA, held-out CCA, overlap of principal subspaces."""
+"""How alike layers are, by debiased CKA, held-out CCA or the overlap of principal subspaces."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from unisat.interpret.features.bank import FeatureBank, known_speakers, matched
 from unisat.interpret.result import Result, plots
@@ -27,7 +27,7 @@ LIMIT_BYTES = 4_000_000_000  # of Gram matrices
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LayerSimilarity(Result):
-    """How alike each layer of one side is to each of the other; of `layer_similarity`.
+    """How alike each layer of one side is to each layer of the other; `layer_similarity` gives it.
 
     Attributes
     ----------
@@ -37,9 +37,9 @@ class LayerSimilarity(Result):
     values : (rows, columns)
         1 for the same representation.
     low, high : (rows, columns)
-        95 % interval over speakers; NaN where they are not known, or fewer than three.
+        95 % interval over speakers; NaN where speakers are not known or fewer than three.
     chance : float
-        What unrelated layers are expected to have.
+        The similarity that unrelated layers are expected to have.
     """
 
     kind: str
@@ -73,26 +73,26 @@ def layer_similarity(
     blocks: int = 20,
     seed: int = 0,
 ) -> LayerSimilarity:
-    """Give how alike layers represent the same utterances, within a bank or between two.
+    """Measure how alike layers represent the same utterances, within a bank or between two banks.
 
     ``"cka"`` is linear centred kernel alignment (Kornblith et al. 2019, arXiv:1905.00414) with the unbiased HSIC of
-    Song et al. 2012 (as Nguyen et al. 2021): with fewer utterances than channels the plain estimator calls noise alike
-    (0.93 for 60 utterances of 768 independent channels; Murphy et al. 2024, arXiv:2405.01012). It is blind to rotation
-    and to the size of the features, not to that of single channels. Utterances are taken to be independent: with few
-    speakers and many utterances of each it reads high where both layers tell the speakers apart.
+    Song et al. 2012 (as Nguyen et al. 2021). With fewer utterances than channels, the plain estimator calls noise alike
+    (0.93 for 60 utterances of 768 independent channels; Murphy et al. 2024, arXiv:2405.01012). CKA does not change when
+    features are rotated or all scaled, but it does when single channels are scaled. It takes utterances to be
+    independent: with few speakers and many utterances of each it reads high where both layers tell speakers apart.
 
     ``"cca"`` is the mean canonical correlation on held-out utterances. Each side is reduced to its first principal
     components, whitened and rotated on four fifths of the speakers (of the utterances, where speakers are not known);
-    the correlation is that of the fifth left out. It is blind to every invertible linear map of those components, and
-    below what endless data would give, as every fit to a sample is.
+    the correlation is that of the other fifth. It does not change under any invertible linear map of those components.
+    As every fit to a sample, it is below what endless data would give.
 
     ``"projection"`` is the share of the first principal subspaces that two layers have in common,
-    ``|U V^T|^2 / components``. It compares channel with channel, so both need the same ones: layers of one residual
-    stream do.
+    ``|U V^T|^2 / components``. It compares channel with channel, so both layers need the same channels, as the layers
+    of one residual stream have.
 
-    Intervals come from a jackknife over speakers in at most ``blocks`` blocks, not from a bootstrap: an utterance drawn
-    twice would be alike to itself, which is the very bias that the estimator takes away. That of CCA leaves blocks out
-    of the held-out correlation and does not fit anew.
+    Intervals come from a jackknife over speakers in at most ``blocks`` blocks, not from a bootstrap: an utterance that
+    is drawn twice would be alike to itself, and this is the bias that the estimator removes. The jackknife of CCA
+    leaves blocks out of the held-out correlation and does not fit again.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def layer_similarity(
     sites : sequence of str, optional
         Sites of ``bank``; its ``hidden.*`` if None.
     other_sites : sequence of str, optional
-        Sites of the other side, such as ``untrained.0.hidden.*`` of the same bank; as ``sites`` if None.
+        Sites of the other side, such as ``untrained.0.hidden.*`` of the same bank; if None, those of ``sites``.
     pool : {"mean", "mean+std"}, optional
         As in `FeatureBank.features`.
     components : int, optional
@@ -111,7 +111,7 @@ def layer_similarity(
     blocks : int
         Most blocks of speakers for the jackknife; 0 for no interval.
     seed : int
-        Of how speakers are put into blocks and folds.
+        The seed that puts speakers into blocks and folds.
 
     Raises
     ------
@@ -123,6 +123,37 @@ def layer_similarity(
     if blocks < 0 or blocks in (1, 2):
         raise ValueError(f"blocks={blocks} must be at least 3, or 0 for no interval.")
     second = bank if other is None else matched(bank, other)
+    rows, columns = _sites(bank, second, sites, other_sites)
+    same = second is bank and rows == columns
+    _check_size(kind, len(bank), len(rows) + (0 if same else len(columns)), components)
+    left = [_centred(bank, site, pool) for site in rows]
+    right = left if same else [_centred(second, site, pool) for site in columns]
+    widths = sorted({values.shape[1] for values in [*left, *right]})
+    rank = _rank(kind, components, len(bank), widths)
+    speakers = known_speakers(bank)
+    block, folds = _blocks(speakers, len(bank), blocks, seed), _folds(speakers, len(bank), seed)
+    values, left_out = _measure(kind, left, right, rank, block, folds)
+    reach = np.full_like(values, np.nan) if left_out is None else jackknife(left_out)
+    settings = {"kind": KINDS[kind], "model": bank.about.get("model"), "other_model": second.about.get("model")}
+    settings |= {"utterances": len(bank), "speakers": None if speakers is None else len(set(speakers)), "pool": pool}
+    settings |= {"components": None if kind == "cka" else rank}
+    settings |= {"blocks": 0 if block is None else int(block.max()) + 1, "seed": seed}
+    return LayerSimilarity(
+        kind=kind,
+        rows=tuple(rows),
+        columns=tuple(columns),
+        values=values,
+        low=np.clip(values - reach, -1, 1),
+        high=np.clip(values + reach, -1, 1),
+        chance=rank / widths[0] if kind == "projection" else 0.0,
+        settings=settings,
+    )
+
+
+def _sites(
+    bank: FeatureBank, second: FeatureBank, sites: Sequence[str] | None, other_sites: Sequence[str] | None
+) -> tuple[list[str], list[str]]:
+    """The sites of both sides, all with one row for each utterance."""
     rows = list(bank.hidden if sites is None else sites)
     columns = list(other_sites if other_sites is not None else second.hidden if sites is None else rows)
     for names, side in ((rows, bank), (columns, second)):
@@ -131,63 +162,22 @@ def layer_similarity(
         for site in names:
             if side.is_frames(site):
                 raise ValueError(f"{site!r} has a row for each frame; collect the bank with reduce='mean' to compare.")
-    count = len(bank)
-    same = second is bank and rows == columns
-    if kind == "cka":
-        _check_size(count, len(rows) + (0 if same else len(columns)))
-    else:
-        _check_components(kind, count, components)
-    left = [_centred(bank, site, pool) for site in rows]
-    right = left if same else [_centred(second, site, pool) for site in columns]
-    widths = sorted({values.shape[1] for values in [*left, *right]})
-    rank = min(10, count // 10, widths[0]) if components is None else components
-    if kind != "cka" and rank > widths[0]:
-        raise ValueError(f"components={components} is more than the {widths[0]} channels of the narrowest site.")
-    if kind == "projection" and len(widths) > 1:
-        raise ValueError(
-            "kind='projection' compares channel with channel, so all sites must have the same width, got "
-            f"{widths}; use kind='cka' or 'cca'."
-        )
-    speakers = known_speakers(bank)
-    parts = None if speakers is None or not blocks else partition(speakers, blocks, seed)
-    if parts is not None and (parts.max() < 2 or np.bincount(parts).max() > count - 4):
-        parts = None  # two speakers say nothing of others, three utterances nothing at all
-    chance = 0.0
-    if kind == "cka":
-        gram_left = [values @ values.T for values in left]
-        gram_right = gram_left if same else [values @ values.T for values in right]
-        values, left_out = leave_out(lambda keep: _cka(gram_left, gram_right, keep), count, parts)
-    elif kind == "projection":
-        chance = rank / widths[0]
-        values, left_out = leave_out(lambda keep: _overlap(left, right, rank, keep), count, parts)
-    else:
-        units = np.arange(count) if speakers is None or len(set(speakers)) < FOLDS else speakers
-        values, left_out = _held_out(left, right, rank, partition(units, FOLDS, seed), parts)
-    low, high = jackknife(values, left_out)
-    settings = {
-        "kind": KINDS[kind],
-        "model": bank.about.get("model"),
-        "other_model": second.about.get("model"),
-        "utterances": count,
-        "speakers": None if speakers is None else len(set(speakers)),
-        "pool": pool,
-        "components": None if kind == "cka" else rank,
-        "blocks": 0 if parts is None else int(parts.max()) + 1,
-        "seed": seed,
-    }
-    return LayerSimilarity(
-        kind=kind,
-        rows=tuple(rows),
-        columns=tuple(columns),
-        values=values,
-        low=low,
-        high=high,
-        chance=chance,
-        settings=settings,
-    )
+    return rows, columns
 
 
-def _check_size(count: int, layers: int) -> None:
+def _check_size(kind: str, count: int, layers: int, components: int | None) -> None:
+    """Refuse too few utterances for the measure, and more than memory holds."""
+    if kind != "cka":
+        if count < 20:
+            raise ValueError(
+                f"kind={kind!r} needs at least 20 utterances, ten for each of two components, got {count}."
+            )
+        if components is not None and not 1 <= components <= count // 10:
+            raise ValueError(
+                f"components={components} must lie between 1 and {count // 10}, a tenth of the {count} utterances: "
+                "fitted to fewer, unrelated layers look alike."
+            )
+        return
     if count < 4:
         raise ValueError(f"debiased CKA needs at least 4 utterances, got {count}.")
     if layers * count**2 * 8 > LIMIT_BYTES:
@@ -198,21 +188,57 @@ def _check_size(count: int, layers: int) -> None:
         )
 
 
-def _check_components(kind: str, count: int, components: int | None) -> None:
-    if count < 20:
-        raise ValueError(f"kind={kind!r} needs at least 20 utterances, ten for each of two components, got {count}.")
-    if components is not None and not 1 <= components <= count // 10:
+def _rank(kind: str, components: int | None, count: int, widths: Sequence[int]) -> int:
+    """How many principal components of each site are compared."""
+    rank = min(10, count // 10, widths[0]) if components is None else components
+    if kind != "cka" and rank > widths[0]:
+        raise ValueError(f"components={components} is more than the {widths[0]} channels of the narrowest site.")
+    if kind == "projection" and len(widths) > 1:
         raise ValueError(
-            f"components={components} must lie between 1 and {count // 10}, a tenth of the {count} utterances: fitted "
-            "to fewer, unrelated layers look alike."
+            "kind='projection' compares channel with channel, so all sites must have the same width, got "
+            f"{widths}; use kind='cka' or 'cca'."
         )
+    return rank
 
 
-def _centred(bank: FeatureBank, site: str, pool: str | None) -> np.ndarray:
+def _centred(bank: FeatureBank, site: str, pool: str | None) -> Float[np.ndarray, "utterances dim"]:
     values = bank.features(site, pool)
     if not np.ptp(values, axis=0).any():
         raise ValueError(f"{site} is the same for all {len(values)} utterances; there is nothing to compare.")
     return values - values.mean(0)
+
+
+def _blocks(speakers: np.ndarray | None, count: int, most: int, seed: int) -> Int[np.ndarray, " utterances"] | None:
+    """The block of each utterance for the jackknife; None where there can be no interval."""
+    if speakers is None or not most:
+        return None
+    block = partition(speakers, most, seed)
+    # two speakers say nothing of others, three utterances nothing at all
+    return None if block.max() < 2 or np.bincount(block).max() > count - 4 else block
+
+
+def _folds(speakers: np.ndarray | None, count: int, seed: int) -> Int[np.ndarray, " utterances"]:
+    """The fold of each utterance for CCA: speakers stay together where there are enough of them."""
+    groups = np.arange(count) if speakers is None or len(set(speakers)) < FOLDS else speakers
+    return partition(groups, FOLDS, seed)
+
+
+def _measure(
+    kind: str,
+    left: Sequence[np.ndarray],
+    right: Sequence[np.ndarray],
+    rank: int,
+    block: np.ndarray | None,
+    folds: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The similarity of each pair of sites, and without each block of utterances."""
+    if kind == "cca":
+        return _held_out(left, right, rank, folds, block)
+    if kind == "projection":
+        return leave_out(lambda keep: _overlap(left, right, rank, keep), len(folds), block)
+    gram_left = [values @ values.T for values in left]
+    gram_right = gram_left if right is left else [values @ values.T for values in right]
+    return leave_out(lambda keep: _cka(gram_left, gram_right, keep), len(folds), block)
 
 
 def _cka(left: Sequence[np.ndarray], right: Sequence[np.ndarray], keep: np.ndarray) -> np.ndarray:
@@ -221,9 +247,9 @@ def _cka(left: Sequence[np.ndarray], right: Sequence[np.ndarray], keep: np.ndarr
 
 
 def _unit(gram: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """A U-centred Gram matrix as a vector of length 1: products of two of them are HSIC_1 over the geometric mean.
+    """Give a U-centred Gram matrix as a vector of length 1; the product of two is HSIC_1 over the geometric mean.
 
-    Song et al. 2012, eq. 5, in the form of Székely and Rizzo 2014: rows and columns that sum to 0 beside the diagonal.
+    Song et al. 2012, eq. 5, in the form of Székely and Rizzo 2014: without the diagonal, rows and columns sum to 0.
     """
     gram = gram[np.ix_(keep, keep)]
     count = len(gram)
@@ -248,33 +274,33 @@ def _principal(values: np.ndarray) -> np.ndarray:
 
 
 def _held_out(
-    left: Sequence[np.ndarray], right: Sequence[np.ndarray], rank: int, folds: np.ndarray, parts: np.ndarray | None
+    left: Sequence[np.ndarray], right: Sequence[np.ndarray], rank: int, folds: np.ndarray, block: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Mean held-out canonical correlation of each pair, and without each block."""
+    """Mean held-out canonical correlation of each pair, and without each block of utterances."""
     reduced = []  # for each fold, each side: whitened components of all rows
     for fold in range(folds.max() + 1):
         train = folds != fold
         first = [_whitened(values, train, rank) for values in left]
         reduced.append((train, first, first if right is left else [_whitened(values, train, rank) for values in right]))
-    groups = np.zeros(len(folds), dtype=int) if parts is None else parts
-    sums = np.zeros((groups.max() + 1, len(left), len(right), 3, rank))  # of ab, aa, bb over the held-out rows
+    part = np.zeros(len(folds), dtype=int) if block is None else block
+    sums = np.zeros((part.max() + 1, len(left), len(right), 3, rank))  # of ab, aa, bb over the held-out rows
     for train, first, second in reduced:
         for i, one in enumerate(first):
             for j, two in enumerate(second):
                 rotate, _, turn = np.linalg.svd(one[train].T @ two[train])
                 a, b = one[~train] @ rotate, two[~train] @ turn.T
                 for which, product in enumerate((a * b, a * a, b * b)):
-                    np.add.at(sums[:, i, j, which], groups[~train], product)
+                    np.add.at(sums[:, i, j, which], part[~train], product)
 
     def correlation(total: np.ndarray) -> np.ndarray:
         return (total[..., 0, :] / np.sqrt(total[..., 1, :] * total[..., 2, :])).mean(-1)
 
     total = sums.sum(0)
-    return correlation(total), None if parts is None else correlation(total - sums)
+    return correlation(total), None if block is None else correlation(total - sums)
 
 
 def _whitened(values: np.ndarray, train: np.ndarray, rank: int) -> np.ndarray:
-    """The first principal components of all rows, with mean 0 and variance 1 on the training rows."""
+    """Give the first principal components of all rows, with mean 0 and variance 1 on the training rows."""
     fitted = values[train]
     middle = fitted.mean(0)
     _, scales, directions = np.linalg.svd(fitted - middle, full_matrices=False)

@@ -1,17 +1,18 @@
-"""In which directions of a layer labels live, and whether two labels share them."""
+"""The directions of a layer in which a label varies, and whether two labels share them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.linalg import subspace_angles
 
 from unisat.interpret.features.bank import FeatureBank
+from unisat.interpret.features.labels import FrameLabels, label_codes, row_labels
 from unisat.interpret.result import Result, plots
 
 EXPLAINED = 0.9  # share of the centroids' variance that a label's subspace holds where no rank is given
@@ -19,16 +20,17 @@ EXPLAINED = 0.9  # share of the centroids' variance that a label's subspace hold
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Subspaces(Result):
-    """Whether two labels live in the same directions of a layer; of `subspaces`.
+    """Whether two labels vary in the same directions of a layer; `subspaces` gives it.
 
     Attributes
     ----------
     first, second : str
         Names of the labels.
     numbers : DataFrame
-        See `table`.
+        What `table` gives.
     curves : DataFrame
-        ``site``, ``label`` (whose variance), ``removed`` (directions of the other label taken out) and ``residual``.
+        ``site``, ``label``, ``removed`` (how many directions of the other label are taken out) and ``residual`` (the
+        share of the label's variance that is left).
     angles : dict
         By site, principal angles between the two subspaces in degrees, the smallest first.
     """
@@ -44,48 +46,50 @@ class Subspaces(Result):
 
         ``residual`` is the share of the variance between the centroids of ``label`` that is left when the subspace of
         ``removed`` (``rank`` directions) is taken out: 1 if the two are orthogonal, 0 if one lies in the other.
-        ``area`` is the mean of that share when 1, 2, … all directions are taken out (in the manner of the cumulative
-        residual variance of Mohamed et al. 2024). ``random_low`` and ``random_high`` are the 95 % range of ``residual``
-        for random directions, ``shuffled_low`` and ``shuffled_high`` for those of the other label shuffled, which lie
-        where the layer varies. ``smallest_angle`` is the first principal angle, in degrees.
+        ``area`` is the mean of that share when 1, 2, … all directions are taken out, similar to the cumulative residual
+        variance of Mohamed et al. 2024. ``random_low`` and ``random_high`` are the 95 % range of ``residual`` for
+        random directions. ``shuffled_low`` and ``shuffled_high`` are that for the directions of the other label when it
+        is shuffled, which lie where the layer varies. ``smallest_angle`` is the first principal angle, in degrees.
         """
         return self.numbers.copy()
 
     def plot(self, **options: Any) -> Any:
-        """Draw what is left of each label's variance, layer by layer, with its ranges by chance."""
+        """Draw what is left of each label's variance over layers, with the ranges that chance gives."""
         return plots().subspaces(self.table(), **options)
 
 
 def subspaces(
     bank: FeatureBank,
     sites: str | Sequence[str] | None = None,
-    first: str | Sequence[str] | np.ndarray = "speaker",
-    second: str | Sequence[str] | np.ndarray = "sentence",
+    first: str | FrameLabels = "speaker",
+    second: str | FrameLabels = "sentence",
     *,
     rank: int | None = None,
     pool: str | None = None,
     draws: int = 100,
     seed: int = 0,
 ) -> Subspaces:
-    """Give how far two labels share directions: principal subspaces of the class centroids, their angles, what is left.
+    """Measure how far two labels share directions, by the principal subspaces of their class centroids.
 
-    The method of Liu et al. 2023 (arXiv:2305.12464): the mean of each class, principal components of those means.
-    Labels should be crossed (every speaker says every sentence): a mean over few classes of the other label carries
-    that label too.
+    The method is that of Liu et al. 2023 (arXiv:2305.12464): a label's subspace is spanned by the principal components
+    of the means of its classes. Labels should be crossed (every speaker says every sentence): a mean over few classes
+    of the other label depends on that label too.
 
     Parameters
     ----------
     bank : FeatureBank
-        Frame-wise sites serve for labels of frames, such as phones.
+        A bank with frame-wise sites serves for labels of frames, such as phones.
     sites : str or sequence of str, optional
-        Those of one width; ``hidden.*`` if None.
-    first, second : str or (rows,) of str
-        Columns of the bank, or one label for each row of a site (of each frame, where it is frame-wise); rows with the
-        label ``""`` are left out.
+        Sites of one width; ``hidden.*`` if None.
+    first, second : str, dict or sequence
+        Columns of the bank, or one label for each row of a site (each frame of a frame-wise site), in any form that
+        `unisat.interpret.features.labels` reads. Rows with None, NaN, ``""`` or a negative number are left out.
     rank : int, optional
-        Directions of each label's subspace; as many as hold 90 % of the variance between its centroids, if None.
+        Directions of each label's subspace; if None, as many as hold 90 % of the variance between its centroids.
     draws : int
-        Random and shuffled subspaces to compare with.
+        How many random and how many shuffled subspaces to compare with.
+    seed : int
+        The seed of those subspaces.
 
     Raises
     ------
@@ -101,53 +105,23 @@ def subspaces(
         label if isinstance(label, str) else place for label, place in ((first, "first"), (second, "second"))
     )
     draw = np.random.default_rng(seed)
-    rows: list[dict[str, Any]] = []
+    numbers: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
     angles: dict[str, np.ndarray] = {}
     filled = float("nan")
     for site in names:
-        labels = [_labels(bank, site, label) for label in (first, second)]
-        known = (labels[0] != "") & (labels[1] != "")
-        codes = [np.unique(values[known], return_inverse=True)[1] for values in labels]
+        values, codes = _labelled(bank, site, pool, zip(titles, (first, second), strict=True))
         filled = _check_crossed(titles, codes)
-        values = bank.features(site, pool)[known]
-        values = values - values.mean(0)
-        parts = [_Centroids.of(values, code) for code in codes]
-        ranks = [part.rank(rank, title) for part, title in zip(parts, titles, strict=True)]
-        bases = [part.directions[:size] for part, size in zip(parts, ranks, strict=True)]
-        degrees = np.degrees(subspace_angles(bases[0].T, bases[1].T))[::-1]
-        angles[site] = degrees
-        for one, two in ((0, 1), (1, 0)):
-            curve = parts[one].residual(parts[two].directions)
-            shuffled = [_Centroids.of(values, draw.permutation(codes[two])).directions for _ in range(draws)]
-            random = [np.linalg.qr(draw.standard_normal((values.shape[1], ranks[two])))[0].T for _ in range(draws)]
-            ranges = {
-                f"{name}_{end}": float(np.quantile([parts[one].residual(basis[: ranks[two]])[-1] for basis in many], q))
-                for name, many in (("random", random), ("shuffled", shuffled))
-                for end, q in (("low", 0.025), ("high", 0.975))
-            }
-            about = {"site": site, "label": titles[one], "removed": titles[two], "rank": ranks[two]}
-            numbers = {"residual": float(curve[ranks[two] - 1]), "area": float(curve.mean())}
-            rows.append({**about, **numbers, **ranges, "smallest_angle": float(degrees[0])})
-            curves += [
-                {"site": site, "label": titles[one], "removed": count + 1, "residual": float(share)}
-                for count, share in enumerate(curve)
-            ]
-    settings = {
-        "model": bank.about.get("model"),
-        "first": titles[0],
-        "second": titles[1],
-        "rank": rank if rank is not None else f"{EXPLAINED:.0%} of the centroids' variance",
-        "pairs_of_classes_seen": filled,
-        "utterances": len(bank),
-        "pool": pool,
-        "draws": draws,
-        "seed": seed,
-    }
+        rows, points, angles[site] = _compare(values, codes, titles, rank, draws, draw)
+        numbers += [{"site": site, **row} for row in rows]
+        curves += [{"site": site, **point} for point in points]
+    held = rank if rank is not None else f"{EXPLAINED:.0%} of the centroids' variance"
+    settings = {"model": bank.about.get("model"), "first": titles[0], "second": titles[1], "rank": held}
+    settings |= {"pairs_of_classes_seen": filled, "utterances": len(bank), "pool": pool, "draws": draws, "seed": seed}
     return Subspaces(
         first=titles[0],
         second=titles[1],
-        numbers=pd.DataFrame(rows),
+        numbers=pd.DataFrame(numbers),
         curves=pd.DataFrame(curves),
         angles=angles,
         settings=settings,
@@ -192,21 +166,55 @@ class _Centroids:
         return np.clip(1 - gone, 0, 1)
 
 
-def _labels(bank: FeatureBank, site: str, labels: str | Sequence[str] | np.ndarray) -> np.ndarray:
-    """One string for each row of a site."""
-    frames = bank.is_frames(site)
-    if isinstance(labels, str):
-        values = bank.labels(labels)
-        return np.repeat(values, bank.lengths(site)) if frames else values
-    rows = int(bank.lengths(site).sum()) if frames else len(bank)
-    values = np.asarray(labels, dtype=object)
-    if values.shape != (rows,):
-        raise ValueError(f"labels must be one for each of the {rows} rows of {site}, got shape {values.shape}.")
-    return np.where(pd.isna(values), "", values).astype(str).astype(object)
+def _labelled(
+    bank: FeatureBank, site: str, pool: str | None, labels: Iterable[tuple[str, str | FrameLabels]]
+) -> tuple[Float[np.ndarray, "rows dim"], list[Int[np.ndarray, " rows"]]]:
+    """The rows of a site that have all labels, around their mean, and the class of each row for each label."""
+    codes = [label_codes(row_labels(bank, site, given, title), title)[0] for title, given in labels]
+    there = np.min(codes, axis=0) >= 0
+    values = bank.features(site, pool)[there]
+    return values - values.mean(0), [np.unique(code[there], return_inverse=True)[1] for code in codes]
+
+
+def _compare(
+    values: np.ndarray,
+    codes: Sequence[np.ndarray],
+    titles: Sequence[str],
+    rank: int | None,
+    draws: int,
+    draw: np.random.Generator,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], np.ndarray]:
+    """The numbers of one site for each label, its curves, and its principal angles in degrees, the smallest first."""
+    parts = [_Centroids.of(values, code) for code in codes]
+    ranks = [part.rank(rank, title) for part, title in zip(parts, titles, strict=True)]
+    bases = [part.directions[:size] for part, size in zip(parts, ranks, strict=True)]
+    degrees = np.degrees(subspace_angles(bases[0].T, bases[1].T))[::-1]
+    rows, curves = [], []
+    for one, two in ((0, 1), (1, 0)):
+        curve = parts[one].residual(parts[two].directions).tolist()
+        row = {"label": titles[one], "removed": titles[two], "rank": ranks[two]}
+        row |= {"residual": curve[ranks[two] - 1], "area": float(np.mean(curve))}
+        row |= _by_chance(parts[one], values, codes[two], ranks[two], draws, draw)
+        rows.append(row | {"smallest_angle": float(degrees[0])})
+        curves += [{"label": titles[one], "removed": 1 + n, "residual": share} for n, share in enumerate(curve)]
+    return rows, curves, degrees
+
+
+def _by_chance(
+    centroids: _Centroids, values: np.ndarray, removed: np.ndarray, rank: int, draws: int, draw: np.random.Generator
+) -> dict[str, float]:
+    """95 % ranges of what is left of centroids without the subspace of shuffled classes, and without a random one."""
+    shuffled = [_Centroids.of(values, draw.permutation(removed)).directions for _ in range(draws)]
+    random = [np.linalg.qr(draw.standard_normal((values.shape[1], rank)))[0].T for _ in range(draws)]
+    ranges: dict[str, float] = {}
+    for name, bases in (("random", random), ("shuffled", shuffled)):
+        left = [centroids.residual(basis[:rank])[-1] for basis in bases]
+        ranges |= {f"{name}_low": float(np.quantile(left, 0.025)), f"{name}_high": float(np.quantile(left, 0.975))}
+    return ranges
 
 
 def _check_crossed(titles: tuple[str, ...], codes: Sequence[np.ndarray]) -> float:
-    """The share of pairs of classes that occur, after checking that a centroid can tell the labels apart."""
+    """Check that centroids can tell the labels apart, and give the share of pairs of classes that occur."""
     for title, code in zip(titles, codes, strict=True):
         if not len(code) or code.max() < 1:
             raise ValueError(f"{title!r} has one class only; there is no variance between classes to look at.")

@@ -1,4 +1,4 @@
-"""What a weighted sum of layers is good for: telling voices apart, and finding a sentence said by somebody else."""
+"""What a weighted sum of layers can do: tell voices apart, and find a sentence that somebody else says."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from jaxtyping import Float
 from unisat.interpret.features.bank import FeatureBank
 from unisat.interpret.speakers.trials import verify_trials
 from unisat.interpret.statistics.error_rates import eer
+from unisat.interpret.statistics.scaling import standardize
 
 LEAST = 8
-"""Utterances without which a rate is an accident."""
+"""Fewest utterances: a rate over fewer is an accident."""
 
 MOST = 400
-"""Utterances whose pairs are scored in some ten milliseconds."""
+"""Most utterances: scoring their pairs takes about ten milliseconds."""
 
 
 class WeightedSums:
     """Utterances as weighted sums of their layers, compared by cosine.
 
-    The sum of the layers' means over an utterance, its channels then brought to mean 0 and variance 1, as
+    Each layer is averaged over an utterance; the channels of the sum are then brought to mean 0 and variance 1, as
     `us.verify_trials` does with one layer. Nothing is fitted to labels.
 
     Parameters
@@ -29,16 +30,16 @@ class WeightedSums:
         ``hidden.*`` of one row for each utterance, with the column ``speaker``. Where ``session`` is known, two
         utterances of one session are no trial of one speaker.
     sentence : str, optional
-        Column that says which utterances are of the same words; None for no retrieval.
+        The column that says which utterances are of the same words; None for no retrieval.
     normalize : {"zscore", "layer_norm"}, optional
-        What is summed, as in `us.fit_layer_weights`: each layer's channels with mean 0 and variance 1 over utterances;
-        each vector so over its channels; or the layers as they are.
+        What is summed, as in `us.fit_layer_weights`: with ``"zscore"``, each layer's channels have mean 0 and variance
+        1 over utterances; with ``"layer_norm"``, each vector has over its channels; with None, layers are as they are.
 
     Attributes
     ----------
     sites : tuple of str
     chance : dict
-        ``eer`` and ``retrieval`` of features that know nothing.
+        The ``eer`` and ``retrieval`` of features that know nothing.
 
     Raises
     ------
@@ -88,17 +89,16 @@ class WeightedSums:
             self.chance["retrieval"] = float(share[self._asked].mean())
 
     def cosines(self, weights: Float[np.ndarray, " layers"]) -> Float[np.ndarray, "utterances utterances"]:
-        """Cosine of each pair of utterances in the space of a weighted sum."""
-        summed = np.tensordot(np.asarray(weights, dtype=float), self._layers, axes=1)
-        summed = _scaled(summed)
+        """Give the cosine of each pair of utterances in the space of a weighted sum."""
+        summed = standardize(np.tensordot(np.asarray(weights, dtype=float), self._layers, axes=1))
         summed /= np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), np.finfo(float).tiny)
         return summed @ summed.T
 
     def measure(self, weights: Float[np.ndarray, " layers"]) -> dict[str, float]:
-        """Give ``eer``, the equal error rate of speakers, and ``retrieval``, where sentences are known.
+        """Measure ``eer``, the equal error rate of speakers, and ``retrieval``, where sentences are known.
 
-        Retrieval is the share of utterances whose nearest neighbour among other speakers says the same sentence, of
-        those whose sentence another speaker says at all.
+        Retrieval asks each utterance whose sentence another speaker says too: it is the share of them whose nearest
+        neighbour among other speakers says the same sentence.
         """
         cosines = self.cosines(weights)
         found = {"eer": eer(cosines[self._enrol, self._test], self._same)}
@@ -108,7 +108,7 @@ class WeightedSums:
         return found
 
     def single_layers(self) -> pd.DataFrame:
-        """Give what each layer alone is good for: one row for each, with ``site`` and the columns of `measure`."""
+        """Measure each layer alone: one row for each, with ``site`` and the columns of `measure`."""
         rows = [self.measure(alone) for alone in np.eye(len(self.sites))]
         return pd.DataFrame(rows).assign(site=self.sites)[["site", *rows[0]]]
 
@@ -119,10 +119,4 @@ def _normalized(layers: Float[np.ndarray, "layers utterances dim"], how: str | N
     axis = {"zscore": 1, "layer_norm": 2}.get(how)
     if axis is None:
         raise ValueError(f"normalize={how!r} must be None, 'zscore' or 'layer_norm'.")
-    return _scaled(layers, axis)
-
-
-def _scaled(values: np.ndarray, axis: int = 0) -> np.ndarray:
-    """With mean 0 and variance 1 along an axis; 0 where nothing varies."""
-    spread = values.std(axis, keepdims=True)
-    return (values - values.mean(axis, keepdims=True)) / np.where(spread == 0, 1, spread)
+    return standardize(layers, axis=axis)

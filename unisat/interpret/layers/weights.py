@@ -1,7 +1,7 @@
-"""Which layers a weighted sum reads: its weights, what they make of the layers' sizes, and what each layer's loss does.
+"""Which layers a weighted sum reads: its weights, the sizes of what they weigh, and what happens without each layer.
 
 A head with ``use_weighted_layer_sum`` adds up all hidden states with the softmax of its ``layer_weights``. The softmax
-alone misleads: hidden states differ in size (Fayyaz et al. 2021, arXiv:2109.05958).
+alone misleads, since hidden states differ in size (Fayyaz et al. 2021, arXiv:2109.05958).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from unisat.interpret.features.collect import fingerprint
 from unisat.interpret.probing.classifiers import group_folds
 from unisat.interpret.result import Result, plots
 from unisat.interpret.statistics.intervals import interval, two_level
+from unisat.interpret.statistics.scaling import scaling
 from unisat.model import UniSpeechSatModel
 
 LEARNING_RATE = 0.05
@@ -36,7 +37,7 @@ class WeightedLayerSum(nn.Module):
     Parameters
     ----------
     num_layers : int
-        Hidden states that go in, hidden.0 among them: one more than the model has blocks.
+        How many hidden states are summed, hidden.0 included: one more than the model has blocks.
     normalize : bool
         Give each layer's vectors mean 0 and variance 1 over their channels first (a layer norm without weights), so
         that weights do not have to make up for sizes.
@@ -61,7 +62,7 @@ class WeightedLayerSum(nn.Module):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LayerWeights(Result):
-    """What each layer gives to a weighted sum; of `layer_weights` and `fit_layer_weights`.
+    """What each layer gives to a weighted sum; `layer_weights` and `fit_layer_weights` give it.
 
     Attributes
     ----------
@@ -73,12 +74,13 @@ class LayerWeights(Result):
     norms : (runs, layers)
         Root mean square of what is summed, over utterances, frames and channels.
     change : (runs, layers)
-        By how much the sum moves when a layer's weight is 0 and the others' are scaled up to sum to 1, relative to the
-        sum; NaN where the bank does not say.
+        By how much the sum moves, relative to its size, when a layer's weight is 0 and the other weights are scaled to
+        sum to 1; NaN where the bank does not say.
     accuracy : (runs,), optional
         Held-out balanced accuracy.
     accuracy_drop, loss_rise : (runs, layers), optional
-        Held-out balanced accuracy lost and cross-entropy (nats) gained without a layer, the classifier as it is.
+        How much held-out balanced accuracy is lost, and cross-entropy (nats) gained, without a layer. The classifier is
+        not trained again.
     accuracy_interval : (low, high), optional
         95 % interval of the mean accuracy, over speakers (or groups) and their utterances.
     chance : float, optional
@@ -117,22 +119,22 @@ class LayerWeights(Result):
 
 
 def layer_weights(heads: Head | Sequence[Head], bank: FeatureBank) -> LayerWeights:
-    """Give what each layer contributes to the weighted sum of a head, or of several heads on one backbone.
+    """Measure what each layer contributes to the weighted sum of a head, or of several heads on one backbone.
 
     Parameters
     ----------
     heads : head, WeightedLayerSum, (layers,) array, or a sequence of those
-        Models with ``config.use_weighted_layer_sum``; arrays are weights as the reference stores them, before the
-        softmax. One head trained from five seeds says how far the weights can be trusted.
+        Models with ``config.use_weighted_layer_sum``. Arrays are weights as the reference stores them, before the
+        softmax. One head trained from five seeds shows how far the weights can be trusted.
     bank : FeatureBank
         ``hidden.*`` of the heads' backbone. ``reduce="mean+std"`` gives norms exactly, and the change of the sum's mean
-        over each utterance; ``"frames"`` the change of every frame; ``"norms"`` norms alone. Each utterance counts the
-        same. Arrays of your own (`FeatureBank.from_arrays`) are taken to be what is summed.
+        over each utterance; ``"frames"`` gives the change of every frame; ``"norms"`` gives norms alone. Each utterance
+        counts the same. Arrays of your own (`FeatureBank.from_arrays`) are taken to be what is summed.
 
     Raises
     ------
     ValueError
-        If a head has no layer weights, their number is not that of the bank's layers, or the bank is another model's.
+        If a head has no layer weights, they are not as many as the bank's layers, or the bank is another model's.
     """
     listed: list[Head] = [heads] if isinstance(heads, nn.Module | Tensor | np.ndarray) else list(heads)
     if not listed:
@@ -165,7 +167,7 @@ def leave_one_out(
 ) -> Float[np.ndarray, "runs layers"]:
     """Change of a weighted sum without each layer, relative to the sum, from the layers' inner products.
 
-    ``products[k, l]`` is the sum of h_k · h_l over all vectors; NaN for a layer that is all there is.
+    ``products[k, l]`` is the sum of h_k · h_l over all vectors. The change is NaN for a layer whose weight is 1.
     """
     out = np.full_like(weights, np.nan)
     for run, layer in np.ndindex(*weights.shape):
@@ -216,7 +218,7 @@ def _check_backbone(heads: Sequence[Head], bank: FeatureBank) -> None:
 
 
 def _sizes(bank: FeatureBank) -> tuple[np.ndarray, np.ndarray | None]:
-    """RMS norm of each layer, and inner products of the layers where the bank has their vectors."""
+    """RMS norm of each layer, and inner products of the layers where the bank has their vectors (else None)."""
     sites, reduced = bank.hidden, bank.about.get("reduce")
     if any(bank.is_frames(site) for site in sites):
         products = np.zeros((len(sites), len(sites)))
@@ -256,33 +258,33 @@ def fit_layer_weights(
     weight_decay: float = 1.0,
     n_boot: int = 1000,
 ) -> LayerWeights:
-    """Train a weighted sum of frozen, pooled layers with a linear classifier on top; give weights, held-out accuracy.
+    """Train a weighted sum of frozen, pooled layers with a linear classifier on top, and measure it on held-out groups.
 
-    SUPERB's protocol (Yang et al. 2021, 2024) on a bank, a seed's weights being the mean over its folds. With few
-    utterances and many channels noise is learned as well as the label: read ``accuracy_drop`` beside ``weight``.
+    This is SUPERB's protocol (Yang et al. 2021, 2024) on a bank. The weights of a seed are means over its folds. With
+    few utterances and many channels, noise is learned as well as the label: read ``accuracy_drop`` beside ``weight``.
 
     Parameters
     ----------
     bank : FeatureBank
         One row for each utterance.
     target, groups : str
-        Columns: what to tell apart, and what must not be on both sides of a fold (sessions).
+        Columns: the classes to tell apart, and what must not be on both sides of a fold (sessions).
     normalize : {"zscore", "layer_norm"}, optional
-        Standardise each channel of each layer on the training fold, or each vector over its channels; None leaves
-        layers as they are, save for one factor for all.
+        ``"zscore"`` standardises each channel of each layer on the training fold, ``"layer_norm"`` each vector over its
+        channels. None leaves layers as they are, except for one factor for all.
     folds, seeds : int
         Every seed deals its own folds and draws its own classifier.
     steps : int
-        Of AdamW on all training utterances at once, with a learning rate of 0.05.
+        Steps of AdamW, each on all training utterances at once, with a learning rate of 0.05.
     weight_decay : float
-        Of the classifier; the layer weights have none.
+        Weight decay of the classifier; the layer weights have none.
     n_boot : int
         Draws for the interval of the accuracy.
 
     Raises
     ------
     ValueError
-        If there is one class, a class has one group only, or there are fewer groups than folds.
+        If there is one class only, a class has one group only, or there are fewer groups than folds.
     """
     if normalize not in (None, "zscore", "layer_norm"):
         raise ValueError(f"normalize={normalize!r} must be 'zscore', 'layer_norm' or None.")
@@ -292,64 +294,21 @@ def fit_layer_weights(
     if len(names) < 2:
         raise ValueError(f"a weighted sum needs at least two layers, got {names}; the bank has {bank.sites}.")
     labels, held = bank.labels(target), bank.labels(groups)
-    classes, codes = np.unique(labels, return_inverse=True)
     _check_groups(target, groups, labels, held, folds)
-    widths = {}
-    features = []
-    for site in names:
-        if bank.is_frames(site):
-            raise ValueError(f"{site!r} has a row for each frame; collect the bank with reduce='mean' or 'mean+std'.")
-        features.append(bank.features(site, pool))
-        widths[site] = features[-1].shape[1]
-    if len(set(widths.values())) > 1:
-        raise ValueError(f"layers can be summed only if they are equally wide, got {widths}.")
-    layers = torch.from_numpy(np.stack(features))  # (layers, utterances, dim)
-    label = torch.from_numpy(codes)
-    weights, norms, change, drop, rise = (np.zeros((seeds, len(names))) for _ in range(5))
-    accuracy, right = np.zeros(seeds), np.zeros((seeds, len(bank)))
-    for seed in range(seeds):
-        scores = torch.zeros(len(names) + 1, len(bank), len(classes))  # of the whole sum, then without each layer
-        fold = group_folds(codes, held, folds, seed)
-        for number in range(folds):
-            train, test = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-            prepared = _prepare(layers, train, normalize)
-            fitted = _train(prepared[:, train], label[train], len(classes), seed, steps, weight_decay)
-            scores[:, test], softmax = _without(prepared[:, test], *fitted)
-            seen = prepared[:, train].double().flatten(1)
-            weights[seed] += softmax / folds
-            norms[seed] += seen.square().mean(1).sqrt().numpy() / folds
-            change[seed] += leave_one_out(softmax[None], (seen @ seen.T).numpy())[0] / folds
-        hits = (scores.argmax(-1) == label).numpy()  # (1 + layers, utterances)
-        balanced = np.stack([hits[:, codes == code].mean(1) for code in range(len(classes))]).mean(0)
-        losses = torch.stack([F.cross_entropy(score, label) for score in scores]).numpy()
-        accuracy[seed], right[seed] = balanced[0], hits[0]
-        drop[seed], rise[seed] = balanced[0] - balanced[1:], losses[1:] - losses[0]
-    settings = {
-        "model": bank.about.get("model"),
-        "target": target,
-        "groups": groups,
-        "pool": pool,
-        "normalize": normalize,
-        "folds": folds,
-        "seeds": list(range(seeds)),
-        "steps": steps,
-        "weight_decay": weight_decay,
-        "learning_rate": LEARNING_RATE,
-        "n_boot": n_boot,
-        "utterances": len(bank),
-        "classes": len(classes),
-        "accuracy": accuracy.tolist(),
-    }
+    classes, codes = np.unique(labels, return_inverse=True)
+    layers, how = _stacked(bank, names, pool), _Training(normalize, folds, steps, weight_decay)
+    runs = [_cross_validated(layers, codes, held, how, seed) for seed in range(seeds)]
+    numbers = {name: np.stack([run[name] for run in runs]) for name in runs[0]}
+    right = numbers.pop("right").mean(0)
+    settings = {"model": bank.about.get("model"), "target": target, "groups": groups, "pool": pool}
+    settings |= {"normalize": normalize, "folds": folds, "seeds": list(range(seeds)), "steps": steps}
+    settings |= {"weight_decay": weight_decay, "learning_rate": LEARNING_RATE, "n_boot": n_boot}
+    settings |= {"utterances": len(bank), "classes": len(classes), "accuracy": numbers["accuracy"].tolist()}
     return LayerWeights(
         sites=tuple(names),
         runs=tuple(str(seed) for seed in range(seeds)),
-        weights=weights,
-        norms=norms,
-        change=change,
-        accuracy=accuracy,
-        accuracy_drop=drop,
-        loss_rise=rise,
-        accuracy_interval=_interval(bank, held, codes, right.mean(0), n_boot),
+        **numbers,
+        accuracy_interval=_interval(bank, held, codes, right, n_boot),
         chance=1 / len(classes),
         settings=settings,
     )
@@ -369,19 +328,74 @@ def _check_groups(target: str, groups: str, labels: np.ndarray, held: np.ndarray
         )
 
 
+def _stacked(bank: FeatureBank, sites: Sequence[str], pool: str | None) -> Float[np.ndarray, "layers utterances dim"]:
+    features = {}
+    for site in sites:
+        if bank.is_frames(site):
+            raise ValueError(f"{site!r} has a row for each frame; collect the bank with reduce='mean' or 'mean+std'.")
+        features[site] = bank.features(site, pool)
+    widths = {site: values.shape[1] for site, values in features.items()}
+    if len(set(widths.values())) > 1:
+        raise ValueError(f"layers can be summed only if they are equally wide, got {widths}.")
+    return np.stack([features[site] for site in sites])
+
+
+@dataclass(frozen=True)
+class _Training:
+    """How the classifiers of one seed are trained, as `fit_layer_weights` says."""
+
+    normalize: str | None
+    folds: int
+    steps: int
+    weight_decay: float
+
+
+def _cross_validated(
+    layers: Float[np.ndarray, "layers utterances dim"],
+    codes: Int[np.ndarray, " utterances"],
+    held: np.ndarray,
+    how: _Training,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """What one seed finds: weights and sizes as means over folds, and what held-out utterances say."""
+    label, classes = torch.from_numpy(codes), int(codes.max()) + 1
+    weights, norms, change = np.zeros((3, len(layers)))
+    scores = torch.zeros(len(layers) + 1, len(codes), classes)  # of the whole sum, then without each layer
+    fold = group_folds(codes, held, how.folds, seed)
+    for number in range(how.folds):
+        train, test = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+        prepared = _prepare(layers, train, how.normalize)
+        fitted = _train(prepared[:, train], label[train], classes, seed, how)
+        scores[:, test], softmax = _without(prepared[:, test], *fitted)
+        seen = prepared[:, train].double().flatten(1)
+        weights += softmax / how.folds
+        norms += seen.square().mean(1).sqrt().numpy() / how.folds
+        change += leave_one_out(softmax[None], (seen @ seen.T).numpy())[0] / how.folds
+    hits = (scores.argmax(-1) == label).numpy()  # (1 + layers, utterances)
+    balanced = np.stack([hits[:, codes == code].mean(1) for code in range(classes)]).mean(0)
+    losses = torch.stack([F.cross_entropy(score, label) for score in scores]).numpy()
+    return {
+        "weights": weights,
+        "norms": norms,
+        "change": change,
+        "accuracy": balanced[0],
+        "accuracy_drop": balanced[0] - balanced[1:],
+        "loss_rise": (losses[1:] - losses[0]).astype(float),
+        "right": hits[0].astype(float),
+    }
+
+
 def _prepare(
-    layers: Float[Tensor, "layers utterances dim"], train: Int[np.ndarray, " train"], normalize: str | None
+    layers: Float[np.ndarray, "layers utterances dim"], train: Int[np.ndarray, " train"], normalize: str | None
 ) -> Float[Tensor, "layers utterances dim"]:
-    """Layers as they are summed, in float32."""
+    """Prepare layers for the sum; the result is in float32."""
     seen = layers[:, train]
     if normalize == "zscore":
-        scale = seen.std(1, correction=0, keepdim=True)
-        layers = (layers - seen.mean(1, keepdim=True)) / scale.masked_fill(scale == 0, 1)
-    elif normalize == "layer_norm":
-        layers = F.layer_norm(layers, layers.shape[-1:])
-    else:  # one factor for all, so that the same learning rate serves
-        layers = layers / seen.square().mean().sqrt()
-    return layers.float()
+        layers = scaling(seen, axis=1)(layers)
+    elif normalize is None:  # one factor for all, so that the same learning rate serves
+        layers = layers / np.sqrt(np.square(seen).mean())
+    prepared = torch.from_numpy(layers)
+    return (F.layer_norm(prepared, prepared.shape[-1:]) if normalize == "layer_norm" else prepared).float()
 
 
 def _train(
@@ -389,20 +403,20 @@ def _train(
     label: Int[Tensor, " utterances"],
     classes: int,
     seed: int,
-    steps: int,
-    weight_decay: float,
+    how: _Training,
 ) -> tuple[WeightedLayerSum, nn.Linear]:
+    """A weighted sum and a linear classifier on top, trained together."""
     total = WeightedLayerSum(len(layers))
     linear = nn.utils.skip_init(nn.Linear, layers.shape[-1], classes)
     generator = torch.Generator().manual_seed(seed)
     nn.init.normal_(linear.weight, std=layers.shape[-1] ** -0.5, generator=generator)
     nn.init.zeros_(linear.bias)
     groups: list[dict[str, Any]] = [
-        {"params": linear.parameters(), "weight_decay": weight_decay},
+        {"params": linear.parameters(), "weight_decay": how.weight_decay},
         {"params": total.parameters(), "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE)
-    for _ in range(steps):
+    for _ in range(how.steps):
         optimizer.zero_grad()
         F.cross_entropy(linear(total(layers)), label).backward()
         optimizer.step()
@@ -413,7 +427,7 @@ def _train(
 def _without(
     layers: Float[Tensor, "layers utterances dim"], total: WeightedLayerSum, linear: nn.Linear
 ) -> tuple[Float[Tensor, "one_and_layers utterances classes"], Float[np.ndarray, " layers"]]:
-    """Logits of the whole sum, then without each layer; and the weights."""
+    """Logits of the whole sum, then of the sum without each layer; and the weights."""
     softmax = total.layer_weights.double().softmax(0)
     parts = softmax.float()[:, None, None] * (layers @ linear.weight.T)  # the classifier is linear: one part a layer
     whole = parts.sum(0)
@@ -424,7 +438,7 @@ def _without(
 def _interval(
     bank: FeatureBank, held: np.ndarray, codes: np.ndarray, right: np.ndarray, n_boot: int
 ) -> tuple[float, float]:
-    """Of the balanced accuracy, over speakers where they are known, else over groups."""
+    """The interval of the balanced accuracy, over speakers where they are known, else over groups."""
     speakers = known_speakers(bank)
     counts = two_level(held if speakers is None else speakers, n_boot)
     weights = counts / np.bincount(codes)[codes]

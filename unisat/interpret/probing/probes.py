@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,33 +135,10 @@ def probe_layers(
     types = _types(units, kind, spoken, grouped)
     asked = _check_controls(units, controls, chosen, types)
 
-    of_class = np.bincount(np.unique(np.stack([units.values, grouped]), axis=1)[0]) if kind == "speaker" else [cv]
-    most = min(cv, int(min(of_class)))
-
-    def task(labels: np.ndarray, groups: np.ndarray, one_speaker_each: bool = False) -> Task:
-        strata = labels if units.names else np.zeros(labels.shape, dtype=int)
-        numbers = np.random.SeedSequence(seed).generate_state(seeds)
-        folds = [group_folds(row, groups, most, int(number)) for row, number in zip(strata, numbers, strict=True)]
-        return Task(labels, len(units.names), groups, np.stack(folds), units.utterances, one_speaker_each)
-
-    tasks = {"trained": task(np.tile(units.values, (seeds, 1)), grouped, kind == "speaker")}
-    if types is not None and "random_attribute" in asked:
-        # a type that lies in several groups, or shares its own, can be held out in part
-        tasks["random_attribute"] = task(_random_labels(units, kind, types, seeds, seed), _codes(types, grouped))
+    tasks = _tasks(units, kind, grouped, types if "random_attribute" in asked else None, cv, (seed, seeds))
     weights = np.vstack([np.ones(len(voices)), two_level(voices, n_boot, seed=seed)])
-    plan = Plan(probe, measured, standardize, seed, weights)
-
-    def features_of(name: str) -> np.ndarray:
-        return units.bank.features(name, None if name in ACOUSTIC else pool)[units.rows]
-
-    jobs = _jobs(units.bank, chosen, asked)
-    for name in dict.fromkeys(job[0] for job in jobs):
-        features_of(name)  # what is not finite is refused before anything is fitted
-    found: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {}
-    for name, control, site in tqdm(jobs, desc="probe", disable=not progress):
-        asked_of = tasks.get(control, tasks["trained"])
-        outcome = measure(features_of(name), asked_of, plan, shuffle=control == "shuffle")
-        found.setdefault((control, site), []).append(outcome)
+    plan = Plan(probe, measured, "standard" if standardize else "centre", seed, weights)
+    found = _measure(units, pool, _jobs(units.bank, chosen, asked), tasks, plan, progress)
     folds = tasks["trained"].folds
     settings = {
         "target": target if isinstance(target, str) else "(given)",
@@ -338,6 +315,38 @@ def _types(units: _Units, kind: str, spoken: np.ndarray, grouped: np.ndarray) ->
     return spoken if kind == "attribute" or spoken.max() + 1 >= 2 * len(units.names) else None
 
 
+def _tasks(
+    units: _Units,
+    kind: str,
+    grouped: Int[np.ndarray, " units"],
+    types: Int[np.ndarray, " units"] | None,
+    cv: int,
+    seeds: tuple[int, int],
+) -> dict[str, Task]:
+    """What is asked: the labels, and a random attribute where there are ``types`` that have one.
+
+    Parameters
+    ----------
+    seeds : (int, int)
+        The first seed, and how many assignments of groups to folds there are.
+    """
+    seed, count = seeds
+    numbers = np.random.SeedSequence(seed).generate_state(count)
+    of_class = np.bincount(np.unique(np.stack([units.values, grouped]), axis=1)[0]) if kind == "speaker" else [cv]
+    most = min(cv, int(min(of_class)))
+
+    def task(labels: np.ndarray, groups: np.ndarray, one_speaker_each: bool = False) -> Task:
+        strata = labels if units.names else np.zeros(labels.shape, dtype=int)
+        folds = [group_folds(row, groups, most, int(number)) for row, number in zip(strata, numbers, strict=True)]
+        return Task(labels, len(units.names), groups, np.stack(folds), units.utterances, one_speaker_each)
+
+    tasks = {"trained": task(np.tile(units.values, (count, 1)), grouped, kind == "speaker")}
+    if types is not None:
+        # a type that lies in several groups, or shares its own, can be held out in part
+        tasks["random_attribute"] = task(_random_labels(units, kind, types, count, seed), _codes(types, grouped))
+    return tasks
+
+
 def _random_labels(
     units: _Units, kind: str, types: np.ndarray, seeds: int, seed: int
 ) -> Int[np.ndarray, "seeds units"]:
@@ -389,6 +398,29 @@ def _jobs(bank: FeatureBank, sites: Sequence[str], asked: Sequence[str]) -> list
     if "untrained" in asked:
         jobs += [(name, "untrained", site) for site in sites for name in _untrained(bank, site)]
     return jobs + [(name, name, name) for name in ACOUSTIC if name in asked]
+
+
+def _measure(
+    units: _Units,
+    pool: str | None,
+    jobs: Sequence[tuple[str, str, str]],
+    tasks: Mapping[str, Task],
+    plan: Plan,
+    progress: bool,
+) -> dict[tuple[str, str], list[dict[str, np.ndarray]]]:
+    """What probes find, by control and site: of each model, every metric's value and draws."""
+
+    def features_of(name: str) -> np.ndarray:
+        return units.bank.features(name, None if name in ACOUSTIC else pool)[units.rows]
+
+    for name in dict.fromkeys(job[0] for job in jobs):
+        features_of(name)  # what is not finite is refused before anything is fitted
+    found: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {}
+    for name, control, site in tqdm(jobs, desc="probe", disable=not progress):
+        task = tasks.get(control, tasks["trained"])
+        outcome = measure(features_of(name), task, plan, shuffle=control == "shuffle")
+        found.setdefault((control, site), []).append(outcome)
+    return found
 
 
 def _overlap(units: _Units, folds: np.ndarray) -> dict[str, float]:

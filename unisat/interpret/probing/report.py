@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from unisat.config import nearest
+from unisat.interpret.activations.sites import layer_number
 from unisat.interpret.probing.scoring import LOWER_IS_BETTER
 from unisat.interpret.result import Result, plots
 from unisat.interpret.statistics.intervals import as_good_as_best, interval, lower_bounds
@@ -159,8 +159,7 @@ def _shares(number: int, n_boot: int, seed: tuple[int, int]) -> Float[np.ndarray
 
 def _layers(sites: Sequence[str]) -> dict[str, int]:
     """The number in each name; its place, where names do not differ in that."""
-    numbers = [re.match(r"(?:hidden|block)\.(\d+)", site) for site in sites]
-    found = [int(number[1]) for number in numbers if number]
+    found = [number for site in sites if (number := layer_number(site)) is not None]
     return dict(zip(sites, found if len(set(found)) == len(sites) else range(len(sites)), strict=True))
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from unisat.interpret.probing import classifiers
 from unisat.interpret.statistics.error_rates import crossing, eer, min_dcf
+from unisat.interpret.statistics.scaling import Scale, scaling
 
 METRICS = ("bal_acc", "eer", "min_dcf", "bits", "mdl")
 LOWER_IS_BETTER = ("eer", "min_dcf", "mdl")
@@ -49,13 +50,15 @@ class Plan:
 
     Attributes
     ----------
+    scale : {"standard", "centre"}
+        What happens to each channel before a probe is fitted.
     weights : (1 + n_boot, utterances)
         How often each utterance counts: once, and in each draw.
     """
 
     probe: str
     metrics: Sequence[str]
-    standardize: bool
+    scale: Scale
     seed: int
     weights: Float[np.ndarray, "draws utterances"]
 
@@ -110,7 +113,8 @@ def held_out(
             known, groups = labels[~held], task.groups[~held]
             if shuffle:
                 known = np.random.default_rng([plan.seed, row, number, 2]).permutation(known)
-            train, test = _standardized(features[~held], features[held], plan.standardize)
+            scale = scaling(features[~held], plan.scale)
+            train, test = scale(features[~held]), scale(features[held])
             if not task.classes:
                 out[row, held, :1] = classifiers.ridge(train, known[:, None], np.ones(len(known)), test)[0]
                 out[row, held, 1] = known.mean()
@@ -121,12 +125,6 @@ def held_out(
                 fit = classifiers.ridge_scores if probe == "ridge" else classifiers.lda_log_probabilities
                 out[row, held] = fit(train, known, test, task.classes)
     return out
-
-
-def _standardized(train: np.ndarray, test: np.ndarray, standardize: bool) -> tuple[np.ndarray, np.ndarray]:
-    centre, scale = train.mean(0), train.std(0) if standardize else np.ones(train.shape[1])
-    scale = np.where(scale > 0, scale, 1.0)
-    return (train - centre) / scale, (test - centre) / scale
 
 
 def _even_folds(log_p: np.ndarray, task: Task) -> tuple[np.ndarray, Float[np.ndarray, "seeds 1 classes"]]:
@@ -168,7 +166,7 @@ def _information(log_p: np.ndarray, priors: np.ndarray, task: Task, plan: Plan) 
 
 
 def _online_code(features: np.ndarray, task: Task, plan: Plan, shuffle: bool) -> dict[str, np.ndarray]:
-    scaled, _ = _standardized(features, features[:0], plan.standardize)
+    scaled = scaling(features, plan.scale)(features)
     rotated = classifiers.rotate(scaled - scaled.mean(0), scaled[:0]).train
     lengths = np.empty(task.labels.shape)
     for row, labels in enumerate(task.labels):

@@ -6,22 +6,25 @@ import importlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
-from jaxtyping import Float, Int
-from torch import nn
+from jaxtyping import Bool, Float, Int
 
-from unisat.corpus import Batch, Corpus
-from unisat.frames import SAMPLE_RATE
-from unisat.interpret.activations.sites import find_backbone
+from unisat.deprecation import renamed
 from unisat.interpret.features.bank import FeatureBank
-from unisat.interpret.features.batching import ReadAhead, Speech, batches, default_seconds
-from unisat.interpret.features.collect import collect, fingerprint
 from unisat.interpret.result import Result, plots
-from unisat.xvector import UniSpeechSatForXVector
+from unisat.interpret.statistics.scaling import scaling
+
+__getattr__ = renamed(
+    __name__,
+    {
+        "again": "unisat.interpret.speakers.xvectors.collect_like",
+        "neighbours": "unisat.interpret.speakers.maps.nearest_utterances",
+        "xvectors": "unisat.interpret.speakers.xvectors.xvectors",
+    },
+)
 
 METHODS = ("umap", "pca", "lda")
 NEIGHBORS = 5
@@ -148,186 +151,95 @@ def embed(
     ValueError
         If there are too few utterances or classes for the method.
     """
+    fitted = _check_choices(bank, site, method, color, n_neighbors, fit_on)
+    shown = fitted if fit_on is None else ~fitted
+    values = bank.features(site, pool)
+    scale = scaling(values[fitted], "standard" if standardize else "raw")
+    values = scale(values)
+    if method == "lda":
+        drawn = _lda(values, bank.labels(color), fitted, color)
+    else:
+        drawn = _pca(values) if method == "pca" else _umap(values, n_neighbors, seed)
+    if method == "lda" and fit_on is None:
+        warnings.warn(
+            f"LDA was fitted on the labels that it shows: {color!r} looks separable by construction. Give fit_on= "
+            "to show utterances it has not seen.",
+            UserWarning,
+            stacklevel=2,
+        )
+    values, coordinates = values[shown], drawn.coordinates[shown]
+    points = len(values)
+    near, near_drawn = (_nearest(data, min(NEIGHBORS, points - 1)) for data in (values, coordinates))
+    chosen = {"site": site, "method": method, "color": color}
+    settings = {"model": bank.about.get("model"), **chosen, "n_neighbors": n_neighbors, "seed": seed}
+    settings |= {"standardize": standardize, "pool": pool, "fitted": int(fitted.sum()), "shown": points}
+    result = Embedding(
+        **chosen,
+        utterances=bank.table[shown].reset_index(drop=True),
+        coordinates=coordinates,
+        near=near,
+        near_drawn=near_drawn,
+        trustworthiness=_trustworthiness(values, coordinates, min(n_neighbors, (points - 1) // 2)),
+        explained=drawn.explained,
+        held_out=fit_on is not None if method == "lda" else None,
+        mapper=lambda features: drawn.place(scale(features)),
+        settings=settings,
+    )
+    settings |= {"trustworthiness": result.trustworthiness, "purity": result.purity(), "explained": drawn.explained}
+    return result
+
+
+def _check_choices(
+    bank: FeatureBank, site: str, method: str, color: str, n_neighbors: int, fit_on: Sequence[bool] | np.ndarray | None
+) -> Bool[np.ndarray, " utterances"]:
+    """Refuse what cannot be drawn; give which utterances the picture is fitted on."""
     if method not in METHODS:
         raise ValueError(f"method={method!r} must be one of {', '.join(METHODS)}.")
     if fit_on is not None and method != "lda":
         raise ValueError(f"fit_on is for method='lda', which looks at the labels; method={method!r} does not.")
     if bank.is_frames(site):
         raise ValueError(f"{site!r} has a row for each frame; collect the bank with reduce='mean' or 'mean+std'.")
-    labels = bank.labels(color)
+    bank.labels(color)  # refuses labels that are missing
     fitted = np.ones(len(bank), dtype=bool) if fit_on is None else np.asarray(fit_on)
     if fitted.dtype != bool or fitted.shape != (len(bank),):
         raise ValueError(f"fit_on must be True or False for each of the {len(bank)} utterances.")
-    shown = ~fitted if fit_on is not None else fitted
-    points = int(shown.sum())
+    points = int((fitted if fit_on is None else ~fitted).sum())
     if points < 5:
         raise ValueError(f"a picture needs at least 5 utterances, got {points}.")
     if method == "umap" and not 2 <= n_neighbors < points:
         raise ValueError(
             f"n_neighbors={n_neighbors} must lie between 2 and {points - 1}, below the {points} utterances."
         )
-    values = bank.features(site, pool)
-    mean, scale = np.zeros(values.shape[1]), np.ones(values.shape[1])
-    if standardize:
-        mean, scale = values[fitted].mean(0), values[fitted].std(0)
-        scale = np.where(scale > 0, scale, 1)
-    values = (values - mean) / scale
-    explained: tuple[float, float] | None = None
-    if method == "umap":
-        coordinates, transform = _umap(values, n_neighbors, seed)
-    elif method == "pca":
-        coordinates, explained, transform = _pca(values)
-    else:
-        coordinates, explained, transform = _lda(values, labels, fitted, color)
-        if fit_on is None:
-            warnings.warn(
-                f"LDA was fitted on the labels that it shows: {color!r} looks separable by construction. Give fit_on= "
-                "to show utterances it has not seen.",
-                UserWarning,
-                stacklevel=2,
-            )
-    values, coordinates = values[shown], coordinates[shown]
-    settings = {
-        "model": bank.about.get("model"),
-        "site": site,
-        "method": method,
-        "color": color,
-        "n_neighbors": n_neighbors,
-        "seed": seed,
-        "standardize": standardize,
-        "pool": pool,
-        "fitted": int(fitted.sum()),
-        "shown": points,
-    }
-    near, near_drawn = (_nearest(data, min(NEIGHBORS, points - 1)) for data in (values, coordinates))
-    result = Embedding(
-        site=site,
-        method=method,
-        color=color,
-        utterances=bank.table[shown].reset_index(drop=True),
-        coordinates=coordinates,
-        near=near,
-        near_drawn=near_drawn,
-        trustworthiness=_trustworthiness(values, coordinates, min(n_neighbors, (points - 1) // 2)),
-        explained=explained,
-        held_out=fit_on is not None if method == "lda" else None,
-        mapper=lambda features: transform((features - mean) / scale),
-        settings=settings,
-    )
-    settings |= {"trustworthiness": result.trustworthiness, "purity": result.purity(), "explained": explained}
-    return result
+    return fitted
 
 
-def neighbours(
+def nearest_utterances(
     bank: FeatureBank, site: str, of: int | Float[np.ndarray, " dim"], *, count: int = 5, pool: str | None = None
 ) -> pd.DataFrame:
     """Give the utterances nearest to one of the bank's, or to other features: rows of its table with ``similarity``.
 
-    Which is the cosine of channels brought to mean 0 and variance 1 over the bank, what `us.verify_trials` scores.
+    The similarity is the cosine of channels brought to mean 0 and variance 1 over the bank, which is what
+    `us.verify_trials` scores.
     """
     values = bank.features(site, pool)
-    new = values[of] if isinstance(of, int) else np.asarray(of, dtype=float)
-    mean, scale = values.mean(0), values.std(0)
-    scale = np.where(scale > 0, scale, 1)
-    values, new = (values - mean) / scale, (new - mean) / scale
+    scale = scaling(values)
+    new = scale(values[of] if isinstance(of, int) else np.asarray(of, dtype=float))
+    values = scale(values)
     least = np.finfo(float).tiny
     cosine = values @ new / np.maximum(np.linalg.norm(values, axis=1) * np.linalg.norm(new), least)
     order = [row for row in np.argsort(-cosine, kind="stable") if not isinstance(of, int) or row != of][:count]
     return bank.table.iloc[order].assign(similarity=cosine[order])
 
 
-def again(model: nn.Module, bank: FeatureBank, speech: Batch) -> FeatureBank:
-    """Measure other utterances as those of a bank were measured, with the model that it was made with.
+class _Drawn(NamedTuple):
+    """Coordinates, the function that places other features, and what share of the variance each axis explains."""
 
-    Raises
-    ------
-    ValueError
-        If it is another model, or the bank does not say how it was made.
-    """
-    if "model" not in bank.about:
-        raise ValueError("the bank does not say how it was made; make it with us.collect or xvectors.")
-    if bank.about["model"] not in (fingerprint(model), fingerprint(find_backbone(model)[1])):
-        raise ValueError("the bank was made with another model than this; pass the one that was given to us.collect.")
-    about: dict[str, Any] = {name: value for name, value in bank.about.items() if name in SAME}
-    if "reduce" not in bank.about:
-        return xvectors(cast(UniSpeechSatForXVector, model), speech, **about)
-    if bank.about["reduce"] not in ("mean", "mean+std"):
-        raise ValueError(f"reduce={bank.about['reduce']!r} cannot be repeated here; collect with 'mean' or 'mean+std'.")
-    about["untrained_seeds"] = max(1, about["untrained_seeds"])
-    return collect(model, speech, reduce=bank.about["reduce"], progress=False, **about)
+    coordinates: Float[np.ndarray, "points 2"]
+    place: Callable[[np.ndarray], np.ndarray]
+    explained: tuple[float, float] | None = None
 
 
-SAME = ("max_seconds", "do_normalize", "sites", "frames", "baselines", "untrained_seeds", "seed")
-
-
-Transform = Callable[[np.ndarray], np.ndarray]
-
-
-def xvectors(
-    model: UniSpeechSatForXVector,
-    speech: Corpus | Batch,
-    *,
-    max_seconds: float | None = None,
-    do_normalize: bool = True,
-    batch_seconds: float | None = None,
-) -> FeatureBank:
-    """Give the x-vector of each utterance as a bank with the site ``"xvector"``: what `us.collect` is for layers.
-
-    ``us.verify_trials(bank, "xvector")`` and ``us.embed(bank, "xvector")`` read it.
-
-    Parameters
-    ----------
-    model : UniSpeechSatForXVector
-        Put into evaluation mode for the time.
-    max_seconds : float, optional
-        Hear only the beginning of longer utterances.
-    do_normalize : bool
-        Bring each waveform to zero mean and unit variance, as the model was trained.
-    batch_seconds : float, optional
-        Most seconds of audio in one batch, padding included; if None, as `us.collect` chooses.
-
-    Raises
-    ------
-    ValueError
-        If the model has no x-vectors, or an utterance is too short for one or cannot be read.
-    """
-    if not isinstance(model, UniSpeechSatForXVector):
-        raise ValueError(
-            f"a {type(model).__name__} gives no x-vectors; load a model that does, us.load('tiny', 'xvector') for one."
-        )
-    source = Speech(speech, max_seconds, do_normalize)
-    table = source.table
-    rows: list[int] = []
-    found: list[np.ndarray] = []
-    seconds = default_seconds(model.device) if batch_seconds is None else batch_seconds
-    plan = list(enumerate(batches(table["seconds"].to_numpy(float), seconds)))
-    ahead = ReadAhead(source, plan, model.device, least=round(model.shortest_seconds * SAMPLE_RATE))
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        for batch in ahead:
-            for row in batch.wanted:
-                if row not in batch.waveforms:
-                    samples, least = batch.too_short.get(row), model.shortest_seconds
-                    what = "cannot be read" if samples is None else f"has {samples / SAMPLE_RATE:.3f} s"
-                    name = table["id"].iloc[row]
-                    raise ValueError(f"{name!r} {what}; an x-vector needs {least:g} s: leave that utterance out.")
-            with torch.inference_mode(), ahead.working():
-                there = [
-                    part.to(model.device, non_blocking=True) for part in (batch.input_values, batch.attention_mask)
-                ]
-                found.append(model(there[0], attention_mask=there[1]).embeddings.float().cpu().numpy())
-            rows.extend(batch.rows)
-    finally:
-        for module, training in modes:
-            module.training = training
-    about = {"model": fingerprint(model), "max_seconds": max_seconds, "do_normalize": do_normalize}
-    bank = FeatureBank.from_arrays(table, {"xvector": np.concatenate(found)[np.argsort(rows)]}, about)
-    bank.timing = ahead.timing()
-    return bank
-
-
-def _umap(values: np.ndarray, n_neighbors: int, seed: int) -> tuple[np.ndarray, Transform]:
+def _umap(values: np.ndarray, n_neighbors: int, seed: int) -> _Drawn:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)
@@ -338,15 +250,15 @@ def _umap(values: np.ndarray, n_neighbors: int, seed: int) -> tuple[np.ndarray, 
     coordinates = np.asarray(mapper.fit_transform(values), dtype=float)
     near = _sklearn("neighbors").NearestNeighbors(n_neighbors=3).fit(values)
 
-    def transform(new: np.ndarray) -> np.ndarray:
+    def place(new: np.ndarray) -> np.ndarray:
         distance, rows = near.kneighbors(new)
         weight = 1 / np.maximum(distance, 1e-9) ** 2
         return np.einsum("pn,pnc->pc", weight / weight.sum(1, keepdims=True), coordinates[rows])
 
-    return coordinates, transform
+    return _Drawn(coordinates, place)
 
 
-def _pca(values: np.ndarray) -> tuple[np.ndarray, tuple[float, float], Transform]:
+def _pca(values: np.ndarray) -> _Drawn:
     middle = values.mean(0)
     values = values - middle
     left, scales, right = np.linalg.svd(values, full_matrices=False)
@@ -357,12 +269,11 @@ def _pca(values: np.ndarray) -> tuple[np.ndarray, tuple[float, float], Transform
     signs = np.sign(right[np.arange(2), np.abs(right[:2]).argmax(1)])
     share = np.square(scales[:2]) / total
     loadings = right[:2].T * signs
-    return left[:, :2] * scales[:2] * signs, (float(share[0]), float(share[1])), lambda new: (new - middle) @ loadings
+    explained = float(share[0]), float(share[1])
+    return _Drawn(left[:, :2] * scales[:2] * signs, lambda new: (new - middle) @ loadings, explained)
 
 
-def _lda(
-    values: np.ndarray, labels: np.ndarray, fitted: np.ndarray, color: str
-) -> tuple[np.ndarray, tuple[float, float], Transform]:
+def _lda(values: np.ndarray, labels: np.ndarray, fitted: np.ndarray, color: str) -> _Drawn:
     classes = np.unique(labels[fitted])
     if len(classes) < 3 or len(classes) == fitted.sum():
         raise ValueError(
@@ -383,7 +294,7 @@ def _lda(
     # not explained_variance_ratio_: with shrinkage that counts negative eigenvalues, and can exceed 1
     apart = (discriminant.means_ @ discriminant.scalings_).var(0)
     share = apart[:2] / apart.sum()
-    return coordinates, (float(share[0]), float(share[1])), discriminant.transform
+    return _Drawn(coordinates, discriminant.transform, (float(share[0]), float(share[1])))
 
 
 def _nearest(values: np.ndarray, count: int) -> np.ndarray:

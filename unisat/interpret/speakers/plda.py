@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,24 +92,35 @@ def fit_plda(
     between = vectors * np.maximum(values, 1e-6 * np.trace(within) / dim) @ vectors.T
     likelihood = _log_likelihood(centres, sizes, scatter, mean, between, within) / count
     for _ in range(iterations):
-        expected = np.zeros_like(centres)  # where each speaker is, seen from the mean
-        spread, noise = np.zeros((dim, dim)), scatter.copy()
-        for size in np.unique(sizes):
-            mine = sizes == size
-            gain = np.linalg.solve((between + within / size).T, between.T).T
-            posterior = between - gain @ between
-            expected[mine] = (centres[mine] - mean) @ gain.T
-            rest = centres[mine] - mean - expected[mine]
-            spread += mine.sum() * posterior
-            noise += size * (rest.T @ rest + mine.sum() * posterior)
-        mean = mean + expected.mean(0)
-        expected = expected - expected.mean(0)
-        between = (spread + expected.T @ expected) / len(sizes)
-        within = noise / count
+        mean, between, within = _step(centres, sizes, scatter, mean, between, within)
         before, likelihood = likelihood, _log_likelihood(centres, sizes, scatter, mean, between, within) / count
         if likelihood - before < tolerance:
             break
     return PLDA(mean, between, within, likelihood)
+
+
+def _step(
+    centres: Float[np.ndarray, "speakers dim"],
+    sizes: Int[np.ndarray, " speakers"],
+    scatter: Float[np.ndarray, "dim dim"],
+    mean: Float[np.ndarray, " dim"],
+    between: Float[np.ndarray, "dim dim"],
+    within: Float[np.ndarray, "dim dim"],
+) -> tuple[Float[np.ndarray, " dim"], Float[np.ndarray, "dim dim"], Float[np.ndarray, "dim dim"]]:
+    """One step of expectation maximisation: where each speaker is expected, then the model that fits this best."""
+    expected = np.zeros_like(centres)  # where each speaker is, seen from the mean
+    spread, noise = np.zeros_like(within), scatter.copy()
+    for size in np.unique(sizes):
+        mine = sizes == size
+        gain = np.linalg.solve((between + within / size).T, between.T).T
+        posterior = between - gain @ between
+        expected[mine] = (centres[mine] - mean) @ gain.T
+        rest = centres[mine] - mean - expected[mine]
+        spread += mine.sum() * posterior
+        noise += size * (rest.T @ rest + mine.sum() * posterior)
+    moved = expected.mean(0)
+    expected = expected - moved
+    return mean + moved, (spread + expected.T @ expected) / len(sizes), noise / sizes.sum()
 
 
 def _log_likelihood(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,9 +16,9 @@ from unisat.interpret.features.bank import FeatureBank
 from unisat.interpret.result import Result, plots
 from unisat.interpret.speakers.plda import fit_plda
 from unisat.interpret.statistics.error_rates import BLOCK, det, eer, eer_interval, min_dcf, trials_needed
+from unisat.interpret.statistics.scaling import Scale, scaling
 
 Backend = Literal["cosine", "lda", "plda"]
-Scale = Literal["standard", "centre", "raw"]
 MOST_PAIRS = 20_000_000
 """All pairs of more utterances than make this many would fill the memory; a trial list is needed then."""
 
@@ -212,34 +213,10 @@ def verify_trials(
         For ``"plda"`` with fewer than 50 speakers or 5 utterances each to train on, too few for its covariances.
     """
     site = f"hidden.{layer}" if isinstance(layer, int) else layer
-    for name, value, there in (("backend", backend, get_args(Backend)), ("scale", scale, get_args(Scale))):
-        if value not in there:
-            raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, there))}.")
-    if dimensions < 1 or n_boot < 1:
-        raise ValueError(f"dimensions and n_boot must be at least 1, got {dimensions} and {n_boot}.")
-    if backend != "cosine" and train is None:
-        raise ValueError(f"backend={backend!r} is fitted on other speakers: pass train, a bank of them.")
-    if train is not None:
-        _check_train(bank, train)
+    _check_choices(bank, train, backend, scale, dimensions, n_boot)
     enrol, test, same, removed = _trials(bank, trials, exclude_same_session)
-    if same.all() or not same.any():
-        raise ValueError(
-            f"an error rate needs trials of one speaker and trials of two, got {same.sum()} and {(~same).sum()}; "
-            + (
-                f"{removed} target trials of one session were left out (exclude_same_session=False keeps them, and "
-                "measures the session as well)."
-                if removed
-                else "take more utterances or speakers."
-            )
-        )
-    features = _features(bank, site, pool)
-    known = features if train is None else _features(train, site, pool)
-    if known.shape[1] != features.shape[1]:
-        raise ValueError(f"{site} has {features.shape[1]} channels in the bank and {known.shape[1]} in train.")
-    mean = known.mean(0) if scale != "raw" else 0.0
-    spread = known.std(0) if scale == "standard" else np.ones(known.shape[1])
-    spread[spread == 0] = 1.0
-    features, known = (features - mean) / spread, (known - mean) / spread
+    _check_both_kinds(same, removed)
+    features, known = _scaled(bank, train, site, pool, scale)
     settings = {
         "site": site,
         "model": bank.about.get("model"),
@@ -254,27 +231,71 @@ def verify_trials(
         "n_boot": n_boot,
         "seed": seed,
     }
+    score = _cosine
     if backend != "cosine" and train is not None:
-        who = train.labels("speaker")
-        features, known, who = _discriminant(features, known, who, dimensions)
-        speakers = len(set(who))
-        settings |= {"train_speakers": speakers, "train_utterances": len(who), "dimensions": features.shape[1]}
-        if backend == "plda" and (speakers < 50 or len(who) < 5 * speakers):
-            warnings.warn(
-                f"PLDA is fitted on {len(who)} utterances of {speakers} speakers; its covariances want at least 50 "
-                "speakers with 5 each: compare with backend='lda' before trusting it.",
-                UserWarning,
-                stacklevel=2,
-            )
-    if backend == "plda":
-        score = fit_plda(known, who).scores
-    else:
+        features, known, who = _discriminant(features, known, train.labels("speaker"), dimensions)
+        fitted = {"train_speakers": len(set(who)), "train_utterances": len(who), "dimensions": features.shape[1]}
+        settings |= fitted
+        if backend == "plda":
+            _warn_of_few(fitted["train_speakers"], len(who))
+            score = fit_plda(known, who).scores
+    if backend != "plda":
         features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), np.finfo(float).tiny)
-        score = _cosine
     size = max(1, BLOCK // features.shape[1])
     parts = [slice(start, start + size) for start in range(0, len(same), size)]
     scores = np.concatenate([score(features[enrol[part]], features[test[part]]) for part in parts])
     return TrialScores(utterances=bank.table, enrol=enrol, test=test, same=same, scores=scores, settings=settings)
+
+
+def _check_choices(
+    bank: FeatureBank, train: FeatureBank | None, backend: str, scale: str, dimensions: int, n_boot: int
+) -> None:
+    for name, value, there in (("backend", backend, get_args(Backend)), ("scale", scale, get_args(Scale))):
+        if value not in there:
+            raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, there))}.")
+    if dimensions < 1 or n_boot < 1:
+        raise ValueError(f"dimensions and n_boot must be at least 1, got {dimensions} and {n_boot}.")
+    if backend != "cosine" and train is None:
+        raise ValueError(f"backend={backend!r} is fitted on other speakers: pass train, a bank of them.")
+    if train is not None:
+        _check_train(bank, train)
+
+
+def _check_both_kinds(same: Bool[np.ndarray, " trials"], removed: int) -> None:
+    """Refuse trials that are all of one kind; ``removed`` targets were left out of them."""
+    if same.any() and not same.all():
+        return
+    said = (
+        f"{removed} target trials of one session were left out (exclude_same_session=False keeps them, and measures "
+        "the session as well)."
+    )
+    raise ValueError(
+        f"an error rate needs trials of one speaker and trials of two, got {same.sum()} and {(~same).sum()}; "
+        + (said if removed else "take more utterances or speakers.")
+    )
+
+
+def _scaled(
+    bank: FeatureBank, train: FeatureBank | None, site: str, pool: str | None, scale: Scale
+) -> tuple[Float[np.ndarray, "utterances dim"], Float[np.ndarray, "others dim"]]:
+    """Features of the bank and of ``train``, both scaled by what ``train`` says; without it, by the bank itself."""
+    features = _features(bank, site, pool)
+    known = features if train is None else _features(train, site, pool)
+    if known.shape[1] != features.shape[1]:
+        raise ValueError(f"{site} has {features.shape[1]} channels in the bank and {known.shape[1]} in train.")
+    scaled = scaling(known, scale)
+    return scaled(features), scaled(known)
+
+
+def _warn_of_few(speakers: int, utterances: int) -> None:
+    """Warn where PLDA is fitted on too little for its covariances."""
+    if speakers < 50 or utterances < 5 * speakers:
+        warnings.warn(
+            f"PLDA is fitted on {utterances} utterances of {speakers} speakers; its covariances want at least 50 "
+            "speakers with 5 each: compare with backend='lda' before trusting it.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _cosine(enrol: Float[np.ndarray, "trials dim"], test: Float[np.ndarray, "trials dim"]) -> np.ndarray:
@@ -350,39 +371,43 @@ def _listed(bank: FeatureBank, trials: pd.DataFrame) -> tuple[np.ndarray, np.nda
             f"row; got {list(trials)} with {len(trials)} rows."
         )
     places = _places(bank)
-    enrol, test = (
-        np.array([places.get(str(name), -1) for name in trials[f"{side}{kind}"]], dtype=int)
-        for side in ("enrol", "test")
-    )
-    for side, rows in (("enrol", enrol), ("test", test)):
-        if (lost := trials[f"{side}{kind}"][rows < 0]).any():
-            raise ValueError(
-                f"{lost.nunique()} {side} recording(s) of the trial list are not in the bank, or more than once: "
-                f"{', '.join(map(repr, lost.unique()[:3]))}; collect them too, or leave their trials out."
-            )
-    known = None
+    enrol, test = (_rows(places, trials[f"{side}{kind}"], side) for side in ("enrol", "test"))
+    speakers = None
     if "speaker" in bank.table and bank.table["speaker"].iloc[np.append(enrol, test)].notna().all():
         speakers = bank.table["speaker"].astype(str).to_numpy()
-        known = speakers[enrol] == speakers[test]
     if "label" not in trials:
-        if known is None:
+        if speakers is None:
             raise ValueError("the trial list has no column label, and the bank does not know all its speakers.")
-        return enrol, test, known
-    meanings = {"1": True, "target": True, "true": True, "0": False, "nontarget": False, "false": False}
-    labels = [meanings.get(str(label).lower().removesuffix(".0")) for label in trials["label"]]
-    if None in labels:
-        wrong = trials["label"].iloc[labels.index(None)]
+        return enrol, test, speakers[enrol] == speakers[test]
+    same = _targets(trials["label"])
+    if speakers is not None and (wrong := same != (speakers[enrol] == speakers[test])).any():
+        row = int(np.argmax(wrong))
         raise ValueError(
-            f"label must be 1 or 0 (or target, nontarget), got {str(wrong)!r} in row {labels.index(None)}."
-        )
-    same = np.array(labels, dtype=bool)
-    if known is not None and (known != same).any():
-        row = int(np.argmax(known != same))
-        raise ValueError(
-            f"{(known != same).sum()} label(s) contradict the bank's speakers, first in row {row}: label "
+            f"{wrong.sum()} label(s) contradict the bank's speakers, first in row {row}: label "
             f"{str(trials['label'].iloc[row])!r}, speakers {speakers[enrol[row]]!r} and {speakers[test[row]]!r}."
         )
     return enrol, test, same
+
+
+def _rows(places: Mapping[str, int], names: pd.Series, side: str) -> Int[np.ndarray, " trials"]:
+    """Rows of the bank that one side of a trial list names."""
+    rows = np.array([places.get(str(name), -1) for name in names], dtype=int)
+    if (lost := names[rows < 0]).any():
+        raise ValueError(
+            f"{lost.nunique()} {side} recording(s) of the trial list are not in the bank, or more than once: "
+            f"{', '.join(map(repr, lost.unique()[:3]))}; collect them too, or leave their trials out."
+        )
+    return rows
+
+
+def _targets(labels: pd.Series) -> Bool[np.ndarray, " trials"]:
+    """Which trials a column of labels calls targets."""
+    meanings = {"1": True, "target": True, "true": True, "0": False, "nontarget": False, "false": False}
+    found = [meanings.get(str(label).lower().removesuffix(".0")) for label in labels]
+    if None in found:
+        row = found.index(None)
+        raise ValueError(f"label must be 1 or 0 (or target, nontarget), got {str(labels.iloc[row])!r} in row {row}.")
+    return np.array(found, dtype=bool)
 
 
 def _places(bank: FeatureBank) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""How sure a number is: bootstrap over speakers and their utterances, jackknife over blocks of speakers."""
+"""How sure a number is: a bootstrap over speakers and their utterances, and a jackknife over blocks of speakers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from scipy import special
 def two_level(
     groups: Sequence[str] | np.ndarray, n_boot: int = 1000, *, seed: int = 0, within: bool = True
 ) -> Int[np.ndarray, "n_boot utterances"]:
-    """How often each utterance counts in each of ``n_boot`` draws of speakers, then of utterances within each.
+    """Draw speakers, then utterances of each drawn speaker, ``n_boot`` times, and count how often each utterance comes.
 
-    Utterances of one speaker are alike, so drawing utterances alone promises too narrow an interval (Wu et al., NIST,
+    Utterances of one speaker are alike, so an interval from drawing utterances alone is too narrow (Wu et al., NIST,
     PMC5484007). Use the rows of one call for all layers, so that differences between layers are paired.
 
     Parameters
@@ -28,7 +28,12 @@ def two_level(
     Returns
     -------
     (n_boot, utterances)
-        Counts; each row has as many speakers as there are, a speaker drawn twice contributes twice.
+        Counts. Each row has as many speakers as there are, and a speaker drawn twice contributes twice.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two speakers, or ``n_boot`` is less than 1.
     """
     names, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     if len(names) < 2:
@@ -61,9 +66,9 @@ def interval(draws: Float[np.ndarray, " n_boot"], level: float = 0.95) -> tuple[
 def as_good_as_best(
     values: Float[np.ndarray, " candidates"], draws: Float[np.ndarray, "candidates n_boot"], level: float = 0.95
 ) -> Bool[np.ndarray, " candidates"]:
-    """Which candidates cannot be told from the best, of paired draws; higher is better.
+    """Find the candidates that cannot be told from the best, from paired draws; higher is better.
 
-    The truly best one is among them with probability ``level``, although the best of many is in part the luckiest: a
+    The truly best one is among them with probability ``level``, although the best of many is in part the luckiest. A
     candidate is left out where another surpasses it by more than the ``level`` quantile of the largest of all
     standardised differences from it (a max-statistic for each candidate; Hsu 1984, Annals of Statistics 12,
     constrained multiple comparisons with the best).
@@ -80,7 +85,7 @@ def as_good_as_best(
 def lower_bounds(
     values: Float[np.ndarray, " candidates"], draws: Float[np.ndarray, "candidates n_boot"], level: float = 0.95
 ) -> Float[np.ndarray, " candidates"]:
-    """Bounds that all candidates lie above at once with probability ``level``, from the largest standardised draw."""
+    """Give bounds that all candidates exceed at once with probability ``level``, from the largest standardised draw."""
     noise = draws[:, np.isfinite(draws).all(0)]
     noise = noise - noise.mean(1, keepdims=True)
     error = noise.std(1)
@@ -88,27 +93,28 @@ def lower_bounds(
     return values - np.quantile(largest, level) * error
 
 
-def partition(units: Sequence[Any] | np.ndarray, count: int, seed: int = 0) -> Int[np.ndarray, " rows"]:
-    """The block of each row: units (speakers) in a random order dealt into at most ``count`` blocks."""
-    names, codes = np.unique(np.asarray(units, dtype=str), return_inverse=True)
+def partition(groups: Sequence[Any] | np.ndarray, count: int, seed: int = 0) -> Int[np.ndarray, " rows"]:
+    """Deal groups (speakers) in a random order into at most ``count`` blocks, and give the block of each row."""
+    names, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     return (np.random.default_rng(seed).permutation(len(names)) % min(count, len(names)))[codes]
 
 
 def leave_out(
-    measure: Callable[[np.ndarray], np.ndarray], rows: int, parts: np.ndarray | None
+    measure: Callable[[np.ndarray], np.ndarray], rows: int, blocks: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Measure on all rows, and again without each block."""
+    """Measure on all rows, and again without each block; None for the second where there are no blocks."""
     everything = measure(np.arange(rows))
-    if parts is None:
+    if blocks is None:
         return everything, None
-    return everything, np.stack([measure(np.flatnonzero(parts != part)) for part in range(parts.max() + 1)])
+    return everything, np.stack([measure(np.flatnonzero(blocks != block)) for block in range(blocks.max() + 1)])
 
 
-def jackknife(values: np.ndarray, left_out: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """95 % interval of a similarity from its values without each block (Student's t, cut at -1 and 1)."""
-    if left_out is None:
-        return np.full_like(values, np.nan), np.full_like(values, np.nan)
-    student = special.stdtrit(len(left_out) - 1, 0.975)
-    squares = (left_out - left_out.mean(0)) ** 2
-    half = student * np.sqrt((len(left_out) - 1) * squares.mean(0))
-    return np.clip(values - half, -1, 1), np.clip(values + half, -1, 1)
+def jackknife(left_out: Float[np.ndarray, "blocks ..."], level: float = 0.95) -> np.ndarray:
+    """Half the width of a number's interval, from its values without each block in turn.
+
+    The standard error is that of Tukey's jackknife, and Student's t has one degree of freedom less than there are
+    blocks (speakers). A jackknife serves where a bootstrap does not: a row that is drawn twice is alike to itself, and
+    hides what was seen once.
+    """
+    degrees = len(left_out) - 1
+    return np.asarray(special.stdtrit(degrees, (1 + level) / 2) * np.sqrt(degrees * left_out.var(0)))

@@ -1,4 +1,4 @@
-"""Units: frames of a layer in clusters, what phones or words they stand for, and how each of them sounds."""
+"""Units, the clusters of a layer's frames: which phones or words they stand for, and how each of them sounds."""
 
 from __future__ import annotations
 
@@ -10,32 +10,31 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from unisat.clusters import Clusters, entropy, fit
+from unisat.clusters import Clusters, cluster_quality, fit
 from unisat.corpus import Batch, Corpus
 from unisat.frames import SAMPLE_RATE, frame_seconds
 from unisat.interpret.features.bank import FeatureBank
+from unisat.interpret.features.labels import FrameLabels, frame_codes
 from unisat.interpret.result import Result, plots
-from unisat.interpret.units.codebook import FrameLabels, frame_codes, moved_tables, mutual_information
-
-BITS = float(np.log(2))  # nats in one
+from unisat.interpret.units.codebook import moved_tables
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Units(Result):
-    """The cluster of each frame: what `units` gives.
+    """The unit (cluster) of each frame, which `units` gives.
 
     Attributes
     ----------
     clusters : Clusters
-        K-means; ``clusters.assign(features)`` gives the units of other frames.
+        The centroids; ``clusters.assign(features)`` gives the units of other frames.
     utterances : DataFrame
         The bank's table.
     lengths : (utterances,)
-        Frames of each.
+        How many frames each utterance has.
     assigned : (frames,)
         The unit of each frame, utterances one behind the other.
     distances : (frames,)
-        Of each frame from its unit's centroid.
+        How far each frame is from its unit's centroid.
     """
 
     clusters: Clusters
@@ -45,13 +44,14 @@ class Units(Result):
     distances: Float[np.ndarray, " frames"]
 
     def table(self) -> pd.DataFrame:
-        """One row for each unit.
+        """Give one row for each unit.
 
         Returns
         -------
         DataFrame
-            ``unit``, ``frames``, ``share`` of all frames, ``utterances`` it comes in, ``runs`` (stretches of frames one
-            behind the other), their ``mean_seconds`` counted in hops, and the ``mean_distance`` from the centroid.
+            ``unit``, ``frames``, ``share`` of all frames, the number of ``utterances`` that have it, its ``runs``
+            (stretches of adjacent frames), their ``mean_seconds`` counted in hops, and the ``mean_distance`` of its
+            frames from the centroid.
         """
         runs = self.runs()
         by_unit = runs.groupby("unit")
@@ -71,7 +71,7 @@ class Units(Result):
         return rows
 
     def runs(self) -> pd.DataFrame:
-        """One row for each stretch of frames of one unit, in the order of speech.
+        """Give one row for each stretch of frames of one unit, in the order of speech.
 
         Returns
         -------
@@ -94,24 +94,23 @@ class Units(Result):
         )
 
     def purity(self, labels: FrameLabels, *, n_shuffles: int = 100, seed: int = 0) -> pd.DataFrame:
-        """Give phone purity, cluster purity and PNMI (HuBERT, arXiv:2106.07447, section 4.3 and figure 2).
+        """Measure phone purity, cluster purity and PNMI (HuBERT, arXiv:2106.07447), each with its floor.
 
         Parameters
         ----------
         labels : dict or sequence
-            A label for each frame, such as the phone: by utterance id, or of all frames one behind the other. Frames
+            A label for each frame, such as the phone, in any form that `unisat.interpret.features.labels` reads. Frames
             with a negative number, None or an empty string are left out.
         n_shuffles, seed : int
-            Of the floor: the same with the labels of all frames moved round by a random number of frames. Phone purity
-            rises with the number of units, so that a value without its floor says nothing.
+            Of the floor: the same measures with the labels of all frames moved round by a random number of frames.
+            Phone purity rises with the number of units, so that a value without its floor says nothing.
 
         Returns
         -------
         DataFrame
-            Rows ``phone_purity`` (accuracy of guessing each unit's most frequent phone), ``cluster_purity`` (of
-            guessing each phone's most frequent unit) and ``pnmi`` (share of the phone's entropy that
-            the unit takes away), with ``value``, ``floor`` (mean), ``floor_high`` (95 % quantile) and the ``frames``
-            with a label.
+            Rows ``phone_purity`` (accuracy of guessing each unit's most frequent phone), ``cluster_purity`` (accuracy
+            of guessing each phone's most frequent unit) and ``pnmi`` (share of the phone's entropy that the unit takes
+            away), with ``value``, ``floor`` (mean), ``floor_high`` (95 % quantile) and the ``frames`` with a label.
 
         Raises
         ------
@@ -121,27 +120,35 @@ class Units(Result):
         if n_shuffles < 1:
             raise ValueError(f"n_shuffles={n_shuffles} must be at least 1.")
         phones = frame_codes(labels, self.utterances["id"].tolist(), self.lengths)[0]
-        found = [_purities(t) for t in moved_tables(self.assigned, phones, n_shuffles, np.random.default_rng(seed))]
-        floors = pd.DataFrame(found[1:])
-        columns = {"value": pd.Series(found[0]), "floor": floors.mean(), "floor_high": floors.quantile(0.95)}
+        tables = moved_tables(self.assigned, phones, n_shuffles, np.random.default_rng(seed))
+        found = pd.DataFrame(map(cluster_quality, tables))[["phone_purity", "cluster_purity", "pnmi"]]
+        floors = found[1:]
+        columns = {"value": found.iloc[0], "floor": floors.mean(), "floor_high": floors.quantile(0.95)}
         table = pd.DataFrame(columns).rename_axis("metric").reset_index()
         return table.assign(frames=int((phones >= 0).sum()))
 
     def shares(self, labels: FrameLabels) -> pd.DataFrame:
-        """Which label each unit has how often, (units, labels), rows sum to 1; units without one are left out."""
+        """Give the share of each label in each unit, (units, labels): rows sum to 1, units without labels are left out.
+
+        Parameters
+        ----------
+        labels : dict or sequence
+            As in `purity`.
+        """
         phones, names = frame_codes(labels, self.utterances["id"].tolist(), self.lengths)
         known = phones >= 0
         table = pd.crosstab(self.assigned[known], np.array(names)[phones[known]], normalize="index")
         return table.rename_axis(index="unit", columns="label")
 
     def exemplars(self, unit: int, n: int = 5, *, by: Literal["longest", "closest"] = "longest") -> pd.DataFrame:
-        """Where a unit is heard best: its longest runs, or those closest to the centroid.
+        """Find where a unit is heard best: its longest runs, or the runs closest to the centroid.
 
         Returns
         -------
         DataFrame
-            ``id``, ``start_seconds`` and ``end_seconds`` (from the first sample that the first frame's convolutions see
-            to the last that the last one's see), ``frames``, and the mean ``distance`` from the centroid; best first.
+            ``id``; ``start_seconds``, of the first sample that the convolutions see for the first frame, and
+            ``end_seconds``, of the last sample that they see for the last frame; ``frames``; and the mean ``distance``
+            from the centroid. The best run comes first.
         """
         if not 0 <= unit < len(self.clusters.centroids):
             raise ValueError(f"unit={unit} must be one of the {len(self.clusters.centroids)} units, from 0.")
@@ -178,7 +185,7 @@ class Units(Result):
         source : Corpus or Batch
             What the bank was collected from.
         context : float
-            Seconds before and behind, as far as the utterance goes.
+            Seconds to add before and behind, as far as the utterance goes.
 
         Raises
         ------
@@ -210,7 +217,7 @@ class Units(Result):
         )
 
     def plot(self, labels: FrameLabels | None = None, **options: Any) -> Any:
-        """Draw how long and how frequent the units are; with labels of frames, which label each unit has."""
+        """Draw how long and how frequent the units are or, with labels of frames, which label each unit has."""
         if labels is None:
             return plots().unit_durations(self.table(), **options)
         return plots().unit_labels(self.shares(labels), **options)
@@ -219,35 +226,25 @@ class Units(Result):
         return frame_seconds(frames, [self.settings["receptive_field"]], [self.settings["hop"]], at).numpy()
 
 
-def _purities(table: np.ndarray) -> dict[str, float]:
-    """Of a table (units, phones) of counts."""
-    total, given = table.sum(), entropy(table.sum(0)) / BITS
-    return {
-        "phone_purity": float(table.max(1).sum() / total),
-        "cluster_purity": float(table.max(0).sum() / total),
-        "pnmi": mutual_information(table) / given if given > 0 else 1.0,
-    }
-
-
 def units(bank: FeatureBank, site: str, k: int = 100, *, seed: int = 0) -> Units:
-    """Cluster the frames of a layer into ``k`` units by k-means, as HuBERT does for its targets.
+    """Cluster the frames of a layer into ``k`` units by k-means, as HuBERT does to make its targets.
 
     Parameters
     ----------
     bank : FeatureBank
         From ``us.collect(model, corpus, site, reduce="frames")``.
     site : str
-        Such as ``hidden.6``.
+        A site of the bank, such as ``hidden.6``.
     k : int
-        How many units.
+        How many units to make.
     seed : int
-        Of k-means (`unisat.clusters.fit`).
+        The seed of k-means (`unisat.clusters.fit`).
 
     Raises
     ------
     ValueError
-        If the site has no frames, or only masked or visible ones, whose times are not known; there are fewer frames
-        than units; or a value is not finite.
+        If the site has no frames, or only masked or only visible frames, whose times are not known; if there are fewer
+        frames than units; or if a value is not finite.
     """
     if k < 2:
         raise ValueError(f"k={k} must be at least 2.")

@@ -1,48 +1,52 @@
-"""What a codebook does over a corpus: which entries it uses, how evenly, and how much they know about the speaker.
+"""How a corpus uses a codebook: which entries, how evenly, and how much they know about the speaker.
 
-The codes of this model depend on the *contrastive layer*: the quantizer reads that layer's hidden state, in pretraining
-at masked frames alone, not the output of the convolutions as in wav2vec 2.0. Codes of other frames, of another layer or
-of another checkpoint are other codes: collect ``quant.codes`` with ``frames="masked"``.
+The codes of this model depend on the *contrastive layer*: the quantizer reads the hidden state of that layer, and in
+pretraining at masked frames alone. (In wav2vec 2.0 it reads the output of the convolutions.) So codes of other frames,
+of another layer and of another checkpoint are different codes. Collect ``quant.codes`` with ``frames="masked"``.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
+from scipy.special import gammaln, psi
 from torch import nn
 
-from unisat.clusters import entropy
+from unisat import clusters
+from unisat.clusters import contingency, entropy
 from unisat.interpret.activations.sites import find
 from unisat.interpret.features.bank import FeatureBank
+from unisat.interpret.features.labels import FrameLabels, frame_codes
 from unisat.interpret.result import Result, plots
+from unisat.interpret.statistics.intervals import jackknife
+from unisat.interpret.statistics.shuffles import among_groups, among_rows, moved_round
 from unisat.quantizer import GumbelVectorQuantizer
 
 NO_QUANTIZER = "this checkpoint has no quantizer"
 DEAD = 0.01
-"""Entries without a frame are called dead where a book in even use would leave *any* entry unused less often."""
+"""An unused entry is called dead where a book in even use would leave *any* entry unused with less probability."""
 
 NATS = float(np.log(2))  # of one bit
-FrameLabels = Mapping[str, Sequence[Any] | np.ndarray] | Sequence[Any] | np.ndarray
-"""A label for each frame, by utterance id, or of all frames one behind the other."""
 
 
 # estimates
 
 
 def corrected_entropy(counts: Int[np.ndarray, "*batch entries"]) -> Float[np.ndarray, "*batch"]:
-    """Entropy in nats of what the counts were drawn from, the bias of few frames taken off.
+    """Estimate the entropy in nats of what the counts were drawn from, without the bias of few frames.
 
-    Chao, Wang and Jost, "Entropy and the species accumulation curve", Methods in Ecology and Evolution 4 (2013):
-    entries seen once and twice say how much of the book was not seen. Of six estimators tried on even, geometric, Zipf
-    and Dirichlet books of 320 entries (plug-in, Miller-Madow, Chao-Shen, Grassberger, jackknife over frames) it had the
-    least bias: an even book at 499 frames reads 320, plug-in 221, Miller-Madow 284. It takes frames for independent.
+    Chao, Wang and Jost, "Entropy and the species accumulation curve", Methods in Ecology and Evolution 4 (2013): the
+    entries that were seen once and twice say how much of the book was not seen. Of six estimators (this one, plug-in,
+    Miller-Madow, Chao-Shen, Grassberger, jackknife over frames) it had the least bias on even, geometric, Zipf and
+    Dirichlet books of 320 entries: 499 frames of an even book read 320, plug-in 221, Miller-Madow 284. It takes frames
+    to be independent.
 
     Raises
     ------
@@ -54,7 +58,7 @@ def corrected_entropy(counts: Int[np.ndarray, "*batch entries"]) -> Float[np.nda
     if not (n > 0).all():
         raise ValueError("no frame was counted; a perplexity needs at least one.")
     known = np.where(x > 0, x, 1.0)
-    seen = (x * (_digamma(n)[..., None] - _digamma(known))).sum(-1) / n
+    seen = (x * (psi(n)[..., None] - psi(known))).sum(-1) / n
     once, twice = (x == 1).sum(-1).astype(float), (x == 2).sum(-1).astype(float)
     # share of the frames that entries seen once would have, were they seen once more
     more = (n - 1) * np.where(twice > 0, once, np.maximum(once - 1, 0))
@@ -70,44 +74,38 @@ def corrected_entropy(counts: Int[np.ndarray, "*batch entries"]) -> Float[np.nda
     return np.asarray(seen + once / n * unseen)
 
 
-def _digamma(x: Any) -> np.ndarray:
-    return torch.digamma(torch.as_tensor(x)).numpy()
-
-
 def rarefy(counts: Int[np.ndarray, " entries"], frames: Sequence[int] | np.ndarray) -> Float[np.ndarray, " sizes"]:
-    """How many entries so many of the counted frames, drawn at random, are expected to use (Hurlbert 1971)."""
+    """Give how many entries some of the counted frames, drawn at random, are expected to use (Hurlbert 1971)."""
     counts, sizes = np.asarray(counts), np.asarray(frames)
     total = int(counts.sum())
     if not ((sizes >= 0) & (sizes <= total)).all():
         raise ValueError(f"frames must lie between 0 and the {total} that were counted, got {sizes.tolist()}.")
-
-    def log_factorial(n: np.ndarray) -> np.ndarray:
-        return torch.lgamma(torch.as_tensor(n, dtype=torch.float64) + 1).numpy()
-
     used = counts[counts > 0]
     left = total - used - sizes[:, None]
-    log_unseen = log_factorial(total - used) - log_factorial(np.maximum(left, 0))
-    log_unseen += (log_factorial(total - sizes) - log_factorial(np.asarray(total)))[:, None]
+    # the logarithm of a ratio of factorials: ways to draw none of an entry's frames, of all ways to draw
+    log_unseen = gammaln(total - used + 1) - gammaln(np.maximum(left, 0) + 1)
+    log_unseen += (gammaln(total - sizes + 1) - gammaln(total + 1))[:, None]
     return (1 - np.where(left >= 0, np.exp(log_unseen), 0)).sum(1)
 
 
 def unseen_if_uniform(entries: int, frames: Any) -> Any:
-    """How many of ``entries`` a book that uses all alike is expected not to use in so many frames."""
+    """Give how many of ``entries`` a book in even use is expected not to use in so many frames."""
     return entries * (1 - 1 / entries) ** np.asarray(frames, dtype=float)
 
 
 def frames_to_call_dead(entries: int) -> int:
-    """From how many frames on an unused entry is called dead: where even use would have used all, 99 times in 100.
+    """Give the number of frames in which a book in even use would have used all entries, 99 times in 100.
 
-    That is ``entries (1 - 1 / entries)^frames < 0.01``, 3315 frames for 320 entries. An entry unused in N frames may
-    still be in use, but less than in 3 of N frames (95 % confidence).
+    From there on an unused entry is called dead. That is ``entries (1 - 1 / entries)^frames < 0.01``, 3315 frames for
+    320 entries. An entry that is unused in N frames may still be in use, but in less than 3 of N frames (95 %
+    confidence).
     """
     return int(np.ceil(np.log(DEAD / entries) / np.log1p(-1 / entries))) if entries > 1 else 1
 
 
-def mutual_information(table: np.ndarray) -> float:
-    """Plug-in mutual information of the rows and columns of a table of counts, in bits."""
-    return (entropy(table.sum(0)) + entropy(table.sum(1)) - entropy(np.ravel(table))) / NATS
+def mutual_information(table: Num[np.ndarray, "codes labels"]) -> float:
+    """Mutual information of the rows and columns of a table of counts (`unisat.clusters`), in bits."""
+    return clusters.mutual_information(table) / NATS
 
 
 # reports
@@ -120,16 +118,16 @@ class CodebookReport(Result):
     Attributes
     ----------
     utterances : DataFrame
-        Whose codes they are.
+        The table of the bank.
     counts : (utterances, groups, entries)
         How often each entry was chosen in each utterance.
     codes : (frames, groups) or None
         The entries that each frame chose, where the bank has them.
     information : DataFrame
-        What the codes of each group know about each label, one row each: ``mi_bits``, mutual information with the label
-        of the frame; ``floor_bits`` and ``floor_high``, its mean and 95 % quantile with the labels shuffled;
-        ``corrected_bits``, what is over the mean floor; ``pnmi``, its share of the label's entropy, and
-        ``pnmi_corrected``; ``p_value``; and what was ``shuffled``.
+        What the codes of each group know about each label, in one row for each group and label: ``mi_bits``, the mutual
+        information with the label of the frame; ``floor_bits`` and ``floor_high``, its mean and 95 % quantile with the
+        labels shuffled; ``corrected_bits``, by how much it exceeds the mean floor; ``pnmi``, its share of the label's
+        entropy, and ``pnmi_corrected``; ``p_value``; and what was ``shuffled``.
     """
 
     utterances: pd.DataFrame
@@ -138,13 +136,14 @@ class CodebookReport(Result):
     information: pd.DataFrame
 
     def table(self) -> pd.DataFrame:
-        """One row for each entry of each group.
+        """Give one row for each entry of each group.
 
         Returns
         -------
         DataFrame
-            ``group``, ``entry``, ``count``, ``share`` of the frames, ``rank`` by use (0: most used), ``even_share``
-            that the entry of this rank is expected to have in a book in even use at as many frames, and ``dead``.
+            ``group``, ``entry``, ``count``, ``share`` of the frames, ``rank`` by use (0 for the most used),
+            ``even_share``, which the entry of this rank is expected to have in as many frames of a book in even use,
+            and ``dead``.
         """
         total = self.counts.sum(0)
         groups, entries = total.shape
@@ -165,27 +164,26 @@ class CodebookReport(Result):
         )
 
     def summary(self) -> pd.DataFrame:
-        """One row for each group, and one for all groups together where the bank has the codes of every frame.
+        """Give one row for each group, and one for all groups together where the bank has the codes of every frame.
 
         Returns
         -------
         DataFrame
             ``frames``, ``entries``, ``used``, ``unseen`` and ``unseen_if_uniform``; ``dead``, missing where there are
-            too few frames to tell (`frames_to_call_dead`); ``perplexity``, plug-in; ``perplexity_corrected``, at
-            most ``entries``, with an interval ``low`` to ``high``. Two corrections: of the frames' number
-            (`corrected_entropy`), and, by a jackknife over speakers (over utterances where speakers are not known),
-            of their number: each speaker has favourites, so that few speakers use fewer entries than all would. (A
-            bootstrap would repeat frames, and so hide the entries seen once.) With one unit, and jointly, there is
-            the first alone and no interval.
+            too few frames to tell (`frames_to_call_dead`); ``perplexity`` of the counts as they are;
+            ``perplexity_corrected``, at most ``entries``, with a 95 % interval ``low`` to ``high``. Two biases are
+            corrected. That of few frames (`corrected_entropy`); and that of few speakers, or of few utterances where
+            speakers are not known, by a jackknife: each speaker has favourites, so that few speakers use fewer entries
+            than all would. (A bootstrap would repeat frames, and so hide the entries that were seen once.) With one
+            speaker, and for all groups together, only the first is corrected and there is no interval.
         """
-        units = self._units()
+        over = self._interval_groups()
         total = self.counts.sum(0)
         groups, entries = total.shape
         rows = []
         for group, count in enumerate(total):
-            rows.append(
-                {"group": str(group), **_usage(count, entries), **_corrected(self.counts[:, group], units, entries)}
-            )
+            corrected = _corrected(self.counts[:, group], over, entries)
+            rows.append({"group": str(group), **_usage(count, entries), **corrected})
         if self.codes is not None and groups > 1:
             count = np.unique(self.codes, axis=0, return_counts=True)[1]
             corrected = _corrected(count[None], np.zeros(1), entries**groups)
@@ -194,7 +192,7 @@ class CodebookReport(Result):
         return table.assign(dead=table["dead"].astype("Int64"))
 
     def rarefied(self, points: int = 60) -> pd.DataFrame:
-        """Entries used over frames: ``group``, ``frames``, ``used`` (`rarefy`) and ``used_if_uniform``."""
+        """Give entries used over frames: ``group``, ``frames``, ``used`` (`rarefy`) and ``used_if_uniform``."""
         tables = []
         for group, count in enumerate(self.counts.sum(0)):
             frames = np.unique(np.geomspace(1, count.sum(), points).round().astype(int))
@@ -204,7 +202,7 @@ class CodebookReport(Result):
         return pd.concat(tables, ignore_index=True)
 
     def shares(self, labels: str = "speaker", group: int = 0) -> pd.DataFrame:
-        """How often each value of a column of the table chooses each entry: labels in rows, entries in columns."""
+        """Give the share of each entry by the values of a column: labels in rows, entries in columns."""
         if not 0 <= group < self.counts.shape[1]:
             raise ValueError(f"group={group} must be one of the {self.counts.shape[1]} groups, from 0.")
         names = FeatureBank.from_arrays(self.utterances, {}).labels(labels)
@@ -224,14 +222,14 @@ class CodebookReport(Result):
         """Draw entries used over frames, against even use (`unisat.plots.rarefaction`)."""
         return plots().rarefaction(self.rarefied(), entries=self.counts.shape[2], **options)
 
-    def _units(self) -> np.ndarray:
-        """Whom the interval is over: a number for each utterance."""
+    def _interval_groups(self) -> Int[np.ndarray, " utterances"]:
+        """The speaker of each utterance, or the utterance itself: what the jackknife leaves out."""
         if self.settings["interval_over"] == "speakers":
             return np.unique(self.utterances["speaker"].astype(str), return_inverse=True)[1]
         return np.arange(len(self.counts))
 
 
-def _usage(count: np.ndarray, entries: int) -> dict[str, Any]:
+def _usage(count: Int[np.ndarray, " _"], entries: int) -> dict[str, Any]:
     frames, used = int(count.sum()), int((count > 0).sum())
     return {
         "frames": frames,
@@ -244,18 +242,16 @@ def _usage(count: np.ndarray, entries: int) -> dict[str, Any]:
     }
 
 
-def _corrected(counts: Int[np.ndarray, "utterances used"], units: np.ndarray, entries: int) -> dict[str, float]:
-    """Corrected perplexity with its 95 % interval, by a jackknife that leaves out one unit after another."""
-    parts = pd.DataFrame(counts).groupby(units).sum().to_numpy()
+def _corrected(counts: Num[np.ndarray, "utterances _"], groups: np.ndarray, entries: int) -> dict[str, float]:
+    """Corrected perplexity with its 95 % interval, by a jackknife over groups of utterances."""
+    parts = pd.DataFrame(counts).groupby(groups).sum().to_numpy()
     parts = parts[parts.sum(1) > 0]
-    size, middle, reach = len(parts), corrected_entropy(parts.sum(0)), np.nan
+    total, size = parts.sum(0), len(parts)
+    middle, reach = corrected_entropy(total), np.array(np.nan)
     if size > 1:
-        without = corrected_entropy(parts.sum(0) - parts)
+        without = corrected_entropy(total - parts)
         middle = size * middle - (size - 1) * without.mean()
-        z, degrees = 1.959964, size - 1
-        # Student's 97.5 % quantile, Cornish-Fisher
-        t = z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
-        reach = t * np.sqrt(degrees / size * np.square(without - without.mean()).sum())
+        reach = jackknife(without)
     value, low, high = np.clip(np.exp([middle, middle - reach, middle + reach]), 1, entries).tolist()
     return {"perplexity_corrected": value, "low": low, "high": high}
 
@@ -270,30 +266,30 @@ def codebook_usage(
     n_shuffles: int = 100,
     seed: int = 0,
 ) -> CodebookReport:
-    """Find out how a corpus uses the codebook, group by group: entries used and dead, perplexity, what the codes know.
+    """Measure how a corpus uses the codebook, group by group: used and dead entries, perplexity, what codes know.
 
-    Every number comes with its frames and with what a book in even use would show at as many: over few frames much of
-    any book is unused, and its perplexity is low.
+    Every number comes with its frames and with what a book in even use would show in as many frames: few frames leave
+    much of any book unused, and their perplexity is low.
 
     Parameters
     ----------
     source : FeatureBank or array
         ``us.collect(model, corpus, "quant.codes", reduce="counts", frames="masked")``; with ``reduce="frames"`` codes
-        of several groups are counted jointly too, and can be compared with labels of frames. Or counts at hand,
+        of several groups are counted jointly too, and can be compared with labels of frames. Or counts,
         (groups, entries) or (utterances, groups, entries).
     site : str
-        Where the codes are. What they are codes of is the contrastive layer of the checkpoint (see above).
+        Where the codes are. They are codes of the checkpoint's contrastive layer (see above).
     entries : int, optional
-        Entries in each group, ``model.config.num_codevectors_per_group``: needed where the bank has codes, which do not
-        show how many there are.
+        Entries in each group, ``model.config.num_codevectors_per_group``. A bank of codes needs it, since codes do not
+        show how many entries there are.
     labels : str or sequence of str
-        Columns of the bank, such as ``"speaker"``: how much do codes tell of them? The floor is that of labels shuffled
-        among utterances, not frames, since frames of one utterance are alike; a label that is the same in all
-        utterances of each speaker, such as sex, is shuffled among speakers.
+        Columns of the bank, such as ``"speaker"``, which codes may know something about. For the floor, labels are
+        shuffled among utterances, not among frames, since frames of one utterance are alike. A label that is the same
+        in all utterances of each speaker, such as sex, is shuffled among speakers.
     frame_labels : dict, optional
-        By name, a label for each frame, such as phones or words (`unisat.clusters.interval_labels`): a dict from
-        utterance id, or one sequence for all frames; frames with a negative number, None or an empty string are left
-        out. Their floor is that of labels moved round by a random number of frames, which leaves neighbours together.
+        By name, a label for each frame, such as phones or words (`unisat.clusters.interval_labels`), in any form that
+        `unisat.interpret.features.labels` reads; frames with a negative number, None or an empty string are left out.
+        For their floor, labels are moved round by a random number of frames, which leaves neighbours together.
     n_shuffles, seed : int
         Of the floors.
 
@@ -308,70 +304,84 @@ def codebook_usage(
     UserWarning
         If the bank was collected on other frames than masked ones.
     """
-    if isinstance(source, nn.Module):
-        if find(source, GumbelVectorQuantizer) is None:
-            raise ValueError(f"{NO_QUANTIZER}: only pretraining models have one (unisat.UniSpeechSatForPreTraining).")
-        raise ValueError("give a bank, us.collect(model, corpus, 'quant.codes', reduce='counts', frames='masked').")
+    use = _read(source, site, entries)
     if n_shuffles < 1:
         raise ValueError(f"n_shuffles={n_shuffles} must be at least 1.")
-    about: Mapping[str, Any] = {}
-    codes = lengths = None
-    if isinstance(source, FeatureBank):
-        about = source.about
-        if site not in source:
-            raise ValueError(
-                f"{NO_QUANTIZER}, or its codes were not collected: the bank has no {site!r}, only "
-                f"{', '.join(source.sites) or 'statistics'}; collect 'quant.codes' of a pretraining model."
-            )
-        utterances = source.table
-        if source.is_frames(site):
-            codes, lengths = source[site], source.lengths(site)
-            counts = _count(codes, lengths, entries)
-        else:
-            counts = source[site]
-    else:
-        counts = np.asarray(source)
-        counts = counts[None] if counts.ndim == 2 else counts
-        utterances = pd.DataFrame({"id": [f"utterance {row}" for row in range(len(counts))]})
-    _check_counts(counts, entries, utterances["id"].tolist())
-    if (frames := about.get("frames")) not in (None, "masked"):
+    frames = use.about.get("frames")
+    if frames not in (None, "masked"):
         warnings.warn(
             f"these are codes of {frames} frames, but in pretraining the quantizer reads masked ones alone; "
             "us.collect(..., frames='masked') gives those.",
             UserWarning,
             stacklevel=2,
         )
-    speakers = utterances.get("speaker")
-    by_speaker = speakers is not None and speakers.notna().all() and speakers.nunique() > 1
-    draw = np.random.default_rng(seed)
-    rows: list[dict[str, Any]] = []
-    for name in [labels] if isinstance(labels, str) else labels:
-        values = np.unique(FeatureBank.from_arrays(utterances, {}).labels(name).astype(str), return_inverse=True)[1]
-        shuffled, among = _shuffles(values, utterances if by_speaker else None, n_shuffles, draw)
-        for group in range(counts.shape[1]):
-            tables = (_by_label(counts[:, group], row) for row in (values, *shuffled))
-            rows.append({"label": name, "group": group, **information(tables, name), "shuffled": among})
-    for name, given in (frame_labels or {}).items():
-        if codes is None or lengths is None:
-            raise ValueError(f"{name!r} labels frames, but the codes of frames were not kept; use reduce='frames'.")
-        phones = frame_codes(given, utterances["id"].tolist(), lengths, name)[0]
-        for group in range(counts.shape[1]):
-            moved = moved_tables(codes[:, group], phones, n_shuffles, draw)
-            rows.append({"label": name, "group": group, **information(moved, name), "shuffled": "frames, moved round"})
+    columns, draw = [labels] if isinstance(labels, str) else labels, np.random.default_rng(seed)
+    rows = [row for name in columns for row in _of_utterances(use, name, n_shuffles, draw)]
+    rows += [row for item in (frame_labels or {}).items() for row in _of_frames(use, *item, n_shuffles, draw)]
     settings = {
         "site": site,
-        "model": about.get("model"),
+        "model": use.about.get("model"),
         "frames": frames,
-        "counted_frames": int(counts[:, 0].sum()),
-        "frames_to_call_dead": frames_to_call_dead(counts.shape[2]),
+        "counted_frames": int(use.counts[:, 0].sum()),
+        "frames_to_call_dead": frames_to_call_dead(use.counts.shape[2]),
         "estimator": "Chao, Wang and Jost 2013, jackknife",
-        "interval_over": "speakers" if by_speaker else "utterances",
+        "interval_over": "utterances" if use.speakers is None else "speakers",
         "n_shuffles": n_shuffles,
         "seed": seed,
     }
     return CodebookReport(
-        utterances=utterances, counts=counts, codes=codes, information=pd.DataFrame(rows), settings=settings
+        utterances=use.utterances,
+        counts=use.counts,
+        codes=use.codes,
+        information=pd.DataFrame(rows),
+        settings=settings,
     )
+
+
+# reading
+
+
+@dataclass(frozen=True, eq=False)
+class _Use:
+    """What was chosen: entries counted by utterance, and the codes of each frame where they are known."""
+
+    utterances: pd.DataFrame
+    counts: Num[np.ndarray, "utterances groups entries"]
+    codes: Int[np.ndarray, "frames groups"] | None = None
+    lengths: Int[np.ndarray, " utterances"] | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def speakers(self) -> np.ndarray | None:
+        """Who speaks in each utterance; None where that is not known of all, or one speaks in all."""
+        found = self.utterances.get("speaker")
+        if found is None or found.isna().any() or found.nunique() < 2:
+            return None
+        return found.astype(str).to_numpy()
+
+
+def _read(source: FeatureBank | np.ndarray, site: str, entries: int | None) -> _Use:
+    """Read a bank of codes or of counts, or counts at hand, and check them."""
+    if isinstance(source, nn.Module):
+        if find(source, GumbelVectorQuantizer) is None:
+            raise ValueError(f"{NO_QUANTIZER}: only pretraining models have one (unisat.UniSpeechSatForPreTraining).")
+        raise ValueError("give a bank, us.collect(model, corpus, 'quant.codes', reduce='counts', frames='masked').")
+    if not isinstance(source, FeatureBank):
+        counts = np.asarray(source)
+        counts = counts[None] if counts.ndim == 2 else counts
+        use = _Use(pd.DataFrame({"id": [f"utterance {row}" for row in range(len(counts))]}), counts)
+    elif site not in source:
+        raise ValueError(
+            f"{NO_QUANTIZER}, or its codes were not collected: the bank has no {site!r}, only "
+            f"{', '.join(source.sites) or 'statistics'}; collect 'quant.codes' of a pretraining model."
+        )
+    elif source.is_frames(site):
+        codes, lengths = source[site], source.lengths(site)
+        use = _Use(source.table, _count(codes, lengths, entries), codes, lengths, source.about)
+    else:
+        use = _Use(source.table, source[site], about=source.about)
+    _check_counts(use.counts, entries, use.utterances["id"].tolist())
+    return use
 
 
 def _count(codes: np.ndarray, lengths: np.ndarray, entries: int | None) -> Int[np.ndarray, "utterances groups entries"]:
@@ -384,11 +394,8 @@ def _count(codes: np.ndarray, lengths: np.ndarray, entries: int | None) -> Int[n
             f"codes must be whole numbers from 0 to {entries - 1}, (frames, groups), got {codes.dtype} of "
             f"{codes.shape} up to {codes.max(initial=0)}."
         )
-    utterance = np.repeat(np.arange(len(lengths)), lengths)
-    count = np.zeros((len(lengths), codes.shape[1], entries), dtype=int)
-    for group in range(codes.shape[1]):
-        np.add.at(count[:, group], (utterance, codes[:, group]), 1)
-    return count
+    utterance, shape = np.repeat(np.arange(len(lengths)), lengths), (len(lengths), entries)
+    return np.stack([contingency(utterance, group, shape=shape) for group in codes.T], axis=1)
 
 
 def _check_counts(counts: np.ndarray, entries: int | None, ids: list[str]) -> None:
@@ -408,92 +415,67 @@ def _check_counts(counts: np.ndarray, entries: int | None, ids: list[str]) -> No
         )
 
 
-# labels
+# what codes know
 
 
-def information(tables: Iterable[np.ndarray], name: str) -> dict[str, Any]:
-    """What codes know about a label, from a table (codes, labels) of counts and shuffled ones behind it."""
+def _of_utterances(use: _Use, column: str, n_shuffles: int, draw: np.random.Generator) -> Iterator[dict[str, Any]]:
+    """What the codes of each group know about a column, which is shuffled among speakers where it is the speaker's."""
+    names = FeatureBank.from_arrays(use.utterances, {}).labels(column).astype(str)
+    values = np.unique(names, return_inverse=True)[1]
+    who = use.speakers
+    if who is not None and values.max() + 1 < len(set(who)) == len(set(zip(who, values, strict=True))):
+        shuffled, among = list(among_groups(values, who, n_shuffles, draw)), "speakers"
+    else:
+        shuffled, among = list(among_rows(values, n_shuffles, draw)), "utterances"
+    for group in range(use.counts.shape[1]):
+        tables = (_by_label(use.counts[:, group], row) for row in (values, *shuffled))
+        yield {"label": column, "group": group, **information(tables, column), "shuffled": among}
+
+
+def _of_frames(
+    use: _Use, name: str, labels: FrameLabels, n_shuffles: int, draw: np.random.Generator
+) -> Iterator[dict[str, Any]]:
+    """What the codes of each group know about labels of frames."""
+    if use.codes is None or use.lengths is None:
+        raise ValueError(f"{name!r} labels frames, but the codes of frames were not kept; use reduce='frames'.")
+    numbers = frame_codes(labels, use.utterances["id"].tolist(), use.lengths, name)[0]
+    for group, codes in enumerate(use.codes.T):
+        tables = moved_tables(codes, numbers, n_shuffles, draw)
+        yield {"label": name, "group": group, **information(tables, name), "shuffled": "frames, moved round"}
+
+
+def information(tables: Iterable[Num[np.ndarray, "codes labels"]], name: str) -> dict[str, Any]:
+    """Give what codes know about a label, from a table (codes, labels) of counts and shuffled ones behind it."""
     tables = iter(tables)
     true = next(tables)
     given = entropy(true.sum(0)) / NATS
     if not given > 0:
         raise ValueError(f"{name!r} has one value only; there is nothing to know about it.")
     found, floors = mutual_information(true), np.array([mutual_information(table) for table in tables])
+    floor = float(floors.mean())
     return {
         "frames": int(true.sum()),
         "values": int((true.sum(0) > 0).sum()),
         "entropy_bits": given,
         "mi_bits": found,
-        "floor_bits": float(floors.mean()),
+        "floor_bits": floor,
         "floor_high": float(np.quantile(floors, 0.95)),
-        "corrected_bits": found - float(floors.mean()),
+        "corrected_bits": found - floor,
         "pnmi": found / given,
-        "pnmi_corrected": (found - float(floors.mean())) / given,
+        "pnmi_corrected": (found - floor) / given,
         # rounding must not make an equal floor a lower one
         "p_value": float((1 + (floors >= found - 1e-12).sum()) / (1 + len(floors))),
     }
 
 
-def _shuffles(
-    values: np.ndarray, utterances: pd.DataFrame | None, n_shuffles: int, draw: np.random.Generator
-) -> tuple[list[np.ndarray], str]:
-    """Labels shuffled among utterances, or among speakers if they are the speakers' own."""
-    if utterances is not None:
-        speakers, first = np.unique(utterances["speaker"].astype(str), return_index=True)
-        who = np.searchsorted(speakers, utterances["speaker"].astype(str))
-        if len(np.unique(values)) < len(speakers) and (values == values[first][who]).all():
-            return [draw.permutation(values[first])[who] for _ in range(n_shuffles)], "speakers"
-    return [draw.permutation(values) for _ in range(n_shuffles)], "utterances"
-
-
-def _by_label(counts: Int[np.ndarray, "utterances entries"], values: np.ndarray) -> np.ndarray:
-    """(entries, labels): how often each entry comes with each label."""
+def _by_label(counts: Num[np.ndarray, "utterances entries"], values: np.ndarray) -> Num[np.ndarray, "entries labels"]:
+    """Count how often each entry comes with each label."""
     order = np.argsort(values, kind="stable")
     return np.add.reduceat(counts[order], np.flatnonzero(np.diff(values[order], prepend=-1)), axis=0).T
 
 
 def moved_tables(
-    codes: np.ndarray, labels: np.ndarray, n_shuffles: int, draw: np.random.Generator
-) -> Iterator[np.ndarray]:
-    """Tables (codes, labels) of counts: the true one, and with the labels moved round by random numbers of frames."""
-    size = codes.max() + 1, labels.max() + 1
-    for shift in (0, *draw.integers(1, max(2, len(codes)), size=n_shuffles)):
-        moved = np.roll(labels, shift)
-        known = moved >= 0
-        yield np.bincount(codes[known] * size[1] + moved[known], minlength=size[0] * size[1]).reshape(size)
-
-
-def frame_codes(
-    labels: FrameLabels, ids: Sequence[str], lengths: Int[np.ndarray, " utterances"], name: str = "labels"
-) -> tuple[Int[np.ndarray, " frames"], list[str]]:
-    """Give a number for each frame's label, -1 where it has none, and the labels' names.
-
-    Raises
-    ------
-    ValueError
-        If an utterance has no labels, or not as many as frames; or no frame has one.
-    """
-    if isinstance(labels, Mapping):
-        if lost := [utterance for utterance in ids if utterance not in labels]:
-            raise ValueError(
-                f"{name!r} has nothing for {len(lost)} utterance(s), first {lost[0]!r}; give each its labels, or take "
-                "the others with bank.take(rows)."
-            )
-        parts = [np.asarray(labels[utterance]) for utterance in ids]
-        for utterance, part, length in zip(ids, parts, lengths, strict=True):
-            if part.shape != (length,):
-                raise ValueError(f"{utterance!r} has {length} frames, but {name!r} of shape {part.shape} for it.")
-        flat = pd.Series(np.concatenate([part.astype(object) for part in parts]))
-    else:
-        given = np.asarray(labels)
-        if given.shape != (lengths.sum(),):
-            raise ValueError(f"{name!r} must have one label for each of the {lengths.sum()} frames, got {given.shape}.")
-        flat = pd.Series(given.astype(object))
-    missing = (flat.isna() | (flat == "")).to_numpy(copy=True)
-    missing[~missing] = [not isinstance(label, str) and label < 0 for label in flat[~missing]]
-    names, codes = np.unique(flat[~missing].astype(str), return_inverse=True)
-    if not len(names):
-        raise ValueError(f"no frame has a label in {name!r}.")
-    numbers = np.full(len(flat), -1)
-    numbers[~missing] = codes
-    return numbers, names.tolist()
+    codes: Int[np.ndarray, " frames"], labels: Int[np.ndarray, " frames"], n_shuffles: int, draw: np.random.Generator
+) -> Iterator[Int[np.ndarray, "codes labels"]]:
+    """Give tables of counts: the true one, then those with the labels moved round by random numbers of frames."""
+    return (contingency(codes, moved) for moved in chain([labels], moved_round(labels, n_shuffles, draw)))

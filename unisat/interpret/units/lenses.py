@@ -1,4 +1,4 @@
-"""What each layer would say: a head's own weights, or k-means, applied to every hidden state."""
+"""What each layer would say if a head's own weights, or k-means, read every hidden state."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor, nn
 
 from unisat import clusters
+from unisat.clusters import cluster_quality, contingency
 from unisat.heads import UniSpeechSatForCTC
 from unisat.interpret.activations.capture import run
 from unisat.interpret.activations.sites import find_backbone, unwrap
 from unisat.interpret.features.bank import FeatureBank
 from unisat.interpret.features.collect import fingerprint
+from unisat.interpret.features.labels import FrameLabels, label_codes, row_labels
 from unisat.interpret.result import Result, plots
+from unisat.interpret.statistics.intervals import jackknife
+from unisat.interpret.statistics.shuffles import exchanged_stretches
 from unisat.losses import content_logits
 from unisat.pretraining import UniSpeechSatForPreTraining, check_targets
 
@@ -28,24 +32,24 @@ METRICS = ("pnmi", "phone_purity", "cluster_purity")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Lens(Result):
-    """What a head says in every frame of every hidden state, `ctc_lens` and `unit_lens` give it.
+    """What a head says in every frame of every hidden state; `ctc_lens` and `unit_lens` give it.
 
-    The head has learned to read the last layer alone. Where it reads little in another, the layer may hold the same in
-    other directions: a probe (`unisat.probe_layers`) asks that (nostalgebraist, 2020, "logit lens"; Belrose et al.,
-    2023, arXiv:2303.08112).
+    The head has learned to read the last layer alone. Where it reads little in another layer, that layer may hold the
+    same in other directions: a probe (`unisat.probe_layers`) tests that (nostalgebraist, 2020, "logit lens"; Belrose et
+    al., 2023, arXiv:2303.08112).
 
     Attributes
     ----------
     ids : tuple of str
-        Name of each utterance.
+        The name of each utterance.
     logits : tuple of (layers, frames, classes)
-        For each utterance without padding; layer k is ``hidden.k``, the last one the model's own logits.
+        Those of each utterance without padding. Layer k is ``hidden.k``; the last one has the model's own logits.
     seconds : tuple of (frames,)
-        Time of each frame's centre.
+        The time of each frame's centre.
     blank : int or None
-        The class that says nothing: CTC's blank.
+        The class that says nothing, which is CTC's blank.
     targets : tuple of (frames,), or None
-        What is right in each frame, -100 where nothing counts.
+        The right class of each frame, -100 where the frame does not count.
     """
 
     ids: tuple[str, ...]
@@ -56,23 +60,23 @@ class Lens(Result):
 
     @property
     def predictions(self) -> list[Int[Tensor, "layers _"]]:
-        """For each utterance the likeliest class in each layer and frame."""
+        """The likeliest class in each layer and frame, for each utterance."""
         return [logits.argmax(-1) for logits in self.logits]
 
     @property
     def entropy(self) -> list[Float[Tensor, "layers _"]]:
-        """For each utterance how undecided each layer is in each frame, in bits."""
+        """How undecided each layer is in each frame, in bits, for each utterance."""
         logs = [logits.double().log_softmax(-1) for logits in self.logits]
         return [-(log.exp() * log).sum(-1) / np.log(2) for log in logs]
 
     def table(self) -> pd.DataFrame:
-        """One row for each utterance and layer.
+        """Give one row for each utterance and layer.
 
-        ``agreement`` is the share of frames where the layer says what the last one says, ``constant`` what always
-        saying the last layer's most frequent class would give; ``entropy_bits`` the mean entropy. With a blank:
-        ``blank``, the share of frames that say nothing, and ``agreement_said``, the agreement where the last layer
-        says something. With targets: ``accuracy`` over ``frames_counted``, and ``accuracy_constant``, that of always
-        saying the most frequent target.
+        ``agreement`` is the share of frames in which the layer says what the last one says; ``constant`` is the
+        agreement of always saying the last layer's most frequent class; ``entropy_bits`` is the mean entropy. With a
+        blank, ``blank`` is the share of frames that say nothing, and ``agreement_said`` is the agreement where the last
+        layer says something. With targets, ``accuracy`` is over ``frames_counted``, and ``accuracy_constant`` is that
+        of always saying the most frequent target.
         """
         rows = []
         for number, (name, said, bits) in enumerate(zip(self.ids, self.predictions, self.entropy, strict=True)):
@@ -95,7 +99,7 @@ class Lens(Result):
         return pd.concat(rows, ignore_index=True)
 
     def decode(self, tokenizer: Any, **options: Any) -> pd.DataFrame:
-        """What each layer reads, as text (greedy): columns ``id``, ``layer``, ``text``.
+        """Give what each layer reads as text (greedy): columns ``id``, ``layer``, ``text``.
 
         ``options`` go to `Wav2Vec2CTCTokenizer.batch_decode`.
         """
@@ -120,11 +124,12 @@ class Lens(Result):
         Parameters
         ----------
         utterance : int, optional
-            Which to draw over time (`unisat.plots.lens`); None for the curve over layers (`unisat.plots.lens_layers`).
+            The utterance to draw over time (`unisat.plots.lens`); None for the curve over layers
+            (`unisat.plots.lens_layers`).
         show : {"entropy", "probability"}
-            What colours mean over time: how undecided, or the probability of the likeliest class.
+            What colours mean over time: how undecided a layer is, or the probability of the likeliest class.
         names : sequence of str, optional
-            Names of the classes, to be written where one begins.
+            Names of the classes, which are written where a class begins.
         """
         if utterance is None:
             return plots().lens_layers(self.table(), **options)
@@ -140,9 +145,9 @@ class Lens(Result):
 def ctc_lens(
     model: nn.Module, audio: Any, *, sampling_rate: int | None = None, attention_mask: Tensor | None = None
 ) -> Lens:
-    """Read every hidden state with the CTC head: which letters each layer would write.
+    """Read every hidden state with the CTC head: it says which letters each layer would write.
 
-    In a pre-LN model the states between layers pass the encoder's final norm first, as the last one does.
+    In a pre-LN model the states between layers pass the encoder's final norm first, as the last state does.
 
     Parameters
     ----------
@@ -167,10 +172,10 @@ def unit_lens(
     sampling_rate: int | None = None,
     attention_mask: Tensor | None = None,
 ) -> Lens:
-    """Read every hidden state with the head of pretraining: which cluster each layer would predict.
+    """Read every hidden state with the head of pretraining: it says which cluster each layer would predict.
 
-    Cosines of ``project_hid`` of the state and the label embeddings, over the temperature
-    (`unisat.losses.content_logits`); in a pre-LN model behind the encoder's final norm.
+    Logits are cosines of ``project_hid`` of the state and the label embeddings, over the temperature
+    (`unisat.losses.content_logits`). In a pre-LN model the states pass the encoder's final norm first.
 
     Parameters
     ----------
@@ -181,7 +186,7 @@ def unit_lens(
     targets : (batch, frames), optional
         The cluster of each frame, -100 where there is none, as in the model's ``forward``.
     mask_time_indices : (batch, frames), optional
-        Frames to hide: the targets of these alone count then, as in the masked loss.
+        Frames to hide. Then their targets alone count, as in the masked loss.
     """
     inner: Any = unwrap(model)
     if not isinstance(inner, UniSpeechSatForPreTraining):
@@ -236,7 +241,7 @@ def _lens(
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class KMeansLens(Result):
-    """How much the units of each layer know about labels of frames, `kmeans_lens` gives it.
+    """How much the units of each layer know about labels of frames; `kmeans_lens` gives it.
 
     Attributes
     ----------
@@ -247,7 +252,7 @@ class KMeansLens(Result):
     numbers: pd.DataFrame
 
     def table(self) -> pd.DataFrame:
-        """One row for each model, layer and metric.
+        """Give one row for each model, layer and metric.
 
         Columns ``model`` ("trained", "untrained.0", …), ``layer``, ``metric`` ("pnmi", "phone_purity",
         "cluster_purity"), ``value`` with its 95 % interval ``low`` to ``high``, ``floor`` (the mean over shuffled
@@ -262,7 +267,7 @@ class KMeansLens(Result):
 
 def kmeans_lens(
     bank: FeatureBank,
-    labels: Sequence[Integer[np.ndarray | Tensor, " _"]],
+    labels: FrameLabels,
     *,
     k: int = 100,
     groups: str | None = "speaker",
@@ -270,128 +275,113 @@ def kmeans_lens(
     sample: int = 50_000,
     seed: int = 0,
 ) -> KMeansLens:
-    """Cluster the frames of each layer with k-means and ask what the units know about labels, such as phones or words.
+    """Cluster the frames of each layer with k-means, and measure what its units know about labels such as phones.
 
-    PNMI, phone purity and cluster purity (HuBERT, arXiv:2106.07447, section 5; see `unisat.clusters`), each against a
-    floor: with many units and few frames, shuffled labels do not give 0 either. The labels can be units themselves,
-    those that a model was pretrained on: then it says at which layer these units are easiest to find.
+    PNMI, phone purity and cluster purity (HuBERT, arXiv:2106.07447; see `unisat.clusters`), each against a floor: with
+    many units and few frames, shuffled labels do not give 0 either. The labels can be units themselves, those that a
+    model was pretrained on: then the numbers say at which layer these units are easiest to find.
 
     Parameters
     ----------
     bank : FeatureBank
-        Of ``collect(..., reduce="frames")``. Its layers and, where it holds them, those of untrained models.
+        From ``collect(..., reduce="frames")``: its layers and, where it holds them, those of untrained models.
     labels : one (frames,) for each utterance of the bank
-        A number for each frame, negative where there is none: `unisat.clusters.interval_labels` makes them of
-        intervals in seconds.
+        A whole number or a name for each frame, negative or empty where there is none;
+        `unisat.clusters.interval_labels` makes numbers of intervals in seconds. Other forms are those that
+        `unisat.interpret.features.labels` reads.
     k : int
-        Units of each layer.
+        How many units each layer has.
     groups : str or None
-        The interval says what as many frames of other speakers would have given (a jackknife that leaves out each
-        value of this column in turn); None for no interval. What too few frames add to PNMI, the floor shows.
+        The column whose values a jackknife leaves out in turn: the interval says what as many frames of other speakers
+        would have given. None for no interval. By how much few frames raise PNMI, the floor shows.
     shuffles : int
-        Draws of the floor: stretches of one label stay whole and exchange their labels, since frames of one stretch are
-        alike whatever they hold.
+        How many shuffles the floor is the mean of. Stretches of one label stay whole and exchange their labels, since
+        frames of one stretch are alike whatever they hold.
     sample : int
-        Most frames to fit k-means on, drawn once for all layers; all are then assigned.
+        Most frames to fit k-means on, drawn once for all layers. All frames are then assigned.
     seed : int
-        Of k-means, the sample and the shuffles.
+        The seed of k-means, the sample and the shuffles.
 
     Raises
     ------
     ValueError
         If the bank has no frames, labels do not fit its utterances, or there is only one group.
     """
-    found = [(site, re.fullmatch(r"((untrained\.\d+)\.)?hidden\.(\d+)", site)) for site in bank.sites]
-    sites = [(match[2] or "trained", int(match[3]), site) for site, match in found if match and bank.is_frames(site)]
-    if not sites:
-        raise ValueError('the bank has no frames of hidden states; collect it with reduce="frames".')
+    sites = _hidden_sites(bank)
     if shuffles < 1:
         raise ValueError(f"shuffles={shuffles} must be at least 1: without a floor the numbers say nothing.")
-    flat, utterance = _flat(bank, sites[0][2], labels)
-    known = flat >= 0
-    _, flat[known] = np.unique(flat[known], return_inverse=True)
-    group = np.zeros(len(bank), dtype=int)
-    if groups is not None:
-        names, group = np.unique(bank.labels(groups).astype(str), return_inverse=True)
-        if len(names) < 2:
-            raise ValueError(
-                f"all utterances are of {groups} {str(names[0])!r}: an interval over {groups}s needs two; pass "
-                "groups=None, or 'id' for one over utterances."
-            )
+    codes = _codes(bank, sites[0][2], labels)
+    utterance = np.repeat(np.arange(len(bank)), bank.lengths(sites[0][2]))
+    group = None if groups is None else _groups(bank, groups)[utterance]
     draw = np.random.default_rng(seed)
-    fitted = np.sort(draw.permutation(len(flat))[:sample])
-    shuffled = [_exchanged(flat, utterance, draw) for _ in range(shuffles)]
+    fitted = np.sort(draw.permutation(len(codes))[:sample])
+    shuffled = list(exchanged_stretches(codes, utterance, shuffles, draw))
 
     rows = []
     for model, layer, site in sites:
         features = torch.from_numpy(bank.features(site)).float()
-        if len(features) != len(flat):
-            raise ValueError(f"{site} has {len(features)} frames and {sites[0][2]} {len(flat)}; collect them together.")
+        if len(features) != len(codes):
+            raise ValueError(
+                f"{site} has {len(features)} frames and {sites[0][2]} {len(codes)}; collect them together."
+            )
         units = clusters.fit(features[fitted], k, seed).assign(features).numpy()
-        tables = _tables(units, flat, group[utterance])
-        values = scores(tables.sum(0))
-        floors = np.stack([scores(_tables(units, other)[0]) for other in shuffled])
-        half = _half_width(tables) if groups is not None else np.full(len(METRICS), np.nan)
-        for i, metric in enumerate(METRICS):
-            about = {"model": model, "layer": layer, "metric": metric, "value": values[i]}
-            interval = {"low": values[i] - half[i], "high": values[i] + half[i]}
-            floor = {"floor": floors[:, i].mean(), "floor_high": np.quantile(floors[:, i], 0.95)}
-            rows.append(about | interval | floor)
+        about = {"model": model, "layer": layer}
+        rows += [{**about, **numbers} for numbers in _measure(units, codes, shuffled, group)]
     settings = {"model": bank.about.get("model"), "k": k, "groups": groups, "shuffles": shuffles, "sample": sample}
-    settings |= {"seed": seed, "frames": int(known.sum()), "labels": int(flat.max()) + 1, "utterances": len(bank)}
+    settings |= {"seed": seed, "frames": int((codes >= 0).sum()), "labels": int(codes.max()) + 1}
+    settings |= {"utterances": len(bank)}
     return KMeansLens(numbers=pd.DataFrame(rows), settings=settings)
 
 
-def _flat(bank: FeatureBank, site: str, labels: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Label and utterance of every frame of the bank."""
-    lengths = bank.lengths(site)
-    if len(labels) != len(lengths):
+def _hidden_sites(bank: FeatureBank) -> list[tuple[str, int, str]]:
+    """Model, layer and name of each frame-wise site of hidden states, those of untrained models too."""
+    found = [(site, re.fullmatch(r"((untrained\.\d+)\.)?hidden\.(\d+)", site)) for site in bank.sites]
+    sites = [(match[2] or "trained", int(match[3]), site) for site, match in found if match and bank.is_frames(site)]
+    if not sites:
+        raise ValueError('the bank has no frames of hidden states; collect it with reduce="frames".')
+    return sites
+
+
+def _codes(bank: FeatureBank, site: str, labels: FrameLabels) -> Int[np.ndarray, " frames"]:
+    given = row_labels(bank, site, labels)
+    if given.dtype.kind == "f":
+        raise ValueError(f"labels must be whole numbers or names, got {given.dtype}: a quantity has no classes.")
+    codes, names = label_codes(given)
+    if len(names) < 2:
+        raise ValueError(f"the labels name fewer than two classes, {names[0]!r} alone: there is nothing to know.")
+    return codes
+
+
+def _groups(bank: FeatureBank, column: str) -> Int[np.ndarray, " utterances"]:
+    """A number for the speaker, or other group, of each utterance."""
+    names, group = np.unique(bank.labels(column).astype(str), return_inverse=True)
+    if len(names) < 2:
         raise ValueError(
-            f"{len(labels)} rows of labels for the {len(lengths)} utterances of the bank; give each its own."
+            f"all utterances are of {column} {str(names[0])!r}: an interval over {column}s needs two; pass "
+            "groups=None, or 'id' for one over utterances."
         )
-    arrays = [np.asarray(row) for row in labels]
-    for name, row, length in zip(bank.ids, arrays, lengths, strict=True):
-        if row.shape != (length,) or not np.issubdtype(row.dtype, np.integer):
-            raise ValueError(
-                f"labels of {name!r} must be ({length},) integers, one for each frame, got {row.shape} of {row.dtype}."
-            )
-    flat = np.concatenate(arrays).astype(np.int64)
-    if len(np.unique(flat[flat >= 0])) < 2:
-        raise ValueError("the labels name fewer than two classes: there is nothing to know.")
-    return flat, np.repeat(np.arange(len(lengths)), lengths)
+    return group
 
 
-def _exchanged(labels: np.ndarray, utterance: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """The same stretches, each with the label of another one."""
-    new = (np.diff(labels, prepend=labels[0]) != 0) | (np.diff(utterance, prepend=utterance[0]) != 0)
-    stretch = np.cumsum(new)
-    names = labels[np.unique(stretch, return_index=True)[1]]
-    known = names >= 0
-    names[known] = draw.permutation(names[known])
-    return names[stretch]
+def _measure(
+    units: Int[np.ndarray, " frames"],
+    codes: Int[np.ndarray, " frames"],
+    shuffled: Sequence[Int[np.ndarray, " frames"]],
+    group: Int[np.ndarray, " frames"] | None,
+) -> list[dict[str, Any]]:
+    """Each metric of the units of one layer, with its interval over groups and its floor."""
+    values = scores(contingency(units, codes))
+    reach = np.full(len(METRICS), np.nan)
+    if group is not None:
+        tables = contingency(group, units, codes)
+        reach = jackknife(np.stack([scores(tables.sum(0) - table) for table in tables]))
+    floors = np.stack([scores(contingency(units, other)) for other in shuffled])
+    columns = {"value": values, "low": values - reach, "high": values + reach}
+    columns |= {"floor": floors.mean(0), "floor_high": np.quantile(floors, 0.95, axis=0)}
+    return pd.DataFrame(columns).assign(metric=METRICS)[["metric", *columns]].to_dict("records")
 
 
-def _tables(units: np.ndarray, labels: np.ndarray, group: np.ndarray | None = None) -> np.ndarray:
-    """How often each unit meets each label, (groups, units, labels); frames without a label are left out."""
-    group = np.zeros(len(units), dtype=int) if group is None else group
-    shape, known = (group.max() + 1, units.max() + 1, labels.max() + 1), labels >= 0
-    place = np.ravel_multi_index((group[known], units[known], labels[known]), shape)
-    return np.bincount(place, minlength=int(np.prod(shape))).reshape(shape)
-
-
-def scores(table: np.ndarray) -> np.ndarray:
-    """`METRICS` of a joint count (units, labels): see `unisat.clusters`."""
-    given = clusters.entropy(table.sum(0))
-    shared = given + clusters.entropy(table.sum(1)) - clusters.entropy(table.ravel())
-    frames = table.sum()
-    return np.array([shared / given if given > 0 else 1.0, table.max(1).sum() / frames, table.max(0).sum() / frames])
-
-
-def _half_width(tables: np.ndarray) -> np.ndarray:
-    """Half the 95 % interval of `scores` over groups, from leaving each out (jackknife, Student's t)."""
-    from scipy.stats import t
-
-    total, count = tables.sum(0), len(tables)
-    without = np.stack([scores(total - table) for table in tables])
-    error = np.sqrt((count - 1) / count * ((without - without.mean(0)) ** 2).sum(0))
-    return t.ppf(0.975, count - 1) * error
+def scores(table: Int[np.ndarray, "units labels"]) -> Float[np.ndarray, " metrics"]:
+    """Give the `METRICS` of a table of counts."""
+    found = cluster_quality(table)
+    return np.array([found[metric] for metric in METRICS])

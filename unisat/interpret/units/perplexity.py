@@ -1,4 +1,4 @@
-"""How the quantizer chooses, frame by frame, and how many of its entries are in use over frames and over training."""
+"""How many entries of the quantizer are in use: over all frames, over a growing number of frames, and over training."""
 
 from __future__ import annotations
 
@@ -11,44 +11,46 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unisat.clusters import entropy
+from unisat.deprecation import renamed
 from unisat.interpret.units.codebook import corrected_entropy, frames_to_call_dead, unseen_if_uniform
 from unisat.quantizer import perplexity
 
 DRAWS = 30
-"""Random choices of frames that a point of a curve is the mean of."""
+"""How many random choices of frames each point of a curve is the mean of."""
 
 SOFT_DRAWS = 4  # a mean of probabilities varies less than a count
 
 
 def gumbel_noise(shape: tuple[int, ...], seed: int) -> Tensor:
-    """What `unisat.quantizer.gumbel_choice` adds to logits of this shape, from a generator that starts at ``seed``."""
+    """Draw the noise that `unisat.quantizer.gumbel_choice` adds to logits of this shape, from a seed."""
     return -torch.empty(shape).exponential_(generator=torch.Generator().manual_seed(seed)).log()
 
 
-def plug_in(count: Int[np.ndarray, " entries"]) -> float:
-    """Perplexity of a histogram as it is, ``exp`` of its entropy: low where frames are few."""
+def perplexity_plugin(count: Int[np.ndarray, " entries"]) -> float:
+    """Perplexity of a histogram as it is, ``exp`` of its entropy, which is too low where frames are few."""
     return float(np.exp(entropy(count)))
 
 
-def corrected(count: Int[np.ndarray, " entries"]) -> float:
-    """Perplexity of what a histogram was drawn from, see `corrected_entropy`; at most the number of entries."""
+def perplexity_corrected(count: Int[np.ndarray, " entries"]) -> float:
+    """Perplexity of what a histogram was drawn from (`corrected_entropy`), at most the number of entries."""
     return min(float(len(count)), float(np.exp(corrected_entropy(count))))
 
 
 def perplexities(logits: Float[Tensor, "frames groups entries"]) -> pd.DataFrame:
-    """How many entries are in use, one row for each group.
+    """Give how many entries are in use, one row for each group.
 
     Parameters
     ----------
     logits : (frames, groups, entries)
-        Of the frames that count.
+        The logits of the frames that count.
 
     Returns
     -------
     DataFrame
-        ``frames``; ``used`` entries and ``used_if_even``, expected of a book in even use; ``dead``, missing where there
-        are too few frames to tell (`frames_to_call_dead`); perplexities: ``soft``, of the mean softmax; ``hard``, of
-        the choices without noise, plug-in; ``corrected`` for the number of frames.
+        ``frames``; ``used`` entries, and ``used_if_even``, which a book in even use is expected to use; ``dead``,
+        missing where there are too few frames to tell (`frames_to_call_dead`); and three perplexities: ``soft``, of the
+        mean softmax; ``hard``, of the choices without noise as they are counted; ``corrected``, that of the choices
+        without the bias of few frames.
     """
     frames, groups, entries = logits.shape
     soft = perplexity(logits.softmax(-1)).tolist()
@@ -64,8 +66,8 @@ def perplexities(logits: Float[Tensor, "frames groups entries"]) -> pd.DataFrame
                 "used_if_even": entries - float(unseen_if_uniform(entries, frames)),
                 "dead": entries - used if frames >= frames_to_call_dead(entries) else None,
                 "soft": soft[group],
-                "hard": plug_in(count),
-                "corrected": corrected(count),
+                "hard": perplexity_plugin(count),
+                "corrected": perplexity_corrected(count),
             }
         )
     table = pd.DataFrame(rows)
@@ -73,16 +75,16 @@ def perplexities(logits: Float[Tensor, "frames groups entries"]) -> pd.DataFrame
 
 
 def perplexity_over_frames(logits: Float[Tensor, "frames entries"], *, points: int = 25, seed: int = 0) -> pd.DataFrame:
-    """Perplexity of one group over the number of frames, drawn at random from those at hand.
+    """Give the perplexity of one group over the number of frames, drawn at random from those at hand.
 
-    Each value is ``exp`` of the mean entropy over draws of so many frames, so that a book of which few frames show
-    little can be told from one that is little used.
+    Each value is ``exp`` of the mean entropy over draws of that many frames. It tells a book of which few frames show
+    little from a book that is little used.
 
     Returns
     -------
     DataFrame
-        ``frames``; ``soft``, ``hard`` and ``corrected`` as in `perplexities`; ``even``: the plug-in that a book in even
-        use is expected to show at as many frames.
+        ``frames``; ``soft``, ``hard`` and ``corrected`` as in `perplexities`; and ``even``, the ``hard`` perplexity
+        that a book in even use is expected to show in as many frames.
     """
     total, entries = logits.shape
     sizes = np.unique(np.geomspace(min(10, total), total, points).round().astype(int))
@@ -107,21 +109,21 @@ def perplexity_over_frames(logits: Float[Tensor, "frames entries"], *, points: i
 
 
 def perplexity_over_steps(history: pd.DataFrame | str | Path, group: int) -> pd.DataFrame:
-    """Perplexity of one group over training, from the log of `unisat.training`.
+    """Give the perplexity of one group over training, from the log of `unisat.training`.
 
     Parameters
     ----------
     history : DataFrame or path
-        ``train.csv``, the folder that holds it, or a table with ``step``, ``prob_perplexity_0`` and
-        ``code_perplexity_0``, and so on for each group; perhaps ``corrected_perplexity_0``.
+        ``train.csv``, the folder that holds it, or a table with ``step`` and, for each group, such columns as
+        ``prob_perplexity_0``, ``code_perplexity_0`` and perhaps ``corrected_perplexity_0``.
     group : int
-        Counted from 0.
+        Number of the group, from 0.
 
     Returns
     -------
     DataFrame
-        ``step``, ``soft``, ``hard``, and ``corrected`` where the log has it (that of `unisat.training` does not keep
-        the counts that it would take).
+        ``step``, ``soft``, ``hard``, and ``corrected`` where the log has it. (The log of `unisat.training` does not:
+        it keeps no counts.)
 
     Raises
     ------
@@ -141,7 +143,7 @@ def perplexity_over_steps(history: pd.DataFrame | str | Path, group: int) -> pd.
 
 
 def read_history(history: pd.DataFrame | str | Path) -> pd.DataFrame:
-    """Give the log of a training run, from its file or folder or as it is; refuse one without rows."""
+    """Read the log of a training run from a table, a file or a folder, and refuse one without rows."""
     if not isinstance(history, pd.DataFrame):
         path = Path(history)
         path = path / "train.csv" if path.is_dir() else path
@@ -157,7 +159,7 @@ def read_history(history: pd.DataFrame | str | Path) -> pd.DataFrame:
 
 
 def step_of_temperature(history: pd.DataFrame, temperature: float) -> float | None:
-    """The step at which training first was nearest to a temperature; None where the log does not say."""
+    """Give the first step at which training was nearest to a temperature; None where the log does not say."""
     if "temperature" not in history:
         return None
     distance = (history["temperature"] - temperature).abs().to_numpy()
@@ -166,3 +168,9 @@ def step_of_temperature(history: pd.DataFrame, temperature: float) -> float | No
 
 def _mean_perplexity(draws: list[np.ndarray]) -> np.ndarray:
     return np.array([np.exp(np.mean([entropy(count) for count in counts])) for counts in draws])
+
+
+__getattr__ = renamed(
+    __name__,
+    {"plug_in": f"{__name__}.perplexity_plugin", "corrected": f"{__name__}.perplexity_corrected"},
+)

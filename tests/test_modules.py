@@ -1,0 +1,56 @@
+"""What belongs to any module: its inside, its mode, and whether its weights have changed."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from unisat.modules import bit_sum, evaluating, fingerprint, unwrap
+
+
+def test_what_is_inside_the_wrappers():
+    inner, compiled = nn.Linear(2, 2), partial(torch.compile, backend="eager")
+    for wrapped in (inner, nn.DataParallel(inner), compiled(inner), compiled(nn.DataParallel(inner))):
+        assert unwrap(wrapped) is inner
+
+
+def test_each_module_gets_its_own_mode_back():
+    model = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout(), nn.Linear(2, 2)))
+    model[1].eval()
+    before = [module.training for module in model.modules()]
+    assert True in before and False in before  # noqa: PT018
+    with pytest.raises(ZeroDivisionError), evaluating(model):
+        assert not any(module.training for module in model.modules())
+        1 / 0  # noqa: B018
+    assert [module.training for module in model.modules()] == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("shape", [(), (3,), (4, 5), (2, 3, 7)])
+def test_any_changed_bit_changes_the_sum(shape, dtype):
+    weight = torch.ones(shape, dtype=dtype)
+    before = bit_sum(weight)
+    assert bit_sum(weight.clone()) == before
+    for index in range(weight.numel()):
+        changed = weight.clone()
+        changed.view(-1).view(torch.int8)[index * weight.itemsize] ^= 1
+        assert bit_sum(changed) != before
+    rows = torch.arange(12.0).view(3, 4)
+    assert bit_sum(rows) != bit_sum(rows.flip(0))
+    assert bit_sum(rows[1:]) == bit_sum(rows[1:].clone())  # wherever in memory it begins
+
+
+def test_a_fingerprint_is_of_the_weights(one_model):
+    before = fingerprint(one_model)
+    assert fingerprint(one_model) == before == fingerprint(copy.deepcopy(one_model))
+    kept = copy.deepcopy(one_model.state_dict())
+    with torch.no_grad():
+        one_model.encoder.layers[2].layer_norm.bias[3] += 1e-6
+    assert fingerprint(one_model) != before
+    one_model.load_state_dict(kept)
+    assert fingerprint(one_model) == before
+    weight = one_model.encoder.layers[0].attention.q_proj.weight.data
+    weight.copy_(weight[[1, 0, *range(2, 16)]])  # behind the back of torch's count of changes
+    assert fingerprint(one_model) != before

@@ -1,0 +1,141 @@
+"""Labels of frames and utterances, in whatever form they are given, as numbers.
+
+A row without a label has None, NaN, an empty string or a negative number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+
+from unisat.interpret.features.bank import FeatureBank
+
+Labels: TypeAlias = Sequence[Any] | np.ndarray | Tensor | pd.Series
+FrameLabels: TypeAlias = Mapping[str, Labels] | Labels
+"""A label for each frame: by utterance id, utterance by utterance, or of all frames one behind the other."""
+
+
+def frame_labels(
+    labels: FrameLabels, ids: Sequence[str], lengths: Int[np.ndarray, " utterances"], name: str = "labels"
+) -> Shaped[np.ndarray, " frames"]:
+    """Read the label of each frame as it is given, utterances one behind the other.
+
+    Parameters
+    ----------
+    labels : dict or sequence
+        See `FrameLabels`.
+    ids, lengths : (utterances,)
+        Names of the utterances, and how many frames each has.
+    name : str
+        What the labels are called in messages.
+
+    Raises
+    ------
+    ValueError
+        If an utterance has no labels, or not as many as frames.
+    """
+    if isinstance(labels, Mapping):
+        if lost := [utterance for utterance in ids if utterance not in labels]:
+            raise ValueError(
+                f"{name!r} has nothing for {len(lost)} utterance(s), first {lost[0]!r}; give each its labels, or take "
+                "the others with bank.take(rows)."
+            )
+        labels = [labels[utterance] for utterance in ids]
+    elif any(np.ndim(part) != 1 for part in labels):
+        return _flat(labels, int(lengths.sum()), f"{name!r} must have one label for each of the {lengths.sum()} frames")
+    if len(labels) != len(ids):
+        raise ValueError(f"{name!r} has {len(labels)} rows for {len(ids)} utterances; give each utterance its own.")
+    parts = [_array(part) for part in labels]
+    for utterance, part, length in zip(ids, parts, lengths, strict=True):
+        if part.shape != (length,):
+            raise ValueError(f"{utterance!r} has {length} frames, but {name!r} of shape {part.shape} for it.")
+    parts = [part for part in parts if len(part)] or [np.empty(0, dtype=int)]
+    if any(part.dtype.kind in "OU" for part in parts):  # numpy would make strings of numbers beside strings
+        parts = [part.astype(object) for part in parts]
+    return np.concatenate(parts)
+
+
+def row_labels(
+    bank: FeatureBank, site: str, labels: str | FrameLabels, name: str = "labels"
+) -> Shaped[np.ndarray, " rows"]:
+    """Read the label of each row of a site as it is given: of each utterance, or of each frame of a frame-wise site.
+
+    Parameters
+    ----------
+    labels : str, dict or sequence
+        A column of the bank, which gives each frame the label of its utterance; or labels of the rows.
+
+    Raises
+    ------
+    ValueError
+        If there is no such column, an utterance has nothing in it, or labels are not as many as rows.
+    """
+    framewise = bank.is_frames(site)
+    if isinstance(labels, str):
+        return np.repeat(bank.labels(labels), bank.lengths(site)) if framewise else bank.labels(labels)
+    if framewise:
+        return frame_labels(labels, bank.ids, bank.lengths(site), name)
+    return _flat(labels, len(bank), f"{name!r} must be a column, or one label for each of the {len(bank)} utterances")
+
+
+def known(labels: Shaped[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:
+    """Tell the rows that have a label from those with None, NaN, an empty string or a negative whole number.
+
+    An array of floats is taken for a quantity, whose negative values are known.
+    """
+    if labels.dtype.kind in "iu":
+        return labels >= 0
+    there = ~pd.isna(labels)
+    if labels.dtype.kind in "OU":
+        there[there] = [label != "" and not (isinstance(label, Real) and label < 0) for label in labels[there]]
+    return there
+
+
+def label_codes(
+    labels: Shaped[np.ndarray, " rows"], name: str = "labels"
+) -> tuple[Int[np.ndarray, " rows"], list[str]]:
+    """Give a number for each row's label, -1 where it has none, and the labels' names.
+
+    Names are in order, whole numbers by size. A negative number of any type is no label.
+
+    Raises
+    ------
+    ValueError
+        If no row has a label.
+    """
+    labels = labels.astype(object) if labels.dtype.kind == "f" else labels
+    there = known(labels)
+    if not there.any():
+        raise ValueError(f"no row has a label in {name!r}: all are None, NaN, '' or negative.")
+    plain = labels[there] if labels.dtype.kind in "iu" else labels[there].astype(str)
+    names, found = np.unique(plain, return_inverse=True)
+    codes = np.full(len(labels), -1)
+    codes[there] = found
+    return codes, names.astype(str).tolist()
+
+
+def frame_codes(
+    labels: FrameLabels, ids: Sequence[str], lengths: Int[np.ndarray, " utterances"], name: str = "labels"
+) -> tuple[Int[np.ndarray, " frames"], list[str]]:
+    """Read labels of frames in any form (`frame_labels`) as numbers with names (`label_codes`)."""
+    return label_codes(frame_labels(labels, ids, lengths, name), name)
+
+
+def _array(labels: Any) -> np.ndarray:
+    given = np.asarray(labels)
+    if given.dtype.kind == "U" and not isinstance(labels, np.ndarray):  # None and numbers among strings became strings
+        return np.asarray(labels, dtype=object)
+    return given
+
+
+def _flat(labels: Any, rows: int, wanted: str) -> np.ndarray:
+    given = _array(labels)
+    if given.shape != (rows,):
+        raise ValueError(f"{wanted}, got shape {given.shape}.")
+    return given
