@@ -15,8 +15,9 @@ room                 question
 `result`             What a measurement returns.
 ===================  ==================================================
 
-Beside the rooms it gives the names that are not at the top of `unisat`: the classes `Trace`, `LayerReport` and
-`WeightedLayerSum`, and `rollout_of`, `chunk_error`, `active_scopes`.
+Beside the rooms it gives names that are not at the top of `unisat`: the classes `Trace`, `LayerReport` and
+`WeightedLayerSum`; `measures` and `head_measures` of attention, `rollout_of`, `chunk_error`, `active_scopes`;
+`one_step` and `clean_targets`; `xvectors`, `nearest_utterances`, `eer`, `eer_interval`, `min_dcf`.
 """
 
 import lazy_loader
