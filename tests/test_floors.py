@@ -17,6 +17,7 @@ FLOOR = {
             "checkpoint",
             "clusters",
             "fairseq",
+            "fast",
             "group_norm",
             "feature_extraction",
             "inputs",
