@@ -17,7 +17,7 @@ ROOMS = {"unisat.interpret.layers": "over_time", "unisat.interpret.units": "clus
 
 def test_there_are_old_paths():
     assert len(OLD) >= 28
-    assert "unisat.interpret.features.bank" in OLD
+    assert "unisat.interpret.bank" in OLD
 
 
 def gives_what_moved(old, homes):
@@ -45,7 +45,7 @@ def test_a_room_that_was_a_module_gives_what_it_held(room):
 
 def test_the_warning_is_at_the_line_that_uses_the_name():
     with pytest.warns(DeprecationWarning, match="is now") as caught:
-        from unisat.interpret.features.bank import FeatureBank  # noqa: F401
+        from unisat.interpret.bank import FeatureBank  # noqa: F401
     assert {warning.filename for warning in caught} == {__file__}
     with pytest.warns(DeprecationWarning, match="is now") as caught:
         renamed("unisat.x", {"old": "unisat.frames.hop"})("old")
@@ -56,10 +56,10 @@ RENAMED = {
     "unisat.interpret.speakers.maps.again": "unisat.interpret.speakers.xvectors.collect_like",
     "unisat.interpret.speakers.maps.neighbours": "unisat.interpret.speakers.maps.nearest_utterances",
     "unisat.interpret.speakers.maps.xvectors": "unisat.interpret.speakers.xvectors.xvectors",
-    "unisat.interpret.speakers.maps.neighbours": "unisat.interpret.speakers.maps.nearest_utterances",
-    "unisat.interpret.speakers.maps.again": "unisat.interpret.speakers.xvectors.collect_like",
+    "unisat.interpret.embedding.neighbours": "unisat.interpret.speakers.maps.nearest_utterances",
+    "unisat.interpret.embedding.again": "unisat.interpret.speakers.xvectors.collect_like",
     "unisat.interpret.features.collect.fresh": "unisat.interpret.features.collect.untrained_twin",
-    "unisat.interpret.features.collect.fresh": "unisat.interpret.features.collect.untrained_twin",
+    "unisat.interpret.collect.fresh": "unisat.interpret.features.collect.untrained_twin",
     "unisat.training.checkpoints.whole_folder": "unisat.files.whole_folder",
 }
 
@@ -80,7 +80,7 @@ def test_names_that_never_were_are_refused():
     with pytest.raises(AttributeError, match=r"'unisat\.x' has no attribute 'other'"):
         renamed("unisat.x", {"old": "unisat.frames.hop"})("other")
     with pytest.raises(ImportError, match="cannot import name 'Bonk'"):
-        from unisat.interpret.features.bank import Bonk  # noqa: F401
+        from unisat.interpret.bank import Bonk  # noqa: F401
 
 
 def test_a_renamed_function_warns():
@@ -90,6 +90,6 @@ def test_a_renamed_function_warns():
 
 
 def test_pickles_made_at_old_paths_load():
-    text = b"cunisat.interpret.features.bank\nFeatureBank\n."  # protocol 0: the name of a class alone
+    text = b"cunisat.interpret.bank\nFeatureBank\n."  # protocol 0: the name of a class alone
     with pytest.warns(DeprecationWarning, match="is now"):
         assert pickle.loads(text) is importlib.import_module("unisat.interpret.features.bank").FeatureBank

@@ -10,7 +10,7 @@ from conftest import shuffled, small_config
 import unisat as us
 from unisat.interpret.features.bank import FeatureBank
 from unisat.interpret.features.collect import collect
-from unisat.interpret.layers.over_time import weights as module
+from unisat.interpret.layers import weights as module
 from unisat.interpret.layers.weights import WeightedLayerSum, fit_layer_weights, layer_weights
 
 LENGTHS = (3000, 1700, 900)

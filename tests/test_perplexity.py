@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
-from unisat.interpret.units.clusters import perplexity
+from unisat.interpret.units import perplexity
 
 
 def test_perplexities_are_those_of_the_entropy():

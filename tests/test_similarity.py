@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unisat.interpret.features.bank import FeatureBank, Part
-from unisat.interpret.layers.over_time import similarity
+from unisat.interpret.layers import similarity
 from unisat.interpret.layers.similarity import layer_similarity
 from unisat.interpret.layers.subspaces import subspaces
 

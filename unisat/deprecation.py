@@ -16,7 +16,7 @@ class OldModule(ModuleType):
     Parameters
     ----------
     name : str
-        The old path, ``"unisat.interpret.features.bank"``.
+        The old path, ``"unisat.interpret.bank"``.
     homes : tuple of str
         The modules that hold its contents now; the first one that has a name gives it.
     """

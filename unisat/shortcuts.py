@@ -6,8 +6,6 @@ a formula that has a fast twin. Inside `plain` no fast way is taken. docs/perfor
 
 from __future__ import annotations
 
-import importlib
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,6 +15,8 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
+
+from unisat.deprecation import renamed
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -79,15 +79,7 @@ def sooner(fast: Callable[..., Any]) -> Callable[[Callable[P, R]], Callable[P, R
     return decorate
 
 
-_MOVED = {
-    "bit_sum": "unisat.modules",
-    **dict.fromkeys(["Folded", "Linear", "fold_group_norm", "kept_spectrum", "linear"], "unisat.fast"),
-    **dict.fromkeys(["mkl_is_slow", "pattern_is_cheap", "shifted_products", "spectrum"], "unisat.fast"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MOVED:
-        raise AttributeError(f"module 'unisat.shortcuts' has no attribute {name!r}.")
-    warnings.warn(f"unisat.shortcuts.{name} is now {_MOVED[name]}.{name}.", DeprecationWarning, stacklevel=2)
-    return getattr(importlib.import_module(_MOVED[name]), name)
+_FAST = (
+    "Folded Linear fold_group_norm kept_spectrum linear mkl_is_slow pattern_is_cheap shifted_products spectrum".split()
+)
+__getattr__ = renamed(__name__, {"bit_sum": "unisat.modules.bit_sum"} | {name: f"unisat.fast.{name}" for name in _FAST})
