@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 # in a container one is root, where Jupyter asks to be told that this is meant
 LAB_OPTIONS = $(if $(filter 0,$(shell id -u)),--allow-root)
-INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable
+# pip, or uv where one asks for it: `make lab UV=uv`
+INSTALL = $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip install --disable-pip-version-check) \
+	--quiet --constraint constraints.txt
 NBVAL = --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg --nbval-cell-timeout=300
 # a worker for each core, one thread each
 WORKERS = $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
@@ -73,9 +75,10 @@ clean:
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX) --constraint constraints.txt torch)
 
 .venv/.notebook: .venv/bin/python pyproject.toml constraints.txt
-	$(INSTALL) '.[hub,notebook]'
+	$(INSTALL) --editable '.[hub,notebook]'
 	touch $@
 
 .venv/.test: .venv/bin/python pyproject.toml constraints.txt
-	$(INSTALL) '.[test]'
+	$(INSTALL) 'pip>=25.1' # older ones do not know --group
+	$(INSTALL) --editable '.[all]' --group dev
 	touch $@ .venv/.notebook

@@ -1,7 +1,6 @@
 """Acoustic features against plain numpy."""
 
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ import torch
 
 import unisat as us
 from unisat.acoustics import deltas, log_mel, loudness, mfcc
-from unisat.clusters import fit
 
 
 def kaldi_mfcc(wave):
@@ -96,17 +94,3 @@ def test_loudness_is_in_decibels_of_full_scale():
     sine = torch.sin(2 * math.pi * torch.arange(16_000) / 100)
     assert loudness(sine) == pytest.approx(-3.0103, abs=1e-3)
     assert loudness(torch.zeros(100)) == loudness(1e-9 * square) == loudness(torch.zeros(0)) == -100
-
-
-@pytest.mark.parametrize(
-    ("library", "use"),
-    [
-        ("kaldi_native_fbank", lambda: mfcc(torch.zeros(800))),
-        ("kaldi_native_fbank", lambda: log_mel(torch.zeros(800))),
-        ("sklearn.cluster", lambda: fit(torch.eye(3), 2)),
-    ],
-)
-def test_a_missing_library_says_what_to_install(library, use, monkeypatch):
-    monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(ImportError, match=r"pip install 'unisat\[train\]'"):
-        use()

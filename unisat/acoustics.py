@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import kaldi_native_fbank as kaldi
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -21,7 +22,6 @@ def mfcc(waveform: Float[Tensor, " samples"]) -> Float[Tensor, "frames 39"]:
     The settings are those of fairseq's ``dump_mfcc_feature.py``: 23 mel bins, windows of 25 ms every 10 ms, no energy,
     no dither, no mean normalisation, samples in [-1, 1].
     """
-    kaldi = _kaldi("MFCC")
     options = kaldi.MfccOptions()
     options.use_energy = False
     cepstra = _frames(kaldi.OnlineMfcc, options, waveform, 13)
@@ -43,7 +43,6 @@ def deltas(features: Float[Tensor, "frames dim"]) -> Float[Tensor, "frames dim"]
 
 def log_mel(waveform: Float[Tensor, " samples"], bands: int = 80) -> Float[Tensor, "frames bands"]:
     """Logarithm of the energy in mel bands with Kaldi's defaults (Povey window, pre-emphasis), 100 frames a second."""
-    kaldi = _kaldi("log-mel bands")
     options = kaldi.FbankOptions()
     options.mel_opts.num_bins = bands
     return _frames(kaldi.OnlineFbank, options, waveform, bands)
@@ -53,14 +52,6 @@ def loudness(waveform: Float[Tensor, " samples"]) -> float:
     """Root mean square of a waveform in dB: 0 for a square wave at full scale, -100 for silence."""
     power = float(waveform.double().square().mean()) if len(waveform) else 0.0
     return max(LEAST_DB, 10 * float(np.log10(power))) if power > 0 else LEAST_DB
-
-
-def _kaldi(what: str) -> Any:
-    try:
-        import kaldi_native_fbank
-    except ImportError as error:
-        raise ImportError(f"{what} need kaldi-native-fbank: pip install 'unisat[train]'.") from error
-    return kaldi_native_fbank
 
 
 def _frames(kind: Any, options: Any, waveform: Float[Tensor, " samples"], width: int) -> Float[Tensor, "frames width"]:

@@ -67,10 +67,8 @@ class Clusters:
 
 def fit(sample: Float[Tensor, "frames dim"], clusters: int, seed: int = 0) -> Clusters:
     """Fit k-means with fairseq's settings for HuBERT (scikit-learn's ``MiniBatchKMeans``)."""
-    try:
-        from sklearn.cluster import MiniBatchKMeans
-    except ImportError as error:
-        raise ImportError("k-means needs scikit-learn: pip install 'unisat[train]'.") from error
+    from sklearn.cluster import MiniBatchKMeans
+
     if len(sample) < clusters:
         raise ValueError(
             f"{len(sample)} frames cannot make {clusters} clusters; take a larger sample or fewer clusters."

@@ -123,7 +123,7 @@ class UniSpeechSatPreTrainedModel(nn.Module):
         ----------
         name_or_path : str or Path
             A folder with ``config.json`` and ``model.safetensors`` or ``pytorch_model.bin`` (single or sharded),
-            or the name of a repository on the hub (needs ``pip install unisat[hub]``).
+            or the name of a repository on the hub (needs ``pip install 'unisat[hub]'``).
         config : UniSpeechSatConfig, optional
             Instead of the folder's ``config.json``.
         dtype : torch.dtype, optional

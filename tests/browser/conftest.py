@@ -14,7 +14,7 @@ from lab import CHROMIUM, ROOT, Lab
 try:
     import playwright  # noqa: F401
 except ImportError:
-    MISSING = "playwright is not installed: pip install 'unisat[test]'"
+    MISSING = "playwright is not installed: pip install --group test"
 else:
     MISSING = "" if CHROMIUM else "no chromium on the PATH (apt install chromium, or set UNISAT_CHROMIUM)"
 

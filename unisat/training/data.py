@@ -69,7 +69,10 @@ def _table(file: Path, where: Mapping[str, Any]) -> Corpus:
     if not file.exists():
         raise FileNotFoundError(f"there is no manifest {file}; expected a .csv or .parquet table, or a folder.")
     if file.suffix == ".parquet":
-        table = pd.read_parquet(file)
+        try:
+            table = pd.read_parquet(file)
+        except ImportError as error:
+            raise ImportError(f"{file} needs pyarrow: pip install 'unisat[train]'.") from error
     else:
         table = pd.read_csv(file, dtype=dict.fromkeys(LABELS, str), keep_default_na=False, na_values=[""])
     if "path" not in table or table.empty:

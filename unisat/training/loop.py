@@ -415,8 +415,10 @@ class Log:
             self._cut(folder / f"{name}.csv", step)
         self.writer = None
         if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise ImportError("run.tensorboard needs TensorBoard: pip install 'unisat[train]'.") from error
             self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     @staticmethod

@@ -4,6 +4,12 @@
 moving that slider does.
 """
 
+try:
+    import anywidget  # noqa: F401
+    import ipywidgets  # noqa: F401
+except ImportError as error:
+    raise ImportError("us.widgets needs ipywidgets and anywidget: pip install 'unisat[widgets]'.") from error
+
 from unisat.widgets.attention_view import attention
 from unisat.widgets.layer_weights_view import layer_weights
 from unisat.widgets.layers_view import layers

@@ -245,7 +245,7 @@ def _umap(values: np.ndarray, n_neighbors: int, seed: int) -> _Drawn:
             warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)
             umap = importlib.import_module("umap")
     except ImportError as error:
-        raise ImportError("method='umap' needs umap-learn: pip install 'unisat[measure]'.") from error
+        raise ImportError("method='umap' needs umap-learn: pip install 'unisat[umap]'.") from error
     mapper = umap.UMAP(n_neighbors=n_neighbors, random_state=seed, n_jobs=1)
     coordinates = np.asarray(mapper.fit_transform(values), dtype=float)
     near = _sklearn("neighbors").NearestNeighbors(n_neighbors=3).fit(values)
@@ -306,7 +306,4 @@ def _trustworthiness(values: np.ndarray, coordinates: np.ndarray, count: int) ->
 
 
 def _sklearn(part: str) -> Any:
-    try:
-        return importlib.import_module(f"sklearn.{part}")
-    except ImportError as error:
-        raise ImportError("a picture's numbers need scikit-learn: pip install 'unisat[measure]'.") from error
+    return importlib.import_module(f"sklearn.{part}")

@@ -324,10 +324,8 @@ def _discriminant(
     features: np.ndarray, known: np.ndarray, who: np.ndarray, dimensions: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Both in the space of a linear discriminant analysis, and the speakers of what it was fitted on."""
-    try:
-        from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-    except ImportError as error:
-        raise ImportError("discriminant analysis needs scikit-learn: pip install 'unisat[measure]'.") from error
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
     several = pd.Series(who).groupby(who).transform("size").to_numpy() > 1
     known, who = known[several], who[several].astype(str)
     if len(set(who)) < 2:
