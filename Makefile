@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 # in a container one is root, where Jupyter asks to be told that this is meant
 LAB_OPTIONS = $(if $(filter 0,$(shell id -u)),--allow-root)
-# pip, or uv where one asks for it: `make lab UV=uv`
-INSTALL = $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip install --disable-pip-version-check) \
-	--quiet --constraint constraints.txt
+# Modules are compiled when they are first imported: to compile all of them takes pip as long as everything else.
+PIP = $(BIN)/python -m pip install --disable-pip-version-check --no-compile
+# `make lab UV=uv` takes uv instead
+INSTALL = $(if $(UV),$(UV) pip install --python $(BIN)/python,$(PIP)) --quiet --constraint constraints.txt
 NBVAL = --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg --nbval-cell-timeout=300
 # a worker for each core, one thread each
 WORKERS = $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
@@ -72,7 +73,7 @@ clean:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "unisat needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V); say which: make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX) --constraint constraints.txt torch)
+	$(if $(TORCH_INDEX),$(PIP) --quiet --index-url $(TORCH_INDEX) --constraint constraints.txt torch)
 
 .venv/.notebook: .venv/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[hub,notebook]'
