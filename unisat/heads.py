@@ -142,7 +142,7 @@ class UniSpeechSatForCTC(HeadModel):
         return model
 
     def load_adapter(self, target_lang: str, folder: str | Path | None = None, *, force_load: bool = True) -> None:
-        """Replace the adapters and the letters by those of another language.
+        """Replace the adapters and the letters by those of a language.
 
         The file is ``adapter.<lang>.safetensors``, or else ``adapter.<lang>.bin``, beside the checkpoint or in
         ``folder``. A vocabulary of another size gives a new `lm_head` and a new ``config.vocab_size``.
@@ -259,7 +259,7 @@ def impossible_targets(labels: Int[Tensor, "batch tokens"], lengths: Int[Tensor,
 
 
 class UniSpeechSatForSequenceClassification(HeadModel):
-    """A class, or a number, for a whole utterance: it averages the projected frames and classifies the mean."""
+    """A class, or a number, for a whole utterance, from the mean of its projected frames."""
 
     def __init__(self, config: UniSpeechSatConfig):
         super().__init__(config, weighted_sum=True)
