@@ -1,4 +1,4 @@
-"""Language adapters: the small part of a CTC model that belongs to one language, as a module and on disk."""
+"""Language adapters: the module, and the files, of the small part of a CTC model that belongs to one language."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEAD = ("lm_head.weight", "lm_head.bias")
 
 
 class AttentionAdapter(nn.Module):
-    """A narrow residual branch behind the feed-forward: the part of a layer that belongs to one language."""
+    """A narrow residual branch behind the feed-forward; this part of a layer belongs to one language."""
 
     def __init__(self, hidden_size: int, adapter_dim: int):
         super().__init__()
@@ -28,7 +28,7 @@ class AttentionAdapter(nn.Module):
         self.linear_2 = Linear(adapter_dim, hidden_size)
 
     def forward(self, hidden: Float[Tensor, "batch frames hidden"]) -> Float[Tensor, "batch frames hidden"]:
-        """Give what is to be added to each frame."""
+        """Give what the layer adds to each frame."""
         return self.linear_2(self.act_fn(self.linear_1(self.norm(hidden))))
 
 
@@ -42,19 +42,19 @@ def check(model: nn.Module) -> None:
 
 
 def file_name(target_lang: str) -> str:
-    """``adapter.<lang>``, for a language that is a plain word such as ``fra`` or ``zh-hans``."""
+    """Give ``adapter.<lang>``; the language must be a plain word such as ``fra`` or ``zh-hans``."""
     if not re.fullmatch(r"\w[\w-]*", target_lang):
         raise ValueError(f"target_lang={target_lang!r} must be a plain word such as 'fra': it names a file.")
     return f"adapter.{target_lang}"
 
 
 def parts(model: nn.Module) -> dict[str, Tensor]:
-    """All weights that belong to a language: adapters and `lm_head`, under their full names."""
+    """Give all weights that belong to a language, by full name: those of the adapters and `lm_head`."""
     return {k: v for k, v in model.state_dict().items() if ".adapter_layer." in k or k in HEAD}
 
 
 def find(model: UniSpeechSatPreTrainedModel, target_lang: str, folder: str | Path | None) -> Path:
-    """The adapter's file: safetensors where there are both kinds."""
+    """Find the adapter's file; safetensors comes first if both kinds are there."""
     name = file_name(target_lang)
     place = folder if folder is not None else model.name_or_path
     if place is None:

@@ -1,7 +1,7 @@
-"""Weights to and from disk: strict about names and shapes, and never running code from a file.
+"""Read and write weights: names and shapes must fit, and no file can run code.
 
-Reads ``model.safetensors`` and ``pytorch_model.bin``, single or sharded, in the reference's current and older
-spelling of names; writes ``model.safetensors``.
+The module reads ``model.safetensors`` and ``pytorch_model.bin``, single or sharded, with the reference's current or
+older names. It writes ``model.safetensors``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SAFETENSORS_NAME = "model.safetensors"
 BIN_NAME = "pytorch_model.bin"
 WEIGHT_FILES = (SAFETENSORS_NAME, SAFETENSORS_NAME + ".index.json", BIN_NAME, BIN_NAME + ".index.json")
 
-# torch.nn.utils.weight_norm's names, and those of torch.nn.utils.parametrizations.weight_norm
+# the names of torch.nn.utils.weight_norm, and those of torch.nn.utils.parametrizations.weight_norm
 _OLD_NAMES = {
     "conv.weight_g": "conv.parametrizations.weight.original0",
     "conv.weight_v": "conv.parametrizations.weight.original1",
@@ -32,14 +32,16 @@ logger = logging.getLogger(__name__)
 
 
 def find_folder(name_or_path: str | Path, revision: str | None = None) -> Path:
-    """Find a checkpoint's folder: a local one, or that of a hub repository, downloaded or from the cache.
+    """Find a checkpoint's folder: a local one, or that of a hub repository (from the cache, or downloaded).
 
     Raises
     ------
     FileNotFoundError
         If there is no such folder and no such repository can be reached; the message says which files go where.
+    ValueError
+        If the path is that of a file.
     ImportError
-        If it looks like a hub name and ``huggingface_hub`` is not installed.
+        If the name looks like a hub name and ``huggingface_hub`` is not installed.
     """
     path = Path(name_or_path).expanduser()
     if path.is_dir():
@@ -79,10 +81,7 @@ def _download(name: str, revision: str | None) -> Path:
                 for shard in _shards(path):
                     get(shard)
             return folder
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # offline, no such repository, no access: all are OSErrors or ValueErrors
+    except (OSError, ValueError) as error:  # offline, no such repository, or no access
         raise FileNotFoundError(
             f"{name!r} is neither a folder here nor could it be fetched from the hub "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}). "
@@ -93,7 +92,7 @@ def _download(name: str, revision: str | None) -> Path:
 
 
 def _shards(index: Path) -> list[str]:
-    """Names of the files that an index lists, all beside the index."""
+    """Give the names of the files that an index lists; all must lie beside the index."""
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -104,14 +103,14 @@ def _shards(index: Path) -> list[str]:
 
 
 def read_weights(folder: str | Path) -> dict[str, Tensor]:
-    """Read all weights of a checkpoint folder, safetensors where there are both kinds, on the CPU.
+    """Read all weights of a checkpoint folder to the CPU; safetensors comes first if both kinds are there.
 
     Raises
     ------
     FileNotFoundError
         If the folder holds no weights, or a shard is missing.
     ValueError
-        If a file is truncated, is not what its name says, or would run code when read.
+        If a file is truncated, is not what its name says, or would run code.
     """
     folder = Path(folder)
     for name in WEIGHT_FILES:
@@ -126,7 +125,7 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
-    """Read one file of weights; raises what `read_weights` raises."""
+    """Read one file of weights; it raises what `read_weights` raises."""
     if not path.is_file():
         raise FileNotFoundError(f"the index lists {path.name}, which is not in {path.parent}; fetch it again.")
     if path.suffix == ".safetensors":
@@ -172,18 +171,18 @@ def load_weights(
     fresh: Callable[[], Mapping[str, Tensor]] | None = None,
     ignore_mismatched_sizes: bool = False,
 ) -> list[str]:
-    """Put weights into a model, every one of them, or say everything that does not fit.
+    """Put all weights into a model, or say everything that does not fit.
 
-    The backbone lies under ``prefix`` (``unispeech_sat.``) in a model with a head and at the top without one; either
-    kind of checkpoint goes into either kind of model. The weights of another head have no place and are left out. A
-    head, and adapters, that the checkpoint does not have start ``fresh``; the backbone must be complete.
+    In a model with a head the backbone is under ``prefix`` (``unispeech_sat``); in one without a head it is at the top.
+    Either kind of checkpoint goes into either kind of model. The weights of another head are left out. A head and
+    adapters that the checkpoint does not have start ``fresh``; the backbone must be complete.
 
     Parameters
     ----------
     fresh : callable, optional
-        Gives freshly drawn weights; called only where some are needed. None: everything must be in the checkpoint.
+        Gives freshly drawn weights, and is called only if some are needed. If None, the checkpoint must have all.
     ignore_mismatched_sizes : bool
-        Start weights of the head afresh where the checkpoint's have another shape, such as another number of classes.
+        Draw weights of the head afresh if the checkpoint's have another shape, such as another number of classes.
 
     Returns
     -------
@@ -193,7 +192,7 @@ def load_weights(
     Raises
     ------
     ValueError
-        With all missing, unused and misshapen names in one message; the model is then unchanged.
+        If weights are missing, unused or misshapen; one message names all of them. The model is then unchanged.
     """
     expected, dotted = model.state_dict(), prefix + "."
     has_head = any(name.startswith(dotted) for name in expected)
@@ -220,7 +219,7 @@ def load_weights(
         raise ValueError(misfit(source, model, missing, unused, wrong_shapes))
     if new and fresh is not None:
         state = state | {name: value for name, value in fresh().items() if name in new}
-    # weights that start fresh have torch's own precision: bring them to that of the rest
+    # fresh weights have torch's default precision; they get that of the others
     dtype = dtype or next((value.dtype for value in state.values() if value.is_floating_point()), None)
     model.load_state_dict({k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}, assign=True)
     return new
@@ -229,7 +228,7 @@ def load_weights(
 def _without_other_heads(
     state: dict[str, Tensor], expected: Mapping[str, Tensor], dotted: str, has_head: bool
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Bring the backbone's names to the model's form; give the names of another head apart."""
+    """Bring the backbone's names to the model's form; give the state, and the names of another head."""
     prefixed = any(name.startswith(dotted) for name in state)
     if has_head and not prefixed:
         return {dotted + name: value for name, value in state.items()}, []
@@ -241,7 +240,7 @@ def _without_other_heads(
 
 
 def misfit(source: str, model: nn.Module, missing: list[str], unused: list[str], misshapen: list[str]) -> str:
-    """Everything that does not fit, in one message."""
+    """Say everything that does not fit in one message."""
     return (
         f"{source} does not fit {type(model).__name__}:"
         f"\n  missing from the checkpoint: {_list(missing)}"
@@ -256,7 +255,7 @@ def _list(names: Iterable[str]) -> str:
 
 
 def write_weights(state: Mapping[str, Tensor], folder: str | Path, name: str = SAFETENSORS_NAME) -> Path:
-    """Write a safetensors file, whole or not at all."""
+    """Write a safetensors file whole or not at all, and give its path."""
     from safetensors.torch import save_file
 
     folder = Path(folder)

@@ -1,4 +1,4 @@
-"""Old names that live on for one release: each use warns and says what the name is called now."""
+"""Old names that work for one more release: each use warns and says the new name."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 
 class OldModule(ModuleType):
-    """A module under its old path: it holds nothing, and gives what its new homes hold.
+    """A module under its old path: it is empty, and gives what its new homes hold.
 
     Parameters
     ----------
     name : str
-        The old path, ``"unisat.interpret.bank"``.
+        The old path, such as ``"unisat.interpret.bank"``.
     homes : tuple of str
-        The modules that hold its contents now; the first one that has a name gives it.
+        The modules that hold its contents now. A name comes from the first one that has it.
     """
 
     def __init__(self, name: str, homes: tuple[str, ...]) -> None:
@@ -30,14 +30,14 @@ class OldModule(ModuleType):
 
 
 def old_modules(package: str, homes: Mapping[str, str]) -> None:
-    """Let the old paths of a package's modules be imported as before.
+    """Make the old paths of a package's modules importable as before.
 
     Parameters
     ----------
     package : str
         The package's name, ``__name__``.
     homes : dict
-        By old name the new one, both inside the package; several are divided by spaces.
+        New names by old names, both inside the package. Several new ones are separated by spaces.
     """
     for old, new in homes.items():
         name = f"{package}.{old}"
@@ -45,12 +45,12 @@ def old_modules(package: str, homes: Mapping[str, str]) -> None:
 
 
 def moved(old: str, *homes: str) -> Callable[[str], Any]:
-    """Give the ``__getattr__`` of a package that was a module once, whose contents are now in ``homes``."""
+    """Give the ``__getattr__`` of a package that was a module; its contents are now in ``homes``."""
     return lambda name: _moved(old, homes, name)
 
 
 _RENAMED: dict[str, Mapping[str, str]] = {}
-"""New dotted names by old names, of each module in which some have changed."""
+"""For each module with changed names: the new dotted names by old names."""
 
 
 def _moved(old: str, homes: tuple[str, ...], name: str) -> Any:
@@ -76,9 +76,9 @@ def renamed(
     module : str
         The module's own name, ``__name__``.
     names : dict
-        New dotted names by old names, ``{"fresh": "unisat.interpret.features.collect.untrained_twin"}``.
+        New dotted names by old names, such as ``{"fresh": "unisat.interpret.features.collect.untrained_twin"}``.
     otherwise : callable, optional
-        The module's ``__getattr__`` for all other names.
+        A ``__getattr__`` for all other names.
     """
     _RENAMED[module] = names
     return lambda name: _renamed(module, names, otherwise, name)
@@ -99,5 +99,5 @@ def _get(dotted: str) -> Any:
 
 
 def _warn(old: str, new: str) -> None:
-    """Warn at the line that uses the old name: three calls up, through the module's ``__getattr__``."""
+    """Warn at the line that uses the old name, which is three calls up, behind the module's ``__getattr__``."""
     warnings.warn(f"{old} is now {new}; the old name goes in the next release.", DeprecationWarning, stacklevel=4)

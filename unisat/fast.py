@@ -1,4 +1,4 @@
-"""The fast ways: each gives the numbers of a plain formula within 1e-5, and says where it does not apply.
+"""The fast ways: each gives the numbers of a plain formula within 1e-5, where it applies.
 
 ============================  =================================================  ====================================
 fast way                      instead of                                         in
@@ -13,9 +13,9 @@ fast way                      instead of                                        
 `attend_in_place`             the scores beside the pattern in memory            ``Attention.attend``
 ============================  =================================================  ====================================
 
-A fast way takes the arguments of its formula (the module, which stands above this file in `unisat.model`, comes as
-``Any``) and gives `NotImplemented` where it does not apply: inside `unisat.shortcuts.plain`, in what `torch.compile`
-looks at (only `attend_fused` suits that), and where a hook would see the difference.
+A fast way takes the arguments of its formula. Modules come as ``Any``, because this file may not import theirs,
+`unisat.model`. Where a fast way does not apply, it gives `NotImplemented`: inside `unisat.shortcuts.plain`, under
+`torch.compile` (save `attend_fused`), and where a hook would see the difference.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from unisat.shortcuts import allowed, sooner, watched
 
 @lru_cache(maxsize=1)
 def mkl_is_slow() -> bool:
-    """Whether torch multiplies matrices with MKL on a processor for which MKL leaves AVX-512 alone.
+    """Whether torch multiplies matrices with MKL on a processor on which MKL does not use AVX-512.
 
-    On those of AMD it does, and oneDNN, which torch brings too, is twice as fast.
+    MKL does not use it on processors of AMD. There oneDNN, which comes with torch too, is twice as fast.
     """
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
@@ -57,22 +57,23 @@ def mkl_is_slow() -> bool:
 
 
 LEAST = 20_480
-"""Values in a matrix below which oneDNN costs more than it saves (torch has the same limit for convolutions)."""
+"""With fewer values in a matrix oneDNN costs more than it saves; torch has the same limit for convolutions."""
 
 
 def multiply_as_convolution(
     values: Float[Tensor, "*batch inputs"], weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"]
 ) -> Float[Tensor, "*batch outputs"] | NotImplementedType:
-    """A matrix product asked of oneDNN, which torch asks for convolutions only: as one of width 1.
+    """Multiply matrices as a convolution of width 1.
 
-    On processors for which MKL has no fast kernels, in float32.
+    Torch gives convolutions to oneDNN, but products to MKL. This way applies in float32 on processors for which MKL
+    has no fast kernels.
     """
     single = values.dtype == torch.float32 == weight.dtype and not torch.is_autocast_enabled("cpu")
     if not (single and values.device.type == "cpu" and values.numel() > LEAST and allowed() and mkl_is_slow()):
         return NotImplemented
-    # one image, as wide as there are rows, whose channels lie side by side in memory: nothing is copied
+    # an image as wide as there are rows, with the channels side by side in memory, so nothing is copied
     image = values.reshape(1, 1, -1, values.shape[-1]).permute(0, 3, 1, 2)
-    # a dilation means nothing to a kernel of width 1, but without it torch gives a single thread's work to MKL
+    # dilation does not change a kernel of width 1, but without it torch gives the work of a single thread to MKL
     out = F.conv2d(image, weight[:, :, None, None], bias, dilation=(1, 2))
     return out.permute(0, 2, 3, 1).reshape(*values.shape[:-1], len(weight))
 
@@ -86,7 +87,7 @@ def linear(
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear` through `linear`."""
+    """`torch.nn.Linear` that computes with `linear`."""
 
     def forward(self, input: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         """Multiply."""
@@ -103,10 +104,10 @@ def convolve_as_image(
     stride: int = 1,
     dilation: int = 1,
 ) -> Float[Tensor, "batch outputs frames"] | NotImplementedType:
-    """A convolution over one row of an image, which leaves the channels of a position side by side in memory.
+    """Convolve one row of an image, which leaves the channels of a position side by side in memory.
 
-    A norm over channels needs them so. PyTorch's one-dimensional convolution copies such a signal into (batch,
-    channels, positions) and the norm copies it back, which takes a third of a training step of a small model.
+    A norm over channels needs this layout. PyTorch's one-dimensional convolution copies the signal into (batch,
+    channels, positions), and the norm copies it back. These copies take a third of a small model's training step.
     """
     if not allowed():
         return NotImplemented
@@ -127,7 +128,7 @@ def conv1d(
 
 
 class Conv1d(nn.Conv1d):
-    """`torch.nn.Conv1d` without padding, through `conv1d`."""
+    """`torch.nn.Conv1d` without padding that computes with `conv1d`."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, bias: bool = True):
         super().__init__(in_channels, out_channels, kernel_size, stride, bias=bias)
@@ -141,10 +142,10 @@ class Conv1d(nn.Conv1d):
 
 
 def in_place(activation: nn.Module, signal: Tensor) -> Tensor:
-    """Apply an activation, a GELU without gradients in the memory of ``signal``, which nobody else may hold."""
+    """Apply an activation; a GELU without gradients overwrites ``signal``, which nobody else may hold."""
     is_gelu = isinstance(activation, nn.GELU) and activation.approximate == "none"
     if is_gelu and not signal.requires_grad and not watched(activation):
-        # 65 MB behind the first convolution for 10 s of speech: a new tensor costs more than the function
+        # 10 s of speech are 65 MB behind the first convolution: a new tensor costs more than the function
         return torch.ops.aten.gelu_(signal)
     return activation(signal)
 
@@ -152,9 +153,9 @@ def in_place(activation: nn.Module, signal: Tensor) -> Tensor:
 def feed_forward_in_place(
     layer: Any, hidden: Float[Tensor, "batch frames hidden"]
 ) -> Float[Tensor, "batch frames hidden"] | NotImplementedType:
-    """The feed-forward whose activation takes the memory of what it is applied to."""
+    """Compute the feed-forward with an activation that overwrites its input."""
     wide = layer.intermediate_dense
-    # something else in its place might give back what it got, which is not ours to write into
+    # another module in its place might return its own input, which we must not overwrite
     if not allowed() or watched(wide, layer.activation) or not isinstance(wide, nn.Linear):
         return NotImplemented
     inner = in_place(layer.activation, wide(hidden))
@@ -164,11 +165,11 @@ def feed_forward_in_place(
 # ---- attention ----
 
 SMALL_PATTERN = 4_000_000
-"""Weights of all heads that fit into a processor's caches."""
+"""So many attention weights, of all heads together, fit into a processor's caches."""
 
 
 def pattern_is_cheap(queries: Float[Tensor, "batch heads frames head_dim"]) -> bool:
-    """Whether to attend by way of the whole pattern: of half precision, torch's fused attention is slow on a CPU."""
+    """Whether to compute the whole pattern: on a CPU, torch's fused attention is slow in half precision."""
     batch, heads, frames, _ = queries.shape
     half = queries.device.type == "cpu" and queries.dtype in (torch.bfloat16, torch.float16)
     return half and batch * heads * frames * frames <= SMALL_PATTERN and not torch.is_grad_enabled() and allowed()
@@ -188,9 +189,9 @@ def attend_fused(
     valid: Bool[Tensor, "batch frames"] | None,
     output_attentions: bool,
 ) -> Attended | NotImplementedType:
-    """Attention without the pattern in memory, as torch has it fused; where nobody wants to see the pattern.
+    """Attend with torch's fused attention, which keeps no pattern in memory, if nobody wants to see the pattern.
 
-    Compiled code takes it too.
+    Compiled code uses it too.
     """
     seen = output_attentions or watched(attention.softmax, attention.dropout)
     if seen or not allowed(compiled=True) or pattern_is_cheap(q):
@@ -208,7 +209,7 @@ def attend_in_place(
     valid: Bool[Tensor, "batch frames"] | None,
     output_attentions: bool,
 ) -> Attended | NotImplementedType:
-    """Attention whose pattern takes the memory of the scores, which nobody asks for; without gradients."""
+    """Attend with a pattern that overwrites the scores, which nobody else needs; without gradients only."""
     if not allowed() or torch.is_grad_enabled() or watched(attention.softmax):
         return NotImplemented
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
@@ -223,14 +224,14 @@ def attend_in_place(
 
 @dataclass(frozen=True)
 class Folded:
-    """A convolution of one channel with the norm behind it, for each utterance of a batch.
+    """A convolution of one channel and the norm behind it as one convolution, for each utterance of a batch.
 
     Attributes
     ----------
     kernel : (batch, taps, channels)
     bias : (batch, 1, channels)
     offset : (batch, 1)
-        What is taken off the waveform first: the bias makes up for it.
+        It is subtracted from the waveform first; the bias makes up for it.
     stride : int
         Samples from one frame to the next.
     """
@@ -241,9 +242,9 @@ class Folded:
     stride: int
 
     def __call__(self, waveform: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch channels frames"]:
-        """Convolve; without gradients so that a frame's channels lie side by side in memory.
+        """Convolve; without gradients, a frame's channels come out side by side in memory.
 
-        Of the next convolution, the forward pass is faster so, the backward pass otherwise.
+        This layout speeds up the forward pass of the next convolution; the other one speeds up its backward pass.
         """
         seen = (waveform - self.offset).unfold(1, self.kernel.shape[1], self.stride)  # (batch, frames, taps)
         if torch.is_grad_enabled():
@@ -251,24 +252,24 @@ class Folded:
         return torch.baddbmm(self.bias, seen, self.kernel).transpose(1, 2)
 
     def take(self, utterances: Bool[Tensor, " batch"] | slice) -> Folded:
-        """The same for some utterances of the batch."""
+        """Give the same for some utterances of the batch."""
         return Folded(self.kernel[utterances], self.bias[utterances], self.offset[utterances], self.stride)
 
 
 def fold_group_norm(
     waveform: Float[Tensor, "batch samples"], conv: nn.Conv1d, norm: nn.GroupNorm, lengths: Int[Tensor, " batch"] | None
 ) -> Folded:
-    """Put the mean and variance over time of what ``conv`` will give into its kernel.
+    """Fold a norm over time into the kernel of the convolution in front of it.
 
-    A channel is ``k · x_t`` for the samples ``x_t`` under the kernel, so its mean is ``k · mean(x)`` and its variance
-    ``k' cov(x) k``, with a covariance of 10 by 10 numbers: the 512 channels need not be looked at. In float64, since a
-    kernel that lets little of a loud signal through is a small difference of large numbers. A bias of the convolution
-    drops out.
+    A channel is ``k · x_t`` for the samples ``x_t`` under the kernel ``k``. So its mean is ``k · mean(x)`` and its
+    variance is ``k' cov(x) k``. The covariance has 10 by 10 numbers, and the 512 channels need not be computed for it.
+    All this is in float64, because a kernel that lets little of a loud signal through gives small differences of large
+    numbers. A bias of the convolution drops out.
 
     Parameters
     ----------
     lengths : (batch,), optional
-        Frames behind the convolution that count; None for all.
+        Frames behind the convolution that count; None means all.
     """
     taps, stride = conv.kernel_size[0], conv.stride[0]
     frames = waveform.double().unfold(1, taps, stride)  # (batch, frames, taps)
@@ -284,7 +285,7 @@ def fold_group_norm(
     kernel = conv.weight.double()[:, 0]  # (channels, taps)
     variance = ((kernel @ covariance) * kernel).sum(-1).clamp(min=0)  # (batch, channels)
     scale = norm.weight.double() * (variance + norm.eps).rsqrt()
-    # a constant under the waveform costs digits, and vanishes in the norm; half precision has none to spare for this
+    # a constant offset vanishes in the norm but costs digits; in half precision, subtracting it would cost more
     offset = mean.mean(-1) if waveform.dtype == torch.float32 else torch.zeros_like(mean[..., 0])
     offset = offset.detach().to(waveform)
     bias = norm.bias.double() - ((mean - offset[..., None]) @ kernel.T)[:, 0] * scale
@@ -293,18 +294,18 @@ def fold_group_norm(
 
 
 def can_be_folded(layer: Any, waveform: Float[Tensor, "batch positions"]) -> bool:
-    """Whether a layer of the front end has a norm over time, and nobody looks between the convolution and it."""
+    """Whether a front-end layer has a norm over time, and nobody looks between its convolution and the norm."""
     conv, norm = layer.conv, layer.layer_norm
     if not isinstance(conv, nn.Conv1d) or not isinstance(norm, MaskedGroupNorm) or waveform.dtype == torch.float64:
         return False
-    learns = conv.bias is not None and torch.is_grad_enabled()  # a bias drops out, and would get no gradient
+    learns = conv.bias is not None and torch.is_grad_enabled()  # a bias drops out, so it would get no gradient
     return allowed() and not watched(conv, norm) and not learns
 
 
 def fold_the_norm(
     layer: Any, signal: Float[Tensor, "batch inputs positions"], lengths: Int[Tensor, " batch"] | None
 ) -> Float[Tensor, "batch channels frames"] | NotImplementedType:
-    """A convolution of the waveform and the norm over time behind it, at once; then the activation."""
+    """Compute a convolution of the waveform and the norm behind it at once, then the activation."""
     waveform = signal[:, 0]
     if not can_be_folded(layer, waveform):
         return NotImplemented
@@ -315,7 +316,7 @@ def fold_the_norm(
 # ---- the front end ----
 
 PIECE, LEAST_PIECE = 100, 16
-"""Frames of all utterances together, and of each, that the convolutions compute at once."""
+"""The convolutions compute so many frames of all utterances at once, and at least so many of each."""
 
 
 def encode_in_pieces(
@@ -323,8 +324,8 @@ def encode_in_pieces(
 ) -> Float[Tensor, "batch channels frames"] | NotImplementedType:
     """Encode some frames at a time, so that the wide signals between the layers stay in the processor's caches.
 
-    Nothing is cut: each piece has all the samples that its frames see, and the norm over time is folded into the first
-    kernel beforehand. Frames of padding are left out, and stay 0. Without gradients, and not in float64.
+    The result is the same, because each piece has all the samples that its frames see, and the norm over time is
+    folded into the first kernel beforehand. Frames of padding stay 0. This applies without gradients, not in float64.
     """
     if not allowed() or torch.is_grad_enabled() or waveform.dtype == torch.float64:
         return NotImplemented
@@ -362,13 +363,13 @@ def encode_in_pieces(
 # ---- the positional convolution ----
 
 WINDOW = 256
-"""Frames that `shifted_products` transforms at once."""
+"""`shifted_products` transforms so many frames at once."""
 
 
 def spectrum(
     weight: Float[Tensor, "channels inputs taps"], groups: int
 ) -> Complex[Tensor, "frequencies groups inputs out"]:
-    """What `shifted_products` multiplies by: the conjugate spectrum of a grouped kernel."""
+    """Conjugate spectrum of a grouped kernel, by which `shifted_products` multiplies."""
     frequencies = torch.fft.rfft(weight.float(), n=WINDOW).conj()
     return frequencies.unflatten(0, (groups, -1)).permute(3, 0, 2, 1).resolve_conj().contiguous()
 
@@ -379,9 +380,9 @@ def shifted_products(
     taps: int,
     padding: int,
 ) -> Float[Tensor, "batch frames channels"]:
-    """A grouped convolution over time, padded with zeros, by way of spectra (overlap-save, in float32).
+    """Compute a grouped convolution over time, padded with zeros, from spectra (overlap-save, in float32).
 
-    Out of `WINDOW` transformed frames the last ``taps - 1`` wrap around and are dropped; the windows overlap by those.
+    Of `WINDOW` transformed frames the last ``taps - 1`` wrap around and are dropped, so windows overlap by that many.
     A kernel of 128 taps on 48 channels is too narrow for matrix units and too wide for direct convolution.
     """
     frames, step = signal.shape[1], WINDOW - taps + 1
@@ -393,7 +394,7 @@ def shifted_products(
     products = products.unflatten(2, rows.shape[2:4]).permute(2, 3, 1, 4, 0).flatten(2, 3)
     out = torch.fft.irfft(products, n=WINDOW)[..., :step]  # (batch, windows, channels, step)
     out = out.transpose(2, 3).flatten(1, 2)[:, :frames]
-    # where a kernel sees zeros alone (padding), rounding would stand in for 0, and a layer norm behind make it large
+    # where a kernel sees only zeros (padding), a rounding error would replace 0, and a later layer norm magnify it
     seen_any = F.max_pool1d(signal.abs().amax(-1)[:, None], taps, stride=1, padding=padding)[:, 0, :frames] > 0
     return out.masked_fill(~seen_any[..., None], 0).to(signal.dtype)
 
@@ -407,10 +408,10 @@ _SPECTRA: weakref.WeakKeyDictionary[nn.Module, _Kept] = weakref.WeakKeyDictionar
 
 
 def kept_spectrum(conv: nn.Conv1d) -> Complex[Tensor, "frequencies groups inputs out"] | None:
-    """The `spectrum` of a convolution with weight norm, computed again when its weights have changed.
+    """The `spectrum` of a convolution with weight norm; it is computed again when the weights have changed.
 
-    None where changes cannot be told. In-place changes are told by torch's own count of them; those through ``.data``,
-    which it does not count, by a sum over all bits.
+    It is None if a change could go unnoticed. Torch counts changes in place, but not those through ``.data``; a sum
+    over all bits notices these.
     """
     originals = [weight for name, weight in conv.named_parameters() if name != "bias"]
     if not originals or any(weight.is_inference() for weight in originals):
@@ -427,7 +428,7 @@ def kept_spectrum(conv: nn.Conv1d) -> Complex[Tensor, "frequencies groups inputs
 def convolve_by_spectra(
     embedding: Any, hidden: Float[Tensor, "batch frames hidden"]
 ) -> Float[Tensor, "batch frames hidden"] | NotImplementedType:
-    """The positional convolution as a product of spectra: on a CPU, without gradients, and not in float64."""
+    """Compute the positional convolution from spectra: on a CPU, without gradients, and not in float64."""
     conv = embedding.conv
     if not allowed() or watched(*conv.modules()) or torch.is_grad_enabled():
         return NotImplemented

@@ -1,7 +1,6 @@
 """Files and folders that are written whole or not at all.
 
-Whatever goes wrong before all of it is on the disk (an error, a full disk, a killed process) leaves what stood there
-untouched.
+An error, a full disk or a killed process may interrupt the writing. What stood there before then stays untouched.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a path beside ``path`` to write to, and put the file in its place when all of it is on the disk."""
+    """Give a path beside ``path`` to write to, and move the file to ``path`` when all of it is on the disk."""
     partial = _beside(path, "partial")
     try:
         yield partial
@@ -28,7 +27,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Give a new folder beside ``folder`` to write into, and put it in its place when all of it is on the disk."""
+    """Give a new folder beside ``folder`` to write into, and move it to ``folder`` when all of it is on the disk."""
     partial = _beside(folder, "partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -47,7 +46,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def remove_partial(folder: Path) -> None:
-    """Delete what killed processes left half written in a folder; nobody may be writing there."""
+    """Delete what killed processes left half written in a folder; no process may be writing there."""
     for path in folder.glob(".*.partial"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -56,12 +55,12 @@ def remove_partial(folder: Path) -> None:
 
 
 def _beside(path: Path, kind: str) -> Path:
-    """A hidden name in the same folder, which no other process uses."""
+    """Give a hidden name in the same folder that no other process uses."""
     return path.with_name(f".{path.name}.{os.getpid()}.{kind}")
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file, or the list of a folder's files, is on the disk."""
+    """Wait until a file, or a folder's list of files, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The group norm of the first convolution: over time, without the padding."""
+"""The group norm behind the first convolution: it normalises over time and leaves out the padding."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from unisat.frames import valid_positions
 
 
 class MaskedGroupNorm(nn.GroupNorm):
-    """Group norm with one channel a group, whose mean and variance leave out the padding.
+    """Group norm with one channel in each group, whose mean and variance leave out the padding.
 
-    A plain `torch.nn.GroupNorm` averages over the padding too, so that an utterance in a padded batch gets other
-    numbers than alone (huggingface/transformers #21534, pytorch/audio #2242).
+    A plain `torch.nn.GroupNorm` averages over the padding too. An utterance in a padded batch then gets other numbers
+    than alone (huggingface/transformers #21534, pytorch/audio #2242).
     """
 
     def forward(
         self, channels: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch channels frames"]:
-        """Normalise each channel of each utterance over its first ``lengths`` frames (None: over all)."""
+        """Normalise each channel of each utterance over its first ``lengths`` frames; None means all frames."""
         if lengths is None:
             return super().forward(channels)
         valid = valid_positions(lengths, channels.shape[-1])[:, None]  # (batch, 1, frames)

@@ -1,6 +1,6 @@
-"""What one does with the hidden states: letters (CTC), a class for an utterance, classes for every frame.
+"""Heads on the hidden states: letters (CTC), a class for an utterance, classes for every frame.
 
-`HeadModel` is what the heads share; the x-vector is in `unisat.xvector`, pretraining in `unisat.pretraining`.
+`HeadModel` holds what the heads share. `unisat.xvector` and `unisat.pretraining` hold the two other heads.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from unisat.pretrained import UniSpeechSatPreTrainedModel
 
 
 class HeadModel(UniSpeechSatPreTrainedModel):
-    """A backbone under ``unispeech_sat`` and, where the config asks for it, weights for a sum of its layers."""
+    """A backbone under ``unispeech_sat`` and, if the config asks for them, weights for a sum of its layers."""
 
     layer_weights: nn.Parameter
 
@@ -44,18 +44,18 @@ class HeadModel(UniSpeechSatPreTrainedModel):
             self.layer_weights = nn.Parameter(torch.full((count,), 1 / count))
 
     def init_weights(self) -> None:
-        """Draw the head's weights as `UniSpeechSatModel` draws its own, which it has done already."""
+        """Draw the head's weights; `UniSpeechSatModel` has drawn those of the backbone already, by the same rules."""
         for name, child in self.named_children():
             if name != self.base_model_prefix:
                 self.init_modules(child)
         self._init_module(self)
 
     def freeze_feature_encoder(self) -> None:
-        """Keep the convolutions as they are in training."""
+        """Keep the convolutions fixed in training."""
         self.unispeech_sat.freeze_feature_encoder()
 
     def freeze_base_model(self) -> None:
-        """Keep the whole backbone as it is in training: only the head learns."""
+        """Keep the whole backbone fixed in training: only the head learns."""
         self.unispeech_sat.requires_grad_(False)
 
     def backbone(
@@ -78,20 +78,23 @@ class HeadModel(UniSpeechSatPreTrainedModel):
         return output, self.weigh(output.hidden_states) if self.weighted_sum else output.last_hidden_state
 
     def weigh(self, hidden_states: Iterable[Tensor]) -> Float[Tensor, "batch frames hidden"]:
-        """Sum hidden states with the softmax of the layer weights, one after the other: no stack of them is made."""
+        """Sum hidden states, weighted with the softmax of the layer weights.
+
+        They are added one after the other, so no stack of them takes memory.
+        """
         weights = self.layer_weights.softmax(-1)
         parts = (weight * hidden for weight, hidden in zip(weights, hidden_states, strict=True))
         return reduce(torch.add, parts)
 
     def give(self, output: ModelOutput, return_dict: bool | None) -> Any:
-        """The output as an object, or as the reference's tuple."""
+        """Give the output as an object, or as the reference's tuple."""
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
 
 def check_classes(
     labels: Tensor, shape: tuple[int, ...], classes: int, meaning: str, ignored: int | None = -100
 ) -> None:
-    """Refuse class labels of another shape or type, or beyond the last class."""
+    """Refuse class labels of the wrong shape or type, and those beyond the last class."""
     if tuple(labels.shape) != shape or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(f"labels must be {shape} {meaning} of integers, got {tuple(labels.shape)} of {labels.dtype}.")
     wrong = (labels >= classes) | (labels < 0)
@@ -111,9 +114,9 @@ class UniSpeechSatForCTC(HeadModel):
     Parameters
     ----------
     config : UniSpeechSatConfig
-        With a `vocab_size`; `pad_token_id` is the blank.
+        It must have a `vocab_size`; its `pad_token_id` is the blank.
     target_lang : str, optional
-        Language whose adapter `from_pretrained` loads, as `load_adapter` does; needs `adapter_attn_dim`.
+        Language of the adapter, which `from_pretrained` loads. It needs a config with `adapter_attn_dim`.
     """
 
     def __init__(self, config: UniSpeechSatConfig, target_lang: str | None = None):
@@ -132,25 +135,25 @@ class UniSpeechSatForCTC(HeadModel):
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, *, target_lang: str | None = None, **options: Any) -> Any:
-        """Load a checkpoint, and the adapter of a language on top; see `UniSpeechSatModel.from_pretrained`."""
+        """Load a checkpoint, then the adapter of a language; see `UniSpeechSatModel.from_pretrained`."""
         model = super().from_pretrained(name_or_path, **options)
         if target_lang is not None:
             model.load_adapter(target_lang)
         return model
 
     def load_adapter(self, target_lang: str, folder: str | Path | None = None, *, force_load: bool = True) -> None:
-        """Put the adapters and the letters of a language in place of the present ones.
+        """Replace the adapters and the letters by those of a language.
 
-        Reads ``adapter.<lang>.safetensors``, or else ``adapter.<lang>.bin``, beside the checkpoint or in ``folder``.
-        A vocabulary of another size gives a new `lm_head` and a new ``config.vocab_size``.
+        The file is ``adapter.<lang>.safetensors``, or else ``adapter.<lang>.bin``, beside the checkpoint or in
+        ``folder``. A vocabulary of another size gives a new `lm_head` and a new ``config.vocab_size``.
 
         Raises
         ------
         ValueError
-            If the name of the language is no plain word, the model has no adapters, or the file holds other weights;
-            the model is then unchanged.
+            If the name of the language is no plain word, the model has no adapters, or the file holds other weights.
+            The model is then unchanged.
         FileNotFoundError
-            If there is no such file; with the languages that are there.
+            If there is no such file; the message names the languages that are there.
         """
         if target_lang == self.target_lang and not force_load:
             return
@@ -178,11 +181,11 @@ class UniSpeechSatForCTC(HeadModel):
         labels: Tensor | None = None,
         **options: Any,
     ) -> Any:
-        """Score every token in every frame; with ``labels`` also the loss.
+        """Score every token in every frame; with ``labels``, also give the loss.
 
-        ``labels`` are (batch, tokens) of token ids, negative ones (-100) are padding. The loss is
-        ``torch.nn.functional.ctc_loss`` in float32 with ``config.ctc_loss_reduction`` and ``ctc_zero_infinity``; "mean"
-        divides each utterance's loss by its number of tokens. ``options`` go to `UniSpeechSatModel.forward`.
+        ``labels`` are (batch, tokens) of token ids; negative ones (-100) are padding. The loss is
+        ``torch.nn.functional.ctc_loss`` in float32 with ``config.ctc_loss_reduction`` and ``ctc_zero_infinity``.
+        "mean" divides each utterance's loss by its number of tokens. ``options`` go to `UniSpeechSatModel.forward`.
 
         Returns
         -------
@@ -200,7 +203,7 @@ class UniSpeechSatForCTC(HeadModel):
         labels = labels[None] if labels.ndim == 1 and batch == 1 else labels
         if labels.ndim != 2 or len(labels) != batch or labels.is_floating_point():
             raise ValueError(
-                f"labels must be ({batch}, tokens) (batch, tokens) of integers, got {tuple(labels.shape)} of "
+                f"labels must be ({batch}, tokens) of integers, got {tuple(labels.shape)} of "
                 f"{labels.dtype}; pad shorter ones with -100."
             )
         vocabulary = self.lm_head.out_features
@@ -218,12 +221,12 @@ class UniSpeechSatForCTC(HeadModel):
         labels: Int[Tensor, "batch tokens"],
         lengths: Int[Tensor, " batch"],
     ) -> Tensor:
-        """CTC loss of logits over ``lengths`` frames against labels, of which negative ones are padding."""
+        """CTC loss of the first ``lengths`` frames of the logits against the labels; negative labels are padding."""
         config, kept = self.config, labels >= 0
         counts = kept.sum(-1)
         if not config.ctc_zero_infinity and (sentence := impossible_targets(labels, lengths)):
             warnings.warn(sentence, stacklevel=3)
-        # cuDNN's own implementation asks for more than these arguments promise
+        # cuDNN's own CTC loss has requirements that these arguments need not meet
         with torch.backends.cudnn.flags(enabled=False):
             return F.ctc_loss(
                 logits.float().log_softmax(-1).transpose(0, 1),  # (frames, batch, vocabulary)
@@ -237,9 +240,9 @@ class UniSpeechSatForCTC(HeadModel):
 
 
 def impossible_targets(labels: Int[Tensor, "batch tokens"], lengths: Int[Tensor, " batch"]) -> str:
-    """Which utterances have too few frames for their tokens, in a sentence; empty if none has.
+    """Say which utterances have too few frames for their tokens; the sentence is empty if none has.
 
-    A target needs a frame for each token and one more, a blank, between two equal ones.
+    A target needs a frame for each token, and one more frame, a blank, between two equal tokens.
     """
     said = []
     for row, length in zip(labels.tolist(), lengths.tolist(), strict=True):
@@ -256,7 +259,7 @@ def impossible_targets(labels: Int[Tensor, "batch tokens"], lengths: Int[Tensor,
 
 
 class UniSpeechSatForSequenceClassification(HeadModel):
-    """A class, or a number, for a whole utterance: projected frames, averaged, classified."""
+    """A class, or a number, for a whole utterance, from the mean of its projected frames."""
 
     def __init__(self, config: UniSpeechSatConfig):
         super().__init__(config, weighted_sum=True)
@@ -274,11 +277,11 @@ class UniSpeechSatForSequenceClassification(HeadModel):
         labels: Tensor | None = None,
         **options: Any,
     ) -> Any:
-        """Classify; with ``labels`` also the loss, which ``config.problem_type`` decides.
+        """Classify each utterance; with ``labels``, also give the loss of ``config.problem_type``.
 
-        ``None`` means: one label is regression (mean squared error, labels (batch,) of floats), integer labels (batch,)
-        are classes (cross-entropy, -100 is left out), float labels (batch, num_labels) say yes or no to each class
-        (binary cross-entropy).
+        If the type is None, the labels decide. ``num_labels=1`` means regression: mean squared error, labels (batch,)
+        of floats. Integer labels (batch,) are classes: cross-entropy, which leaves -100 out. Float labels
+        (batch, num_labels) say yes or no to each class: binary cross-entropy.
 
         Returns
         -------
@@ -292,7 +295,7 @@ class UniSpeechSatForSequenceClassification(HeadModel):
         return self.give(result, return_dict)
 
     def loss(self, logits: Float[Tensor, "batch labels"], labels: Tensor) -> Float[Tensor, ""]:
-        """Loss of one kind of problem; see `forward`."""
+        """Loss of the problem's type; see `forward`."""
         batch, classes = logits.shape
         problem = self.config.problem_type
         if problem is None and classes > 1:
@@ -338,14 +341,14 @@ class UniSpeechSatForAudioFrameClassification(HeadModel):
         loss: FrameLoss = "bce",
         **options: Any,
     ) -> Any:
-        """Score every class in every frame; with ``labels`` (batch, frames, num_labels) of 0 and 1 also the loss.
+        """Score every class in every frame; with ``labels`` (batch, frames, num_labels) of 0 and 1, also give the loss.
 
         Parameters
         ----------
         loss : {"bce", "pit", "reference"}
-            Binary cross-entropy of each class, averaged over the valid frames of the batch; the same under the best
-            order of the classes in each utterance (`pit_loss`); or the reference's cross-entropy against the first
-            class that is on, in which silence is class 0, overlap is lost, and padding counts.
+            "bce" is the binary cross-entropy of each class, averaged over the valid frames of the batch. "pit" is the
+            same under the best order of the classes in each utterance (`pit_loss`). "reference" is the reference's
+            cross-entropy against the first class that is on: silence is class 0, overlap is lost, and padding counts.
 
         Returns
         -------
@@ -391,15 +394,16 @@ def pit_loss(
     labels: Float[Tensor, "batch frames labels"],
     valid: Bool[Tensor, "batch frames"],
 ) -> Float[Tensor, ""]:
-    """Permutation-invariant training: the classes of each utterance in the order that fits best.
+    """Loss of permutation-invariant training: the classes of each utterance are taken in the order that fits best.
 
-    Binary cross-entropy of every output against every speaker, averaged over the utterance's valid frames; the least
-    sum over all orders, averaged over speakers and utterances (Fujita et al., 2019, arXiv:1909.05952, equation 3).
+    The cost of an output and a speaker is their binary cross-entropy, averaged over the utterance's valid frames. The
+    loss of an utterance is the least mean cost over all orders of the speakers; it is averaged over utterances
+    (Fujita et al., 2019, arXiv:1909.05952, equation 3).
 
     Raises
     ------
     ValueError
-        For more than 8 classes, whose orders are too many to try.
+        If there are more than 8 classes: they have too many orders to try.
     """
     classes = logits.shape[-1]
     if classes > 8:

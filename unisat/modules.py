@@ -1,4 +1,4 @@
-"""What belongs to any torch module: what is in its wrappers, its mode, its memory, and whether its weights changed."""
+"""Tools for any torch module: its wrappers, its mode, its memory, and a fingerprint of its weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, and each of its modules back into its own mode afterwards."""
+    """Put a model into evaluation mode; afterwards each of its modules gets its own mode back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -34,19 +34,22 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 class GradientCheckpointingLayer(nn.Module):
-    """A layer that, in training, may keep only its inputs for the backward pass and compute its inside twice."""
+    """A layer that can save memory in training: it keeps only its inputs and computes its inside twice."""
 
     gradient_checkpointing = False
 
     def __call__(self, *args: Any) -> Any:
-        """Call the layer, hooks and all."""
+        """Call the layer with its hooks."""
         if self.gradient_checkpointing and self.training:
             return checkpoint(super().__call__, *args, use_reentrant=False)
         return super().__call__(*args)
 
 
 def bit_sum(weight: Tensor) -> int:
-    """A number that changes with any bit of the weights: sums of their bytes, eight by eight, times the row."""
+    """Give a number that changes with any bit of the weights.
+
+    It reads up to eight bytes as one integer, adds these up in each row, and adds the sums times the rows' numbers.
+    """
     rows = weight.detach().contiguous()
     rows = rows.flatten(1) if rows.ndim > 1 else rows.reshape(1, -1)
     sizes = rows.shape[1] * rows.element_size(), rows.storage_offset() * rows.element_size()
@@ -64,7 +67,7 @@ _FINGERPRINTS: weakref.WeakKeyDictionary[nn.Module, tuple[list[tuple[str, int]],
 def fingerprint(model: nn.Module) -> str:
     """Sixteen digits that two models share only if all their weights are equal.
 
-    Hashing all weights of Base takes a third of a second; it is done again only after they have changed.
+    The hash of all weights of Base takes a third of a second; it is computed again only after they have changed.
     """
     model = unwrap(model)
     weights = sorted(model.state_dict().items())

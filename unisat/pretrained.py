@@ -1,4 +1,4 @@
-"""What every model of the family can do: start fresh, load, save, trade memory for time."""
+"""What every model can do: start with fresh weights, load, save, and trade time for memory."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Model = TypeVar("Model", bound="UniSpeechSatPreTrainedModel")
 
 @runtime_checkable
 class SelfInitialised(Protocol):
-    """A module that knows how its weights start, as torch's own layers do."""
+    """A module that can draw its own fresh weights, as torch's layers can."""
 
     def reset_parameters(self) -> None:
-        """Draw the weights; `UniSpeechSatPreTrainedModel.init_weights` calls it after those of the parts."""
+        """Draw the weights; `UniSpeechSatPreTrainedModel.init_weights` calls this after those of the parts."""
 
 
 class UniSpeechSatPreTrainedModel(nn.Module):
-    """A model with a config, fresh or loaded weights, and files."""
+    """A model with a config, whose weights start fresh or come from a file."""
 
     base_model_prefix = "unispeech_sat"
     main_input_name = "input_values"
@@ -60,8 +60,8 @@ class UniSpeechSatPreTrainedModel(nn.Module):
         norms                     weight 1, bias 0
         convolutions              Kaiming normal; bias uniform within ``sqrt(groups / (channels_in * kernel))``
         feature projection        uniform within ``1 / sqrt(channels)``, weight and bias
-        positional convolution    normal, std ``2 / sqrt(kernel * hidden_size)``; bias 0 (the reference means this
-                                  too, but writes it into a temporary and keeps torch's default)
+        positional convolution    normal, std ``2 / sqrt(kernel * hidden_size)``; bias 0 (the reference means to do
+                                  this, but writes into a temporary and keeps torch's default)
         masked_spec_embed         uniform in [0, 1)
         ========================  ==============================================================================
         """
@@ -69,7 +69,7 @@ class UniSpeechSatPreTrainedModel(nn.Module):
 
     def init_modules(self, module: nn.Module) -> None:
         """Draw fresh weights for a part of the model."""
-        if self.device.type != "meta":  # else a checkpoint will fill them
+        if self.device.type != "meta":  # a checkpoint fills those on the meta device
             module.apply(self._init_module)
 
     def _init_module(self, module: nn.Module) -> None:
@@ -88,9 +88,9 @@ class UniSpeechSatPreTrainedModel(nn.Module):
             module.reset_parameters()
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
-        """Keep only the layers' inputs for the backward pass and compute the rest twice (training only).
+        """In training, keep only the layers' inputs for the backward pass, and compute the rest twice.
 
-        The reference's argument is accepted; checkpointing here is never reentrant.
+        The argument is the reference's and has no effect: checkpointing here is never reentrant.
         """
         self._set_gradient_checkpointing(True)
 
@@ -116,8 +116,8 @@ class UniSpeechSatPreTrainedModel(nn.Module):
     ) -> Model:
         """Load a checkpoint, in evaluation mode.
 
-        The checkpoint of a model with a head gives the backbone of any other; a head that the checkpoint does not have
-        starts fresh, with a warning that names its weights.
+        Any model can take its backbone from the checkpoint of a model with another head. A head that the checkpoint
+        does not have starts fresh, with a warning that names its weights.
 
         Parameters
         ----------
@@ -125,20 +125,20 @@ class UniSpeechSatPreTrainedModel(nn.Module):
             A folder with ``config.json`` and ``model.safetensors`` or ``pytorch_model.bin`` (single or sharded),
             or the name of a repository on the hub (needs ``pip install 'unisat[hub]'``).
         config : UniSpeechSatConfig, optional
-            Instead of the folder's ``config.json``.
+            Used instead of the folder's ``config.json``.
         dtype : torch.dtype, optional
             Precision of the parameters; None for the file's.
         revision : str, optional
             Branch, tag or commit of a hub repository.
         ignore_mismatched_sizes : bool
-            Start weights of the head afresh where the checkpoint's have another shape (another ``num_labels``).
+            Draw weights of the head afresh if the checkpoint's have another shape (another ``num_labels``).
         **changes
             Fields of the config to change, such as ``padding="reference"`` or ``layerdrop=0.0``.
 
         Raises
         ------
         ValueError
-            Listing every missing, unused and misshapen weight at once; or naming the unreadable file.
+            If weights are missing, unused or misshapen (the message lists all of them), or a file cannot be read.
         """
         folder = files.find_folder(name_or_path, revision)
         config = config or UniSpeechSatConfig.from_pretrained(folder)
@@ -157,14 +157,14 @@ class UniSpeechSatPreTrainedModel(nn.Module):
         dtype: torch.dtype | None = None,
         **changes: Any,
     ) -> Model:
-        """Load one of the authors' own ``.pt`` files; fairseq is not needed. Otherwise as `from_pretrained`.
+        """Load one of the authors' own ``.pt`` files as `from_pretrained` loads a folder; fairseq is not needed.
 
         Parameters
         ----------
         path : str or Path
-            The file: pretrained, or fine-tuned with CTC.
+            The file of a pretrained model, or of one fine-tuned with CTC.
         config : UniSpeechSatConfig, optional
-            None: sizes are read off the weights, what cannot be read off them off the file's own settings.
+            If None, the weights give the sizes, and the file's own settings give the rest.
         """
         values, state = fairseq.read(path)
         config = config or UniSpeechSatConfig.from_dict(values)
@@ -180,7 +180,7 @@ class UniSpeechSatPreTrainedModel(nn.Module):
         dtype: torch.dtype | None,
         ignore_mismatched_sizes: bool,
     ) -> Model:
-        with torch.device("meta"):  # no memory, no random numbers: weights come from the file
+        with torch.device("meta"):  # no memory and no random numbers: the weights come from the file
             model = cls(config)
         new = files.load_weights(
             model,

@@ -1,4 +1,4 @@
-"""The pretraining model: the backbone, everything that its objective compares, and the objective itself."""
+"""The pretraining model: the backbone, the layers that its objective needs, and the objective."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ from unisat.losses import (
     feature_penalty,
     total_loss,
 )
-from unisat.mixing import mix_utterances
-from unisat.outputs import UniSpeechSatForPreTrainingOutput
+from unisat.mixing import Mixing, mix_utterances
+from unisat.outputs import UniSpeechSatForPreTrainingOutput, Wav2Vec2BaseModelOutput
 from unisat.quantizer import GumbelVectorQuantizer, Quantized
 
 
 class UniSpeechSatForPreTraining(HeadModel):
     """The backbone with the parts of its pretraining objective (arXiv:2110.05752).
 
-    ``project_hid`` and ``label_embeddings_concat`` predict the cluster of a hidden frame from the last layer;
-    ``speaker_proj`` and, through the quantizer, ``project_q`` compare frames of the contrastive layer. The authors call
-    them final_proj, label_embs_concat, spk_proj and project_q. The reference loads these weights and uses none.
+    ``project_hid`` and ``label_embeddings_concat`` read the last layer and predict the cluster of a hidden frame.
+    ``speaker_proj`` and ``project_q`` read the contrastive layer, the second one behind the quantizer; the objective
+    compares what they give. The authors call the four final_proj, label_embs_concat, spk_proj and project_q. The
+    reference loads these weights and uses none of them.
     """
 
     def __init__(self, config: UniSpeechSatConfig):
@@ -54,16 +55,16 @@ class UniSpeechSatForPreTraining(HeadModel):
         self.project_hid = Linear(config.hidden_size, config.proj_codevector_dim)
         self.speaker_proj = Linear(config.hidden_size, config.codevector_dim)
         self.layer_norm_for_extract = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        # a post-LN model does not use this norm: nothing would ever teach it
+        # a post-LN model does not use this norm, so it gets no gradient
         self.layer_norm_for_extract.requires_grad_(config.do_stable_layer_norm)
         self.init_weights()
 
     def reset_parameters(self) -> None:
-        """Label embeddings uniform in [0, 1), as the authors do (the reference: 0)."""
+        """Draw the label embeddings uniformly from [0, 1), as the authors do; the reference sets them to 0."""
         nn.init.uniform_(self.label_embeddings_concat)
 
     def set_gumbel_temperature(self, temperature: float) -> None:
-        """Set the temperature of the quantizer's draws; training lowers it step by step."""
+        """Set the temperature of the quantizer's draws, which training lowers step by step."""
         if not temperature > 0:
             raise ValueError(f"temperature={temperature} must be positive.")
         self.quantizer.temperature = temperature
@@ -80,24 +81,26 @@ class UniSpeechSatForPreTraining(HeadModel):
         mask_time_indices: Bool[Tensor, "batch frames"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Any:
-        """Give everything that the objective compares and, with ``targets``, the loss and each of its terms.
+        """Give everything that the objective compares; with ``targets``, also the loss and each of its terms.
 
-        In training, utterances are mixed with probability ``config.mixing_prob`` and, where no mask is given, a mask is
-        drawn from the config's ``mask_time_*``. One forward pass serves all terms: the content loss reads the last
-        hidden state, the contrastive loss and the quantizer that of ``config.contrastive_layer``, both of masked input.
-        LayerDrop may skip that layer; what it would have got is then read instead, as in the authors' code. The last
-        layer of a pre-LN model is read behind the final norm (the authors: in front of it).
+        In training, an utterance is mixed with another one with probability ``config.mixing_prob``. If no mask is
+        given, training draws one from the config's ``mask_time_*``.
+
+        One forward pass of the masked input serves all terms. The content loss reads the last hidden state; the
+        contrastive loss and the quantizer read that of ``config.contrastive_layer``. If LayerDrop skips that layer,
+        they read what the layer would have got, as in the authors' code. The last layer of a pre-LN model is read
+        behind the final norm; the authors read it in front of the norm.
 
         Parameters
         ----------
         targets : (batch, frames), optional
-            The cluster of each frame, from 0 to ``num_clusters - 1``; -100 where there is none. May be a frame longer
-            or shorter than the features, as k-means labels of other features are.
+            The cluster of each frame, from 0 to ``num_clusters - 1``; -100 where there is none. There may be one frame
+            more or less than the features have, as with k-means labels of other features.
         mask_time_indices : (batch, frames), optional
             True on frames to hide.
         generator : torch.Generator, optional
-            Source, in this order, of mixing, masks, LayerDrop, Gumbel noise and (also in evaluation, where targets are
-            given) contrastive instances. Dropout always draws from torch's own.
+            Source, in this order, of mixing, masks, LayerDrop, Gumbel noise and contrastive instances. Instances are
+            drawn wherever targets are given, also in evaluation. Dropout always draws from torch's own generator.
 
         Returns
         -------
@@ -106,19 +109,10 @@ class UniSpeechSatForPreTraining(HeadModel):
         Raises
         ------
         ValueError
-            If targets do not fit, no frame is masked or none of those that count has a target, or all masked frames
+            If targets do not fit; if no frame is masked; if no frame that counts has a target; or if all masked frames
             come from one utterance while ``contrastive_loss_weight`` is not 0.
         """
-        mixing = None
-        if self.training and self.config.mixing_prob > 0:
-            samples = check_waveforms(input_values, attention_mask, self.config)
-            input_values, mixing = mix_utterances(
-                input_values,
-                samples,
-                mixing_prob=self.config.mixing_prob,
-                normalize=self.config.mixing_normalize,
-                generator=generator,
-            )
+        input_values, mixing = self._mix(input_values, attention_mask, generator)
         output, last = self.backbone(
             input_values,
             attention_mask,
@@ -127,19 +121,14 @@ class UniSpeechSatForPreTraining(HeadModel):
             mask_time_indices=mask_time_indices,
             generator=generator,
         )
-        assert output.hidden_states is not None
-        contrastive = output.hidden_states[self.config.contrastive_layer]
-        # only pre-LN models were pretrained with this norm: a post-LN layer ends in one of its own
-        if self.config.do_stable_layer_norm:
-            contrastive = self.layer_norm_for_extract(contrastive)
+        contrastive = self._contrastive_states(output)
         masked = output.mask_time_indices & output.valid
         counted = masked if masked.any() else output.valid
         quantized = self.quantizer(self.dropout_features(contrastive), counted, generator=generator)
         projected = self.project_hid(last)
-        temperature = self.config.contrastive_logits_temperature
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         result = UniSpeechSatForPreTrainingOutput(
-            logits=content_logits(projected, self.label_embeddings_concat, temperature),
+            logits=content_logits(projected, self.label_embeddings_concat, self.config.contrastive_logits_temperature),
             projected_states=projected,
             projected_quantized_states=self.project_q(quantized.codevectors),
             codevector_perplexity=quantized.code_perplexity,
@@ -154,65 +143,66 @@ class UniSpeechSatForPreTraining(HeadModel):
             mixing=mixing,
         )
         if targets is not None:
-            targets = check_targets(targets, output.valid, self.config.num_clusters)
             result = self.objective(result, targets, output.conv_features, quantized, generator)
         return self.give(result, return_dict)
+
+    def _mix(
+        self,
+        input_values: Float[Tensor, "batch samples"],
+        attention_mask: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> tuple[Float[Tensor, "batch samples"], Mixing | None]:
+        """Mix utterances if the model is training; give the waveforms and the record of who was mixed into whom."""
+        config = self.config
+        if not (self.training and config.mixing_prob > 0):
+            return input_values, None
+        return mix_utterances(
+            input_values,
+            check_waveforms(input_values, attention_mask, config),
+            mixing_prob=config.mixing_prob,
+            normalize=config.mixing_normalize,
+            generator=generator,
+        )
+
+    def _contrastive_states(self, output: Wav2Vec2BaseModelOutput) -> Float[Tensor, "batch frames hidden"]:
+        """Give the hidden state that the contrastive loss and the quantizer read."""
+        assert output.hidden_states is not None
+        states = output.hidden_states[self.config.contrastive_layer]
+        # only pre-LN models were pretrained with this norm: a post-LN layer ends in one of its own
+        return self.layer_norm_for_extract(states) if self.config.do_stable_layer_norm else states
 
     def objective(
         self,
         output: UniSpeechSatForPreTrainingOutput,
-        targets: Int[Tensor, "batch frames"],
+        targets: Integer[Tensor, "batch labels"],
         conv_features: Float[Tensor, "batch channels frames"],
         quantized: Quantized,
         generator: torch.Generator | None = None,
     ) -> UniSpeechSatForPreTrainingOutput:
-        """Add the terms of the loss, their weights, the total and the accuracies to what `forward` compared."""
+        """Add the loss, its terms, their weights and the accuracies to what `forward` has computed."""
         config, masked = self.config, output.mask_time_indices
+        targets = check_targets(targets, output.valid, config.num_clusters)
         if not masked.any():
             raise ValueError(
                 "no frame is masked, so there is nothing to predict; pass mask_time_indices (unisat.masking.span_mask "
                 "draws one), or train (model.train()) with config.mask_time_prob above 0 and clips longer than a span."
             )
-        weights = {
-            "content_masked": config.masked_loss_weight,
-            "content_unmasked": config.unmasked_loss_weight,
-            "contrastive": config.contrastive_loss_weight,
-            "diversity": config.diversity_loss_weight,
-            "feature_penalty": config.feature_penalty_weight,
-        }
+        weights = loss_weights(config)
         terms: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
         frames: dict[str, int] = {}
         assert output.logits is not None
-        assert output.projected_quantized_states is not None
         for name, chosen in {"masked": masked, "unmasked": output.valid & ~masked}.items():
-            logits, expected = output.logits[chosen], targets[chosen]
-            # unmasked logits count in the total only where somebody wants them to
-            logits = logits if weights[f"content_{name}"] else logits.detach()
-            terms[f"content_{name}"] = content_loss(logits, expected)
-            has_target = expected != -100
-            right = (logits.argmax(-1) == expected)[has_target]
-            metrics[f"accuracy_{name}"] = (
-                right.float().mean() if len(right) else torch.full_like(terms[f"content_{name}"], torch.nan)
-            )
-            if weights[f"content_{name}"]:
-                frames[f"content_{name}"] = int(has_target.sum())
-
+            term, logits, expected = f"content_{name}", output.logits[chosen], targets[chosen]
+            # a term without a weight is reported only: no gradient flows through it
+            terms[term] = content_loss(logits if weights[term] else logits.detach(), expected)
+            metrics[f"accuracy_{name}"] = content_accuracy(logits, expected)
+            if weights[term]:
+                frames[term] = int((expected != -100).sum())
         utterances, instances = masked.nonzero()[:, 0], None
         if weights["contrastive"]:
-            similarity = contrastive_similarity(
-                output.speaker_states[masked],
-                output.projected_quantized_states[masked],
-                config.contrastive_logits_temperature,
-            )
-            if config.contrastive_loss == "bce":
-                instances = draw_instances(
-                    len(utterances), config.num_negatives, device=utterances.device, generator=generator
-                )
-                terms["contrastive"] = contrastive_bce(similarity, utterances, instances)
-            else:
-                terms["contrastive"] = contrastive_infonce(similarity, utterances)
-            metrics |= contrastive_report(similarity.detach(), utterances, instances)
+            terms["contrastive"], report, instances = self._contrast(output, utterances, generator)
+            metrics |= report
         if config.diversity_loss == "perplexity":
             terms["diversity"] = diversity_loss(output.prob_perplexity, config.num_codevectors_per_group)
         else:
@@ -226,15 +216,52 @@ class UniSpeechSatForPreTraining(HeadModel):
             metrics=metrics,
             instances=instances,
             utterances=utterances,
-            # where no content term has a weight, the other terms are means over masked frames all the same
+            # if no content term has a weight, the other terms are still means over masked frames
             sample_size=sum(frames.values()) if frames else len(utterances),
         )
+
+    def _contrast(
+        self,
+        output: UniSpeechSatForPreTrainingOutput,
+        utterances: Int[Tensor, " masked"],
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, dict[str, Tensor], Int[Tensor, "masked instances"] | None]:
+        """Give the contrastive loss in the form of the config, its report, and the instances drawn for it."""
+        config, masked = self.config, output.mask_time_indices
+        assert output.projected_quantized_states is not None
+        anchors, codes = output.speaker_states[masked], output.projected_quantized_states[masked]
+        similarity = contrastive_similarity(anchors, codes, config.contrastive_logits_temperature)
+        if config.contrastive_loss == "bce":
+            count, device = len(utterances), utterances.device
+            instances = draw_instances(count, config.num_negatives, device=device, generator=generator)
+            loss = contrastive_bce(similarity, utterances, instances)
+        else:
+            instances = None
+            loss = contrastive_infonce(similarity, utterances)
+        return loss, contrastive_report(similarity.detach(), utterances, instances), instances
+
+
+def loss_weights(config: UniSpeechSatConfig) -> dict[str, float]:
+    """Give the weight of each term of the loss, by the term's name."""
+    return {
+        "content_masked": config.masked_loss_weight,
+        "content_unmasked": config.unmasked_loss_weight,
+        "contrastive": config.contrastive_loss_weight,
+        "diversity": config.diversity_loss_weight,
+        "feature_penalty": config.feature_penalty_weight,
+    }
+
+
+def content_accuracy(logits: Float[Tensor, "frames clusters"], targets: Int[Tensor, " frames"]) -> Float[Tensor, ""]:
+    """Share of the frames with a target (not -100) whose likeliest cluster it is; NaN where no frame has one."""
+    right = (logits.argmax(-1) == targets)[targets != -100]
+    return right.float().mean()
 
 
 def check_targets(
     targets: Tensor, valid: Bool[Tensor, "batch frames"], num_clusters: int
 ) -> Int[Tensor, "batch frames"]:
-    """Refuse targets that cannot be the frames' clusters; give one for each frame of the batch."""
+    """Refuse targets that cannot be clusters of the frames; give exactly one target for each frame."""
     batch, frames = valid.shape
     if targets.ndim != 2 or len(targets) != batch or targets.is_floating_point() or targets.dtype == torch.bool:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The Gumbel vector quantizer: each frame picks one entry from each of ``G`` groups of a codebook."""
+"""The Gumbel vector quantizer: each frame chooses one entry from each of ``G`` groups of a codebook."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Quantized:
     Attributes
     ----------
     codevectors : (batch, frames, codevector_dim)
-        The chosen entries, groups one behind the other.
+        The chosen entries of all groups, concatenated.
     codevector_indices : (batch, frames, groups)
         Which entry of its group each frame chose, from 0 to ``num_codevectors_per_group - 1``.
     probabilities : (batch, frames, groups, entries)
-        Softmax of the logits, without noise and temperature; float32.
+        Softmax of the logits without noise and temperature, in float32.
     code_perplexity : (groups,)
-        Of the hard choices (`code_perplexity` in fairseq), over the frames that count.
+        Perplexity of the hard choices over the frames that count (`code_perplexity` in fairseq).
     prob_perplexity : (groups,)
-        Of the mean probabilities (`prob_perplexity` in fairseq), over the frames that count.
+        Perplexity of the mean probabilities over the frames that count (`prob_perplexity` in fairseq).
     """
 
     codevectors: Float[Tensor, "batch frames codevector_dim"]
@@ -40,15 +40,15 @@ class Quantized:
 def perplexity(
     probabilities: Float[Tensor, "*frames groups entries"], mask: Bool[Tensor, "*frames"] | None = None
 ) -> Float[Tensor, " groups"]:
-    """Entries in use, for each group: ``exp(H(mean over frames of probabilities))``, from 1 to ``entries``.
+    """Number of entries in use in each group: ``exp(H(mean over frames of probabilities))``, from 1 to ``entries``.
 
-    The reference adds the groups up (and ignores ``mask``); fairseq too. Over few frames the value of a large
-    codebook is biased low, because not every entry can be seen.
+    The reference and fairseq add the groups up, and the reference ignores ``mask``. Over few frames the value of a
+    large codebook is biased low, because not every entry can occur.
 
     Parameters
     ----------
     probabilities : (..., groups, entries)
-        Soft ones, or one-hot choices for the hard perplexity.
+        Soft probabilities, or one-hot choices for the hard perplexity.
     mask : (...), optional
         True on the frames that count; None for all.
 
@@ -67,9 +67,9 @@ def perplexity(
 class GumbelVectorQuantizer(nn.Module):
     """Quantizes hidden states with a product codebook, as in wav2vec 2.0 (arXiv:2006.11477, section 2).
 
-    In training an entry is drawn with Gumbel noise at `temperature` and gradients pass straight through
-    (arXiv:1611.01144); in evaluation the most probable entry is taken and nothing is drawn. The input is a
-    *hidden state* of width ``hidden_size``, not the output of the convolutions as in wav2vec 2.0.
+    In training each frame draws an entry with Gumbel noise at `temperature`, and gradients pass straight through
+    (arXiv:1611.01144). In evaluation it takes the most probable entry, and nothing is drawn. The input is a *hidden
+    state* of width ``hidden_size``; in wav2vec 2.0 it is the output of the convolutions.
     """
 
     def __init__(self, config: UniSpeechSatConfig):
@@ -84,7 +84,7 @@ class GumbelVectorQuantizer(nn.Module):
             self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Codevectors uniform in [0, 1), the projection standard normal with bias 0."""
+        """Draw codevectors uniformly from [0, 1), the projection from the standard normal; set its bias to 0."""
         nn.init.uniform_(self.codevectors)
         nn.init.normal_(self.weight_proj.weight)
         nn.init.zeros_(self.weight_proj.bias)
@@ -103,7 +103,7 @@ class GumbelVectorQuantizer(nn.Module):
         hidden_states : (batch, frames, hidden)
             Hidden states to quantize.
         mask_time_indices : (batch, frames), optional
-            True on the frames that count for the perplexities; None for all. Every frame is quantized.
+            True on the frames that count for the perplexities; None for all. Every frame is quantized all the same.
         generator : torch.Generator, optional
             Source of the Gumbel noise in training; None is torch's own.
         """
@@ -114,7 +114,7 @@ class GumbelVectorQuantizer(nn.Module):
         codes = gumbel_choice(logits, self.temperature, generator) if self.training else hard_codes
 
         entries = self.codevectors.view(self.num_groups, self.num_vars, -1)
-        # (batch, frames, groups, entries) x (groups, entries, dim): no (frames, entries, dim) tensor is made
+        # as a product, because the reference's (frames, entries, dim) tensor takes much memory
         codevectors = torch.einsum("btgv,gvd->btgd", codes.to(entries.dtype), entries).flatten(2)
         return Quantized(
             codevectors=codevectors,
@@ -126,17 +126,17 @@ class GumbelVectorQuantizer(nn.Module):
 
 
 def one_hot(logits: Float[Tensor, "*frames entries"]) -> Float[Tensor, "*frames entries"]:
-    """1 at the largest logit (the first, where several are equal), 0 elsewhere."""
+    """Give 1 at the largest logit (the first of several equal ones) and 0 elsewhere."""
     return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
 
 
 def gumbel_choice(
     logits: Float[Tensor, "*frames entries"], temperature: float, generator: torch.Generator | None = None
 ) -> Float[Tensor, "*frames entries"]:
-    """Draw a one-hot choice with probability softmax(logits); gradients of the softened draw (straight-through).
+    """Draw a one-hot choice with probability softmax(logits); its gradient is that of a soft draw (straight-through).
 
-    ``y = softmax((logits + g) / temperature)`` with Gumbel noise ``g = -log(-log(u))``; the value is the one-hot of
-    ``y``'s largest entry, the gradient is ``y``'s (arXiv:1611.01144, section 2.2).
+    The soft draw is ``y = softmax((logits + g) / temperature)`` with Gumbel noise ``g = -log(-log(u))``. The value is
+    the one-hot of the largest entry of ``y``; the gradient is that of ``y`` (arXiv:1611.01144, section 2.2).
     """
     if not temperature > 0:
         raise ValueError(f"temperature={temperature} must be positive.")

@@ -1,7 +1,7 @@
-"""The same numbers, sooner: when a model may leave the plain way through its arithmetic for a fast one.
+"""The same numbers, sooner: when a model may take a fast way instead of a plain formula.
 
-The formulas stand in `unisat.model`, the fast ways in `unisat.fast`. `sooner` joins the two: it is the decorator above
-a formula that has a fast twin. Inside `plain` no fast way is taken. docs/performance.md has what each of them brings.
+`unisat.model` holds the formulas and `unisat.fast` the fast ways. The decorator `sooner` joins a formula with its fast
+way. Inside `plain` a model takes no fast way. docs/performance.md says how much time each of them saves.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _GLOBAL_HOOKS = (
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """Inside this scope models compute step by step as the formulas are written.
+    """Make models compute step by step, as the formulas are written, inside this scope.
 
-    Code that `torch.compile` has compiled does not look at the scope. Under gradient checkpointing the backward pass,
-    which computes the layers again, belongs into it too.
+    Code that `torch.compile` has compiled takes no notice of the scope. Gradient checkpointing computes the layers
+    again in the backward pass, so the backward pass must be in the scope too.
     """
     token = _PLAIN.set(True)
     try:
@@ -45,12 +45,12 @@ def plain() -> Iterator[None]:
 
 
 def allowed(*, compiled: bool = False) -> bool:
-    """Whether a fast way may be taken here: not inside `plain`, and in ``compiled`` code only one that suits it."""
+    """Whether a model may take a fast way here: not inside `plain`; in compiled code only one that is ``compiled``."""
     return compiled if torch.compiler.is_compiling() else not _PLAIN.get()
 
 
 def watched(*modules: nn.Module) -> bool:
-    """Whether a hook hangs on one of these modules, or a global one on all that there are."""
+    """Whether one of these modules has a hook, or torch has a global one, which sees all modules."""
     return any(_GLOBAL_HOOKS) or any(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
         for module in modules
@@ -58,14 +58,14 @@ def watched(*modules: nn.Module) -> bool:
 
 
 def sooner(fast: Callable[..., Any]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Try a fast way first, and take the plain one below where the fast one gives `NotImplemented`.
+    """Try a fast way first; compute the decorated formula if the fast way gives `NotImplemented`.
 
     Parameters
     ----------
     fast : callable
-        Takes what the decorated function takes (of a method: the module first) and gives the same within 1e-5, or
-        `NotImplemented` where it does not apply: inside `plain`, under a hook that would see the difference, and
-        wherever else it says so.
+        It takes what the decorated function takes (for a method, the module comes first) and gives the same within
+        1e-5. Where it does not apply it gives `NotImplemented`: inside `plain`, under a hook that would see the
+        difference, and in other cases that it names itself.
     """
 
     def decorate(formula: Callable[P, R]) -> Callable[P, R]:

@@ -1,4 +1,4 @@
-"""The x-vector: one vector for a voice, from any length of speech (Snyder et al., 2018), with AM-softmax."""
+"""The x-vector: one vector for a voice, from speech of any length (Snyder et al., 2018), trained with AM-softmax."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from unisat.outputs import XVectorOutput
 
 
 class TDNNLayer(nn.Module):
-    """A dilated convolution over frames, its weights stored as those of a linear layer over the frames it sees."""
+    """A dilated convolution over frames; its weights are stored as a linear layer over the frames that it sees."""
 
     def __init__(self, config: UniSpeechSatConfig, layer: int):
         super().__init__()
@@ -29,14 +29,14 @@ class TDNNLayer(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "batch frames channels_in"]
     ) -> Float[Tensor, "batch fewer_frames channels"]:
-        """Convolve; ``(kernel - 1) * dilation`` frames fewer come out."""
+        """Convolve; the output has ``(kernel - 1) * dilation`` frames fewer than the input."""
         weight = self.kernel.weight.unflatten(1, (self.width, -1)).transpose(1, 2)  # (out, in, kernel)
         out = conv1d(hidden.transpose(1, 2), weight, self.kernel.bias, dilation=self.dilation)
         return self.activation(out.transpose(1, 2))
 
 
 class AMSoftmaxLoss(nn.Module):
-    """Cross-entropy of scaled cosines, the right speaker's lowered by a margin (arXiv:1801.05599, equation 7)."""
+    """Cross-entropy of scaled cosines; a margin lowers the right speaker's (arXiv:1801.05599, equation 7)."""
 
     def __init__(self, input_dim: int, num_labels: int, scale: float = 30.0, margin: float = 0.4):
         super().__init__()
@@ -44,7 +44,7 @@ class AMSoftmaxLoss(nn.Module):
         self.weight = nn.Parameter(torch.empty(input_dim, num_labels))
 
     def reset_parameters(self) -> None:
-        """Standard normal."""
+        """Draw the weights from the standard normal distribution."""
         nn.init.normal_(self.weight)
 
     def forward(self, logits: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
@@ -62,14 +62,14 @@ def pool_statistics(
     count = lengths[:, None]
     mean = hidden.masked_fill(~valid, 0).sum(1) / count
     centred = (hidden - mean[:, None]).masked_fill(~valid, 0)
-    # the square root has no gradient at 0, where a channel is constant; torch.std gives 0 there too
+    # the square root has no gradient at 0; a constant channel does without it and gets 0, as from torch.std
     variance = centred.square().sum(1) / (count - 1)
     std = torch.where(variance > 0, variance, 1).sqrt() * (variance > 0)
     return torch.cat([mean, std], dim=-1)
 
 
 class UniSpeechSatForXVector(HeadModel):
-    """Tells voices apart: compare the cosine of two utterances' ``embeddings``."""
+    """A vector for each utterance's voice: the cosine of two utterances' ``embeddings`` says how alike they are."""
 
     def __init__(self, config: UniSpeechSatConfig):
         super().__init__(config, weighted_sum=True)
@@ -82,7 +82,7 @@ class UniSpeechSatForXVector(HeadModel):
 
     @property
     def shortest_frames(self) -> int:
-        """Frames that an utterance needs: two must leave the TDNN for a standard deviation."""
+        """Frames that an utterance needs: a standard deviation needs two frames behind the TDNN."""
         config = self.config
         return 2 + sum((k - 1) * d for k, d in zip(config.tdnn_kernel, config.tdnn_dilation, strict=True))
 
@@ -94,9 +94,9 @@ class UniSpeechSatForXVector(HeadModel):
         return (last + receptive_field(config.conv_kernel, config.conv_stride)) / SAMPLE_RATE
 
     def pooled_lengths(self, lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        """Frames of each utterance that leave the TDNN, of ``lengths`` that enter it.
+        """Frames of each utterance behind the TDNN, for ``lengths`` in front of it.
 
-        With ``padding="reference"`` they are counted as the reference counts them, which forgets the dilation.
+        With ``padding="reference"`` they are counted as in the reference, which forgets the dilation.
         """
         faithful = self.config.padding == "reference"
         for kernel, dilation in zip(self.config.tdnn_kernel, self.config.tdnn_dilation, strict=True):
@@ -113,7 +113,7 @@ class UniSpeechSatForXVector(HeadModel):
         labels: Tensor | None = None,
         **options: Any,
     ) -> Any:
-        """Embed each utterance; with ``labels`` (batch,) of speakers also the AM-softmax loss.
+        """Embed each utterance; with ``labels`` (batch,) of speakers, also give the AM-softmax loss.
 
         Returns
         -------
@@ -138,7 +138,7 @@ class UniSpeechSatForXVector(HeadModel):
     def embed(
         self, hidden: Float[Tensor, "batch frames hidden"], lengths: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch xvector"]:
-        """Give the x-vectors of hidden states (of one layer, or the weighted sum), ``lengths`` frames of each."""
+        """Give the x-vectors of the first ``lengths`` frames of hidden states (one layer's, or the weighted sum)."""
         hidden = self.projector(hidden)
         for layer in self.tdnn:
             hidden = layer(hidden)
