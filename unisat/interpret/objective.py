@@ -16,7 +16,7 @@ from unisat.config import UniSpeechSatConfig
 from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE, stack_length
 from unisat.losses import content_loss, contrastive_bce, contrastive_infonce, contrastive_report
-from unisat.masking import span_mask
+from unisat.masking import time_mask
 from unisat.mixing import Mixing, mix_utterances
 from unisat.outputs import UniSpeechSatForPreTrainingOutput
 from unisat.pretraining import UniSpeechSatForPreTraining, check_targets
@@ -163,28 +163,21 @@ def one_step(
         Of the generator that draws, in this order, mixtures, masks and contrastive instances.
     """
     check_model(model)
-    config = model.config
+    config, kernels, strides = model.config, model.config.conv_kernel, model.config.conv_stride
     draws = torch.Generator().manual_seed(seed)
     device = model.label_embeddings_concat.device
-    clean, attention_mask = batch.input_values.to(device), batch.attention_mask.to(device)
+    waveforms, attention_mask = batch.input_values.to(device), batch.attention_mask.to(device)
     targets = clean_targets(model, batch) if targets is None else targets.to(device)
     with torch.no_grad():
         mixed, record = mix_utterances(
-            clean,
+            waveforms,
             batch.lengths.to(device),
             mixing_prob=config.mixing_prob if mixing_prob is None else mixing_prob,
             normalize=config.mixing_normalize,
             generator=draws,
         )
-        frames = stack_length(batch.lengths, config.conv_kernel, config.conv_stride).to(device)
-        mask = span_mask(
-            frames,
-            stack_length(clean.shape[1], config.conv_kernel, config.conv_stride),
-            mask_prob=config.mask_time_prob if mask_prob is None else mask_prob,
-            mask_length=config.mask_time_length,
-            min_spans=config.mask_time_min_masks,
-            generator=draws,
-        )
+        frames = stack_length(batch.lengths, kernels, strides).to(device)
+        mask = time_mask(frames, stack_length(waveforms.shape[1], kernels, strides), config, draws, mask_prob=mask_prob)
         output = model(
             mixed,
             attention_mask=attention_mask,
@@ -193,16 +186,23 @@ def one_step(
             mask_time_indices=mask,
             generator=draws,
         )
-    masked = output.mask_time_indices
-    states, codes = output.speaker_states[masked], output.projected_quantized_states[masked]
     return Step(
         config=config,
         mixed=mixed,
         record=record,
         targets=check_targets(targets, output.valid, config.num_clusters),
         output=output,
-        cosines=F.normalize(states.float(), dim=-1) @ F.normalize(codes.float(), dim=-1).T,
+        cosines=_cosines(output),
     )
+
+
+def _cosines(output: UniSpeechSatForPreTrainingOutput) -> Float[Tensor, "masked masked"]:
+    """Cosine of each masked frame's projected state (row) with each masked frame's quantized one (column)."""
+    assert output.speaker_states is not None
+    assert output.projected_quantized_states is not None
+    masked = output.mask_time_indices
+    states, codes = output.speaker_states[masked].float(), output.projected_quantized_states[masked].float()
+    return F.normalize(states, dim=-1) @ F.normalize(codes, dim=-1).T
 
 
 def clean_targets(model: UniSpeechSatForPreTraining, batch: Batch) -> Int[Tensor, "batch frames"]:

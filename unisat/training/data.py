@@ -27,7 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 from unisat import audio, corpus
 from unisat.config import UniSpeechSatConfig
 from unisat.corpus import Corpus
-from unisat.frames import SAMPLE_RATE, valid_positions
+from unisat.frames import SAMPLE_RATE, conv_length, valid_positions
 from unisat.training.targets import MOST_UNREADABLE, Targets, too_many
 
 LABELS = {"id", "speaker", "session", "text", "sentence", "sex", "accent"}
@@ -291,22 +291,13 @@ class TrainingData:
                 "contrastive loss compares utterances."
             )
         shortest = max(min_seconds, self.receptive_field / SAMPLE_RATE)
-        long_enough = corpus.table["seconds"].astype(float) >= shortest
-        has_targets = corpus.table["id"].isin(list(targets.index.index if isinstance(targets, Targets) else targets))
-        self.left_out = {"too short": int((~long_enough).sum()), "no targets": int((long_enough & ~has_targets).sum())}
-        table = corpus.table[long_enough & has_targets].reset_index(drop=True)
+        table, self.left_out = _usable(corpus, targets, shortest)
         if len(table) < 2 * processes:
             raise ValueError(
                 f"{len(table)} of {len(corpus)} utterances last {shortest:g} s and have targets; {2 * processes} are "
                 "needed, two for each process."
             )
-        speakers = table["speaker"].dropna().unique()
-        if len(speakers) == 1:
-            warnings.warn(
-                f"all utterances are of one speaker, {speakers[0]}: the contrastive loss will tell recordings "
-                "apart, not voices.",
-                stacklevel=2,
-            )
+        _warn_of_one_voice(table["speaker"])
         # where nobody says who speaks, each utterance counts as another speaker
         self.speakers = [None if pd.isna(name) else str(name) for name in table["speaker"]]
         self.turns = [name if name is not None else row for row, name in enumerate(self.speakers)]
@@ -394,8 +385,7 @@ class TrainingData:
         wave = self.cache.crop(str(entry["path"]), start, self.crop)
         if len(wave) < self.receptive_field:
             raise ValueError(f"{entry['path']} is shorter than its manifest says: {samples} samples.")
-        frames = (len(wave) - self.receptive_field) // self.hop + 1
-        whole = (samples - self.receptive_field) // self.hop + 1
+        frames, whole = (conv_length(size, self.receptive_field, self.hop) for size in (len(wave), samples))
         if abs(len(labels) - whole) > 1:
             raise MisalignedTargetsError(
                 f"utterance {entry['id']!r} has {len(labels)} labels for {whole} frames, more than one apart: the "
@@ -448,6 +438,26 @@ class TrainingData:
             stop.set()
             worker.join()
         self._workers.clear()
+
+
+def _usable(
+    corpus: Corpus, targets: Targets | Mapping[str, Tensor], shortest: float
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The utterances that are long enough and have targets, and how many are left out for which reason."""
+    long_enough = corpus.table["seconds"].astype(float) >= shortest
+    has_targets = corpus.table["id"].isin(list(targets.index.index if isinstance(targets, Targets) else targets))
+    left_out = {"too short": int((~long_enough).sum()), "no targets": int((long_enough & ~has_targets).sum())}
+    return corpus.table[long_enough & has_targets].reset_index(drop=True), left_out
+
+
+def _warn_of_one_voice(speakers: pd.Series) -> None:
+    names = speakers.dropna().unique()
+    if len(names) == 1:
+        warnings.warn(
+            f"all utterances are of one speaker, {names[0]}: the contrastive loss will tell recordings apart, not "
+            "voices.",
+            stacklevel=3,
+        )
 
 
 class MisalignedTargetsError(ValueError):

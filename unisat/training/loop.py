@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from unisat.corpus import Corpus
 from unisat.files import whole_file, whole_folder
 from unisat.frames import SAMPLE_RATE
-from unisat.masking import span_mask
+from unisat.masking import time_mask
 from unisat.model import UniSpeechSatModel
 from unisat.outputs import UniSpeechSatForPreTrainingOutput
 from unisat.pretraining import UniSpeechSatForPreTraining
@@ -303,15 +303,7 @@ class Trainer:
             batch = self.valid[index].to(self.accelerator.device)
             generator = draws(0, index)
             lengths = (batch.targets != -100).sum(1)
-            config = self.config
-            mask = span_mask(
-                lengths,
-                batch.targets.shape[1],
-                mask_prob=config.mask_time_prob,
-                mask_length=config.mask_time_length,
-                min_spans=config.mask_time_min_masks,
-                generator=generator,
-            )
+            mask = time_mask(lengths, batch.targets.shape[1], self.config, generator)
             _, numbers, counted = self.objective(batch, mask_time_indices=mask, generator=generator)
             for name, value in numbers.items():
                 sums[name] += value * counted

@@ -311,23 +311,11 @@ def write_targets(
     """
     check_clusters(clusters, features.describe())
     folder = Path(folder)
-    reader, rows, short = Reader(corpus), [], []
-    start = 0
+    reader = Reader(corpus)
     with whole_folder(folder) as partial:
         flat = partial / "labels.u16"
-        with flat.open("wb") as written:
-            for row, name in enumerate(tqdm(corpus.table["id"], desc="targets")):
-                waveform = reader.read(row)
-                if waveform is None:
-                    continue
-                labels = clusters.assign(features(waveform)).numpy().astype(np.uint16)
-                if not len(labels):
-                    short.append(name)
-                    continue
-                labels.tofile(written)
-                rows.append({"id": name, "start": start, "frames": len(labels)})
-                start += len(labels)
-        if not start:
+        rows, short = _assign(reader, features, clusters, flat)
+        if not rows:
             raise ValueError(f"no utterance of the corpus is as long as a frame; {len(short)} are too short.")
         labels = np.memmap(flat, np.uint16, "r")  # a corpus may have more labels than the memory holds
         np.save(partial / "labels.npy", labels)
@@ -340,7 +328,7 @@ def write_targets(
             **(about or {}),
             "clusters": len(clusters.centroids),
             "utterances": len(rows),
-            "frames": int(start),
+            "frames": len(labels),
             "label_hash": label_hash(rows, labels),
             "entropy": entropy(count),
             "empty_clusters": int((count == 0).sum()),
@@ -350,6 +338,28 @@ def write_targets(
         (partial / "targets.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
     warn_of_labels(count)
     return Targets.load(folder)
+
+
+def _assign(
+    reader: Reader, features: Features, clusters: Clusters, file: Path
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Write the labels of all utterances to a file; give where each one's are, and who is shorter than a frame."""
+    rows: list[dict[str, Any]] = []
+    short: list[str] = []
+    start = 0
+    with file.open("wb") as written:
+        for row, name in enumerate(tqdm(reader.corpus.table["id"], desc="targets")):
+            waveform = reader.read(row)
+            if waveform is None:
+                continue
+            labels = clusters.assign(features(waveform)).numpy().astype(np.uint16)
+            if not len(labels):
+                short.append(name)
+                continue
+            labels.tofile(written)
+            rows.append({"id": name, "start": start, "frames": len(labels)})
+            start += len(labels)
+    return rows, short
 
 
 def check_clusters(clusters: Clusters, described: dict[str, Any]) -> None:

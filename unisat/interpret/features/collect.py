@@ -32,7 +32,7 @@ from unisat.interpret.features.acoustic import ACOUSTIC, acoustic
 from unisat.interpret.features.bank import LENGTHS, FeatureBank
 from unisat.interpret.features.batching import PaddedBatch, ReadAhead, Speech, batches, default_seconds
 from unisat.interpret.features.store import Store, processes
-from unisat.masking import span_mask
+from unisat.masking import time_mask
 from unisat.model import UniSpeechSatModel
 from unisat.modules import evaluating, fingerprint, unwrap
 
@@ -274,12 +274,6 @@ def draw_masks(
     masks = torch.zeros(len(frames), int(frames.max()), dtype=torch.bool)
     for row, (length, name) in enumerate(zip(frames.tolist(), ids, strict=True)):
         number = int.from_bytes(hashlib.sha256(f"{seed}\t{name}".encode()).digest()[:6], "big")
-        masks[row, :length] = span_mask(
-            torch.tensor([length]),
-            length,
-            mask_prob=config.mask_time_prob,
-            mask_length=config.mask_time_length,
-            min_spans=config.mask_time_min_masks,
-            generator=torch.Generator().manual_seed(number),
-        )[0]
+        generator = torch.Generator().manual_seed(number)
+        masks[row, :length] = time_mask(torch.tensor([length]), length, config, generator)[0]
     return masks

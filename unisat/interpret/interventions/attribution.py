@@ -196,27 +196,14 @@ def attribute(
         does not depend on the site, a baseline cannot be used, or the model is in training mode.
     """
     model = unwrap(model)
-    if training := [name or "the model" for name, module in model.named_modules() if module.training]:
-        raise ValueError(f"{training[0]} is in training mode, where every pass differs; call model.eval() first.")
-    if method not in NAMES:
-        raise ValueError(f"method={method!r} must be one of {', '.join(map(repr, NAMES))}.")
-    if method != "ig" and baselines is not None:
-        raise ValueError(f"baselines belong to method='ig'; {method!r} compares with nothing, leave them out.")
-    for name, value in {"draws": draws, "steps": steps, "batch_size": batch_size}.items():
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1.")
+    _check_choices(model, method, baselines, draws=draws, steps=steps, batch_size=batch_size)
     by_attention = method in ("rollout", "norms")
     site = _entry(model, wrt or "hidden.0") if by_attention else _replaceable(model, wrt or "wave")
     ids, inputs, waveforms = _utterances(model, audio, sampling_rate, attention_mask)
-    targets = target if isinstance(target, list) else [target] * len(ids)
-    if len(targets) != len(ids):
-        raise ValueError(f"{len(targets)} targets were given for {len(ids)} utterances; give one, or one for each.")
-    for given in targets:
-        (_check_frame if by_attention else _check_target)(given, model)
+    targets = _targets(target, len(ids), model, by_attention)
     chosen = ["noise"] if baselines is None else [baselines] if isinstance(baselines, str | Tensor) else list(baselines)
     config = find_backbone(model)[1].config
-    shapes = [(site.positions(len(wave), config), *site.channels) for wave in inputs]
-    _check_baselines(chosen, site, ids, shapes)
+    _check_baselines(chosen, site, ids, [(site.positions(len(wave), config), *site.channels) for wave in inputs])
 
     each, errors = [], []
     for name, wave, given in zip(ids, inputs, targets, strict=True):
@@ -243,6 +230,31 @@ def attribute(
         completeness_error=pd.DataFrame(errors, columns=COMPLETENESS),
         settings=settings,
     )
+
+
+def _check_choices(model: nn.Module, method: str, baselines: Any, **counts: int) -> None:
+    if training := [name or "the model" for name, module in model.named_modules() if module.training]:
+        raise ValueError(f"{training[0]} is in training mode, where every pass differs; call model.eval() first.")
+    if method not in NAMES:
+        raise ValueError(f"method={method!r} must be one of {', '.join(map(repr, NAMES))}.")
+    if method != "ig" and baselines is not None:
+        raise ValueError(f"baselines belong to method='ig'; {method!r} compares with nothing, leave them out.")
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1.")
+
+
+def _targets(target: Any, utterances: int, model: nn.Module, by_attention: bool) -> list[Any]:
+    """The target of each utterance."""
+    targets = target if isinstance(target, list) else [target] * utterances
+    if len(targets) != utterances:
+        raise ValueError(f"{len(targets)} targets were given for {utterances} utterances; give one, or one for each.")
+    for given in targets:
+        if by_attention:
+            _check_frame(given)
+        else:
+            _check_target(given, model)
+    return targets
 
 
 class _Path:
@@ -448,7 +460,7 @@ def _utterances(
     return ids, inputs, heard
 
 
-def _check_frame(target: Any, model: nn.Module) -> None:
+def _check_frame(target: Any) -> None:
     if target is not None and not (isinstance(target, int | np.integer) and target >= 0):
         raise ValueError(
             f"target={_describe(target)}: rollout and norms say where a frame looks; give its number, or None for all."

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -177,38 +177,42 @@ def sweep(
     >>> us.sweep(model, clean, corrupt, "block.*.attn.z", metric, align="stretch").heatmap()
     """
     pairs = as_batch(clean, sampling_rate), as_batch(corrupt, sampling_rate)
-    count = len(pairs[0])
-    if len(pairs[1]) != count or count < 2:
-        raise ValueError(
-            f"clean and corrupt have {count} and {len(pairs[1])} utterances; they are paired in order, and an interval "
-            "needs at least two pairs."
-        )
-    if placebo < 0 or batch_size < 1:
-        raise ValueError(f"placebo={placebo} must be at least 0 and batch_size={batch_size} at least 1.")
+    _check_choices(pairs, metric, placebo, batch_size)
     chosen = select(site_list(unwrap(model)), sites if isinstance(sites, list | tuple) else [sites])  # type: ignore[list-item]
     units = _units(chosen, heads, window, float(min(batch.seconds.min() for batch in pairs)))
     by, drawn_first = _groups(pairs, groups)
-    for value in metric.values if isinstance(metric, Metric) else ():
-        if value.ndim and len(value) != count:
-            raise ValueError(f"the metric compares with {len(value)} utterances, there are {count} pairs.")
-    found: dict[str, np.ndarray] = {
-        "clean": np.empty(count),
-        "corrupt": np.empty(count),
-        "patched": np.empty((len(units), count)),
-        "placebos": np.empty((len(units), placebo, count)),
-    }
     seeds = np.random.default_rng(seed).integers(2**31, size=(len(units), placebo))
-    batches = np.array_split(np.arange(count), -(-count // batch_size))
-    bar = tqdm(total=len(batches) * len(units), desc="sweep", unit=" patches", disable=not progress)
-    with bar, torch.no_grad():
-        for rows in batches:
-            measured = _patches(model, [batch[rows] for batch in pairs], chosen, units, metric, rows, align, seeds)
-            for name, unit, values in measured:
-                found[name][unit][rows] = values
-                bar.update(name == "patched")
-    gap = found["clean"] - found["corrupt"]
-    draws = two_level(by, n_boot, seed=seed) @ gap / count
-    low, high = interval(draws)
+    work = _Work(model, [site.name for site in chosen], units, metric, align, seeds)
+    found = _measure_all(work, pairs, batch_size, progress=progress)
+    settings: dict[str, Any] = {"model": fingerprint(unwrap(model)), "metric": _name(metric), "pairs": len(pairs[0])}
+    settings |= {"groups": drawn_first, "heads": heads, "window": window, "align": align, "placebo": placebo}
+    settings |= {"n_boot": n_boot, "seed": seed, "gap": _gap(found["clean"] - found["corrupt"], by, n_boot, seed)}
+    return SweepResult(settings=settings, units=units, groups=by, n_boot=n_boot, seed=seed, **found)
+
+
+def _check_choices(
+    pairs: tuple[Batch, Batch], metric: Metric | Callable[[Any], Tensor], placebo: int, batch_size: int
+) -> None:
+    clean, corrupt = map(len, pairs)
+    if corrupt != clean or clean < 2:
+        raise ValueError(
+            f"clean and corrupt have {clean} and {corrupt} utterances; they are paired in order, and an interval needs "
+            "at least two pairs."
+        )
+    if placebo < 0 or batch_size < 1:
+        raise ValueError(f"placebo={placebo} must be at least 0 and batch_size={batch_size} at least 1.")
+    for value in metric.values if isinstance(metric, Metric) else ():
+        if value.ndim and len(value) != clean:
+            raise ValueError(f"the metric compares with {len(value)} utterances, there are {clean} pairs.")
+
+
+def _name(metric: Metric | Callable[[Any], Tensor]) -> str:
+    return metric.name if isinstance(metric, Metric) else getattr(metric, "__name__", type(metric).__name__)
+
+
+def _gap(gap: Float[np.ndarray, " pairs"], by: np.ndarray, n_boot: int, seed: int) -> dict[str, float]:
+    """How far apart clean and corrupt utterances are in the metric, with an interval; effects are shares of it."""
+    low, high = interval(two_level(by, n_boot, seed=seed) @ gap / len(gap))
     if not gap.any() or abs(gap.mean()) < 1e-6 * np.abs(gap).max():
         raise ValueError(
             "the metric is the same for clean and corrupt utterances: there is no effect to take a share of."
@@ -217,22 +221,9 @@ def sweep(
         warnings.warn(
             f"clean and corrupt utterances differ by {gap.mean():.3g} in the metric, interval {low:.3g} to {high:.3g}: "
             "effects, which are shares of it, are not to be trusted. Choose pairs or a metric that tell them apart.",
-            stacklevel=2,
+            stacklevel=3,
         )
-    settings = {
-        "model": fingerprint(unwrap(model)),
-        "metric": metric.name if isinstance(metric, Metric) else getattr(metric, "__name__", type(metric).__name__),
-        "pairs": count,
-        "groups": drawn_first,
-        "heads": heads,
-        "window": window,
-        "align": align,
-        "placebo": placebo,
-        "n_boot": n_boot,
-        "seed": seed,
-        "gap": {"mean": float(gap.mean()), "low": low, "high": high},
-    }
-    return SweepResult(settings=settings, units=units, groups=by, n_boot=n_boot, seed=seed, **found)
+    return {"mean": float(gap.mean()), "low": low, "high": high}
 
 
 def _units(chosen: Sequence[Site], heads: bool, window: float | None, shortest: float) -> pd.DataFrame:
@@ -270,32 +261,65 @@ def _groups(pairs: tuple[Batch, Batch], given: Sequence[str] | None) -> tuple[np
     return known[side], f"speakers of {side}"
 
 
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What is measured of every pair.
+
+    Attributes
+    ----------
+    sites : list of str
+        Where values are taken from clean utterances.
+    units : DataFrame
+        The places where they are put into corrupt ones.
+    seeds : (units, draws)
+        Of the placebos.
+    """
+
+    model: nn.Module
+    sites: Sequence[str]
+    units: pd.DataFrame
+    metric: Metric | Callable[[Any], Tensor]
+    align: Align
+    seeds: Int[np.ndarray, "units draws"]
+
+
+def _measure_all(
+    work: _Work, pairs: tuple[Batch, Batch], batch_size: int, *, progress: bool
+) -> dict[str, Float[np.ndarray, ...]]:
+    """The metric of all pairs: ``clean`` and ``corrupt`` as they are, ``patched`` and with ``placebos``."""
+    count, units = len(pairs[0]), len(work.units)
+    found = {"clean": np.empty(count), "corrupt": np.empty(count)}
+    found |= {"patched": np.empty((units, count)), "placebos": np.empty((*work.seeds.shape, count))}
+    batches = np.array_split(np.arange(count), -(-count // batch_size))
+    bar = tqdm(total=len(batches) * units, desc="sweep", unit=" patches", disable=not progress)
+    with bar, torch.no_grad():
+        for rows in batches:
+            for name, unit, values in _patches(work, pairs[0][rows], pairs[1][rows], rows):
+                found[name][unit][rows] = values
+                bar.update(name == "patched")
+    return found
+
+
 def _patches(
-    model: nn.Module,
-    pairs: Sequence[Batch],
-    chosen: Sequence[Site],
-    units: pd.DataFrame,
-    metric: Metric | Callable[[Any], Tensor],
-    rows: np.ndarray,
-    align: Align,
-    seeds: np.ndarray,
+    work: _Work, clean: Batch, corrupt: Batch, rows: np.ndarray
 ) -> Iterator[tuple[str, tuple[int, ...], np.ndarray]]:
     """Measure the pairs of one batch: the name of a number, its place, and its values."""
-    clean, corrupt = pairs
+    model, metric = work.model, work.metric
     device = next(model.parameters()).device
-    output, source = run(model, clean, *(site.name for site in chosen), device=device)
+    output, source = run(model, clean, *work.sites, device=device)
     yield "clean", (), _measure(metric, output, rows)
     inputs = {
         "input_values": corrupt.input_values.to(device),
         "attention_mask": corrupt.attention_mask.to(device),
     }
     yield "corrupt", (), _measure(metric, model(**inputs), rows)
-    for number, unit in enumerate(units.itertuples()):
+    for number, unit in enumerate(work.units.itertuples()):
         head = None if pd.isna(unit.head) else int(unit.head)
         time = None if np.isnan(unit.start) else (unit.start, unit.end)
-        patch = Patch(unit.site, source, head=head, time=time, align=align)
+        patch = Patch(unit.site, source, head=head, time=time, align=work.align)
         edits: dict[tuple[str, tuple[int, ...]], Intervention] = {("patched", (number,)): patch}
-        edits |= {("placebos", (number, k)): Placebo(patch, int(drawn)) for k, drawn in enumerate(seeds[number])}
+        drawn = enumerate(work.seeds[number].tolist())
+        edits |= {("placebos", (number, k)): Placebo(patch, seed) for k, seed in drawn}
         for (name, place), edit in edits.items():
             with intervene(model, edit):
                 output = model(**inputs)

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Int
+from jaxtyping import Int, Shaped
 from tqdm.auto import tqdm
 
 from unisat.config import nearest
 from unisat.interpret.features.bank import FeatureBank
+from unisat.interpret.features.labels import known, row_labels
 from unisat.interpret.probing.classifiers import LAMBDAS, group_folds
 from unisat.interpret.probing.report import ACOUSTIC, CONTROLS, LayerReport, assemble
 from unisat.interpret.probing.scoring import METRICS, P_TARGET, Plan, Task, measure
@@ -140,28 +141,13 @@ def probe_layers(
     plan = Plan(probe, measured, "standard" if standardize else "centre", seed, weights)
     found = _measure(units, pool, _jobs(units.bank, chosen, asked), tasks, plan, progress)
     folds = tasks["trained"].folds
-    settings = {
-        "target": target if isinstance(target, str) else "(given)",
-        "kind": kind,
-        "classes": list(units.names),
-        "groups": groups_name,
-        "probe": probe,
-        "sites": chosen,
-        "pool": pool,
-        "controls": asked,
-        "metrics": measured,
-        "folds": int(folds.max()) + 1,
-        "seeds": seeds,
-        "seed": seed,
-        "n_boot": n_boot,
-        "speakers": speakers,
-        "n_speakers": len(np.unique(voices)),
-        "standardize": standardize,
-        "lambdas": LAMBDAS.tolist(),
-        "p_target": P_TARGET,
-        "heard_in_training": _overlap(units, folds),
-        "model": bank.about.get("model"),
-    }
+    said = target if isinstance(target, str) else "(given)"
+    settings: dict[str, Any] = {"target": said, "kind": kind, "classes": list(units.names)}
+    settings |= {"groups": groups_name, "probe": probe, "sites": chosen, "pool": pool, "controls": asked}
+    settings |= {"metrics": measured, "folds": int(folds.max()) + 1, "seeds": seeds, "seed": seed, "n_boot": n_boot}
+    settings |= {"speakers": speakers, "n_speakers": len(np.unique(voices)), "standardize": standardize}
+    settings |= {"lambdas": LAMBDAS.tolist(), "p_target": P_TARGET, "heard_in_training": _overlap(units, folds)}
+    settings["model"] = bank.about.get("model")
     return assemble(found, len(units.names), len(units.rows), int(grouped.max()) + 1, seed, settings)
 
 
@@ -185,37 +171,17 @@ def _check_choices(
 
 def _read_target(bank: FeatureBank, target: Any, sites: Sequence[str]) -> _Units:
     """The units that have a label, and the bank of their utterances."""
-    frames = bank.is_frames(sites[0])
-    lengths = bank.lengths(sites[0]) if frames else np.ones(len(bank), dtype=int)
-    for site in sites[1:]:
-        if bank.is_frames(site) != frames or (frames and not np.array_equal(bank.lengths(site), lengths)):
-            raise ValueError(f"{site} has other rows than {sites[0]}; probe sites with the same frames, or with none.")
-    if isinstance(target, str):
-        values = bank.labels(target)  # refuses what is missing
-        if bank.table[target].dtype.kind == "f":
-            values = bank.table[target].to_numpy(float)
-        if frames:
-            raise ValueError(
-                f"{sites[0]} has a row for each frame, {target!r} a label for each utterance: give a label for each "
-                f"frame, np.repeat(bank.labels({target!r}), bank.lengths({sites[0]!r})), or collect with "
-                "reduce='mean+std'."
-            )
-    else:
-        values = np.asarray(target)
-        if values.shape != (lengths.sum(),):
-            raise ValueError(
-                f"target must be a column of the bank or a label for each of the {lengths.sum()} "
-                f"{'frames' if frames else 'utterances'}, got {values.shape}."
-            )
-    known = _known(values)
-    if not known.any():
+    lengths = _rows_of_each(bank, sites)
+    values = _labels(bank, target, sites[0])
+    labelled = known(values)
+    if not labelled.any():
         raise ValueError("target has no label: all are None, NaN, '' or negative.")
     utterances = np.repeat(np.arange(len(bank)), lengths)
-    there = np.unique(utterances[known])
-    rows = np.flatnonzero(known[np.isin(utterances, there)])
+    there = np.unique(utterances[labelled])
+    rows = np.flatnonzero(labelled[np.isin(utterances, there)])
     what = f"target {target!r}" if isinstance(target, str) else "target"
     names: tuple[str, ...] = ()
-    values = values[known]
+    values = values[labelled]
     if values.dtype.kind == "f":
         values = values.astype(float)
         if not np.ptp(values) > 0:
@@ -225,14 +191,31 @@ def _read_target(bank: FeatureBank, target: Any, sites: Sequence[str]) -> _Units
         names = tuple(str(name) for name in classes)
         if len(names) < 2:
             raise ValueError(f"{what} has one class only, {names[0]!r}; a probe needs two to tell apart.")
-    return _Units(bank.take(there), there, rows, np.searchsorted(there, utterances[known]), values, names, frames)
+    of_units = np.searchsorted(there, utterances[labelled])
+    return _Units(bank.take(there), there, rows, of_units, values, names, bank.is_frames(sites[0]))
 
 
-def _known(values: np.ndarray) -> Bool[np.ndarray, " units"]:
-    if values.dtype.kind in "iu":
-        return values >= 0
-    known = ~pd.isna(values)
-    return known & (values.astype(str) != "") if values.dtype.kind in "OU" else known
+def _rows_of_each(bank: FeatureBank, sites: Sequence[str]) -> Int[np.ndarray, " utterances"]:
+    """How many rows each utterance has at the sites, which must have the same rows."""
+    frames = bank.is_frames(sites[0])
+    lengths = bank.lengths(sites[0]) if frames else np.ones(len(bank), dtype=int)
+    for site in sites[1:]:
+        if bank.is_frames(site) != frames or (frames and not np.array_equal(bank.lengths(site), lengths)):
+            raise ValueError(f"{site} has other rows than {sites[0]}; probe sites with the same frames, or with none.")
+    return lengths
+
+
+def _labels(bank: FeatureBank, target: Any, site: str) -> Shaped[np.ndarray, " rows"]:
+    """The label of each row of a site, as it is given."""
+    values = row_labels(bank, site, target, "target")  # refuses a column with labels missing
+    if isinstance(target, str) and bank.is_frames(site):
+        raise ValueError(
+            f"{site} has a row for each frame, {target!r} a label for each utterance: give a label for each frame, "
+            f"np.repeat(bank.labels({target!r}), bank.lengths({site!r})), or collect with reduce='mean+std'."
+        )
+    if isinstance(target, str) and bank.table[target].dtype.kind == "f":
+        return bank.table[target].to_numpy(float)
+    return values
 
 
 def _codes(*columns: np.ndarray) -> Int[np.ndarray, " units"]:
