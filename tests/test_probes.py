@@ -611,7 +611,9 @@ def test_what_is_not_in_the_report_is_said(report):
 
 
 def changed(bank, **columns):
-    return FeatureBank.from_arrays(bank.table.assign(**columns), {site: bank[site] for site in bank.sites}, bank.about)
+    return FeatureBank.from_arrays(
+        bank.table.assign(**columns), {site: bank[site] for site in bank.sites}, bank.settings
+    )
 
 
 BAD = {

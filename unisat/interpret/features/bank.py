@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from unisat.config import nearest
+from unisat.deprecation import OldAttribute, old_keywords
 from unisat.files import whole_file
 from unisat.interpret.activations.sites import hidden_sites
 
@@ -58,8 +59,8 @@ class FeatureBank:
         Which together hold every utterance once.
     statistics : dict, optional
         Of the whole corpus, by site and name (see `unisat.interpret.activations.reduce`).
-    about : dict, optional
-        How the bank came to be: ``model`` (a fingerprint), ``reduce``, ``frames``, …
+    settings : dict, optional
+        How the bank was made: ``model`` (a fingerprint), ``reduce``, ``frames``, …
 
     Attributes
     ----------
@@ -68,15 +69,18 @@ class FeatureBank:
         the share of the time outside the model. Not saved.
     """
 
+    about = OldAttribute("settings")
+
+    @old_keywords(about="settings")
     def __init__(
         self,
         table: pd.DataFrame,
         parts: Sequence[Part],
         statistics: Mapping[str, Mapping[str, np.ndarray]] | None = None,
-        about: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.table = table.reset_index(drop=True)
-        self.about = dict(about or {})
+        self.settings = dict(settings or {})
         self.timing: dict[str, float] = {}
         self._parts = list(parts)
         self._statistics = {site: dict(values) for site, values in (statistics or {}).items()}
@@ -88,14 +92,15 @@ class FeatureBank:
         self._where = where  # (utterances, 2): part, place in it
 
     @classmethod
+    @old_keywords(about="settings")
     def from_arrays(
-        cls, table: pd.DataFrame, arrays: Mapping[str, np.ndarray | Tensor], about: Mapping[str, Any] | None = None
+        cls, table: pd.DataFrame, arrays: Mapping[str, np.ndarray | Tensor], settings: Mapping[str, Any] | None = None
     ) -> FeatureBank:
         """Make a bank of arrays ``(utterances, ...)`` at hand, such as features of another model."""
         plain = {site: np.asarray(values) for site, values in arrays.items()}
         if wrong := {site: values.shape for site, values in plain.items() if len(values) != len(table)}:
             raise ValueError(f"each array must have one row for each of the {len(table)} utterances, got {wrong}.")
-        return cls(table, [Part(np.arange(len(table)), plain)], about=about)
+        return cls(table, [Part(np.arange(len(table)), plain)], settings=settings)
 
     # what there is
 
@@ -185,7 +190,7 @@ class FeatureBank:
         """
         values = self[site]
         flat = values.reshape(len(values), -1).astype(np.float64)
-        reduced = self.about.get("reduce")
+        reduced = self.settings.get("reduce")
         if pool not in (None, "mean", "mean+std") or (pool is not None and reduced not in (pool, "mean+std")):
             raise ValueError(f"pool={pool!r} cannot be had of a bank that was collected with reduce={reduced!r}.")
         if pool == "mean" and reduced == "mean+std":
@@ -273,7 +278,7 @@ class FeatureBank:
         arrays = {site: np.ascontiguousarray(self[site]) for site in self.sites}
         arrays |= {site + LENGTHS: self.lengths(site) for site in self.sites if self.is_frames(site)}
         write_part(folder / "part-00000.safetensors", Part(np.arange(len(self)), arrays))
-        write_index(folder, self.table, self.about, self._statistics, list(arrays))
+        write_index(folder, self.table, self.settings, self._statistics, list(arrays))
 
     @classmethod
     def load(cls, folder: str | Path) -> FeatureBank:
@@ -332,7 +337,7 @@ def array_names(path: Path) -> list[str]:
 def write_index(
     folder: Path,
     table: pd.DataFrame,
-    about: Mapping[str, Any],
+    settings: Mapping[str, Any],
     statistics: Mapping[str, Mapping[str, np.ndarray]],
     arrays: Sequence[str],
     parts: Sequence[str] = ("part-00000.safetensors",),
@@ -349,7 +354,7 @@ def write_index(
     rows = [[value.item() if hasattr(value, "item") else value for value in row] for row in plain.to_numpy().tolist()]
     rows = [[str(value) if isinstance(value, Path) else value for value in row] for row in rows]
     index = {
-        "about": dict(about),
+        "about": dict(settings),
         "arrays": list(arrays),
         "parts": list(parts),
         "rows": None if kept is None else kept.tolist(),

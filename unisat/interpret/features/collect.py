@@ -117,20 +117,21 @@ def collect(
     if batch_seconds is None:
         batch_seconds = default_seconds(backbone.device)
     plan = batches(table["seconds"].to_numpy(float), batch_seconds)
-    names, fresh = [site.name for site in chosen], untrained_seeds if "untrained" in kinds else 0
-    about: dict[str, Any] = {"model": fingerprint(inner), "sites": names, "reduce": describe(reduce), "frames": frames}
-    about |= {"baselines": kinds, "untrained_seeds": fresh, "hop": hop(config.conv_stride)}
-    about |= {"receptive_field": receptive_field(config.conv_kernel, config.conv_stride)}
-    about |= {"batch_seconds": batch_seconds, "max_seconds": max_seconds, "do_normalize": do_normalize, "seed": seed}
+    fresh = untrained_seeds if "untrained" in kinds else 0
+    settings: dict[str, Any] = {"model": fingerprint(inner), "sites": [site.name for site in chosen]}
+    settings |= {"reduce": describe(reduce), "frames": frames, "baselines": kinds, "untrained_seeds": fresh}
+    settings |= {"hop": hop(config.conv_stride)}
+    settings |= {"receptive_field": receptive_field(config.conv_kernel, config.conv_stride)}
+    settings |= {"batch_seconds": batch_seconds, "max_seconds": max_seconds, "do_normalize": do_normalize, "seed": seed}
     if reduce == "frames":
         _check_budget(chosen, table, config, parse_bytes(budget))
     rank, world = processes()
-    store = Store(None if folder is None else Path(folder), about, table, reduce, rank, world)
+    store = Store(None if folder is None else Path(folder), settings, table, reduce, rank, world)
     # by number, not by what is left: another process may have finished some already
     mine = [(number, plan[number]) for number in range(rank, len(plan), world) if not store.done(plan[number])]
     twins = {f"untrained.{n}.": untrained_twin(backbone, seed + n) for n in range(fresh)}
     work = _Work({"": inner, **twins}, chosen, reduce, [name for name in kinds if name in ACOUSTIC], store)
-    ahead = ReadAhead(speech, mine, backbone.device, least=about["receptive_field"])
+    ahead = ReadAhead(speech, mine, backbone.device, least=settings["receptive_field"])
     with evaluating(inner):
         _measure_all(work, ahead, progress=progress and rank == 0)
     bank = store.finish()
@@ -218,12 +219,12 @@ def _measure_all(work: _Work, ahead: ReadAhead, *, progress: bool) -> None:
 
 def _measure(work: _Work, batch: PaddedBatch, ahead: ReadAhead) -> dict[str, np.ndarray]:
     """The arrays of one batch."""
-    inputs, about = {"attention_mask": batch.attention_mask}, work.store.about
+    inputs, settings = {"attention_mask": batch.attention_mask}, work.store.settings
     counted: Tensor | None = None
-    if about["frames"] != "valid":
+    if settings["frames"] != "valid":
         ids = [work.store.table["id"].iloc[row] for row in batch.rows]
-        mask = inputs["mask_time_indices"] = draw_masks(batch.lengths, ids, work.config, about["seed"])
-        counted = mask if about["frames"] == "masked" else ~mask
+        mask = inputs["mask_time_indices"] = draw_masks(batch.lengths, ids, work.config, settings["seed"])
+        counted = mask if settings["frames"] == "masked" else ~mask
     arrays: dict[str, np.ndarray] = {}
     for prefix, model in work.models.items():
         here = [site for site in work.sites if not prefix or site.in_backbone]

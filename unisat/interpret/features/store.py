@@ -43,9 +43,9 @@ class Store:
     """Where finished batches go: memory, or parts in a folder."""
 
     def __init__(
-        self, folder: Path | None, about: dict[str, Any], table: pd.DataFrame, reduce: Any, rank: int, world: int
+        self, folder: Path | None, settings: dict[str, Any], table: pd.DataFrame, reduce: Any, rank: int, world: int
     ) -> None:
-        self.folder, self.about, self.table, self.reduce = folder, about, table, reduce
+        self.folder, self.settings, self.table, self.reduce = folder, settings, table, reduce
         self.rank, self.world = rank, world
         self.pending: list[tuple[int, list[int], dict[str, np.ndarray]]] = []
         self.parts: list[Part] = []
@@ -65,7 +65,7 @@ class Store:
     def _open(self, folder: Path) -> None:
         """Take up what an earlier call left, if it was the same call."""
         ids = hashlib.sha256("\n".join(self.table["id"].astype(str)).encode()).hexdigest()[:16]
-        ours = json.loads(json.dumps({**self.about, "utterances": ids}))
+        ours = json.loads(json.dumps({**self.settings, "utterances": ids}))
         started = folder / "collect.json"
         folder.mkdir(parents=True, exist_ok=True)
         if started.exists():
@@ -137,11 +137,11 @@ class Store:
         rows = np.concatenate([part.rows for part in self.parts])
         kept = np.sort(rows)
         renamed = [Part(np.searchsorted(kept, part.rows), part.arrays) for part in self.parts]
-        scattered = FeatureBank(self.table.iloc[kept], renamed, statistics, self.about)
+        scattered = FeatureBank(self.table.iloc[kept], renamed, statistics, self.settings)
         # in the order of the corpus, so that reading an array copies nothing
         arrays = {site: scattered[site] for site in scattered.sites}
         arrays |= {site + LENGTHS: scattered.lengths(site) for site in scattered.sites if scattered.is_frames(site)}
-        return FeatureBank(scattered.table, [Part(np.arange(len(kept)), arrays)], statistics, self.about)
+        return FeatureBank(scattered.table, [Part(np.arange(len(kept)), arrays)], statistics, self.settings)
 
     def _index(self, folder: Path) -> None:
         paths = sorted(folder.glob("part-*.safetensors"))
@@ -159,12 +159,14 @@ class Store:
         kept = np.sort(np.concatenate([read_part(path, []).rows for path in paths]))
         statistics = {site: _arrays(reducer.value()) for site, reducer in self.reducers.items()}
         arrays = [name for name in self._order(names) if not name.startswith(STATE)]
-        write_index(folder, self.table.iloc[kept], self.about, statistics, arrays, [path.name for path in paths], kept)
+        write_index(
+            folder, self.table.iloc[kept], self.settings, statistics, arrays, [path.name for path in paths], kept
+        )
 
     def _order(self, names: Sequence[str]) -> list[str]:
         """Array names in the order of the sites: a file sorts them by its own rules."""
-        prefixes = ["", *(f"untrained.{n}." for n in range(self.about["untrained_seeds"]))]
-        sites = [prefix + site for prefix in prefixes for site in self.about["sites"]] + list(ACOUSTIC)
+        prefixes = ["", *(f"untrained.{n}." for n in range(self.settings["untrained_seeds"]))]
+        sites = [prefix + site for prefix in prefixes for site in self.settings["sites"]] + list(ACOUSTIC)
         wanted = [name for site in sites for name in (site, site + LENGTHS)]
         return [name for name in wanted if name in names] + [name for name in names if name.startswith(STATE)]
 

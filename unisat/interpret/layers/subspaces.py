@@ -116,7 +116,7 @@ def subspaces(
         numbers += [{"site": site, **row} for row in rows]
         curves += [{"site": site, **point} for point in points]
     held = rank if rank is not None else f"{EXPLAINED:.0%} of the centroids' variance"
-    settings = {"model": bank.about.get("model"), "first": titles[0], "second": titles[1], "rank": held}
+    settings = {"model": bank.settings.get("model"), "first": titles[0], "second": titles[1], "rank": held}
     settings |= {"pairs_of_classes_seen": filled, "utterances": len(bank), "pool": pool, "draws": draws, "seed": seed}
     return Subspaces(
         first=titles[0],

@@ -147,7 +147,7 @@ def probe_layers(
     settings |= {"metrics": measured, "folds": int(folds.max()) + 1, "seeds": seeds, "seed": seed, "n_boot": n_boot}
     settings |= {"speakers": speakers, "n_speakers": len(np.unique(voices)), "standardize": standardize}
     settings |= {"lambdas": LAMBDAS.tolist(), "p_target": P_TARGET, "heard_in_training": _overlap(units, folds)}
-    settings["model"] = bank.about.get("model")
+    settings["model"] = bank.settings.get("model")
     return assemble(found, len(units.names), len(units.rows), int(grouped.max()) + 1, seed, settings)
 
 

@@ -171,7 +171,7 @@ def embed(
     points = len(values)
     near, near_drawn = (_nearest(data, min(NEIGHBORS, points - 1)) for data in (values, coordinates))
     chosen = {"site": site, "method": method, "color": color}
-    settings = {"model": bank.about.get("model"), **chosen, "n_neighbors": n_neighbors, "seed": seed}
+    settings = {"model": bank.settings.get("model"), **chosen, "n_neighbors": n_neighbors, "seed": seed}
     settings |= {"standardize": standardize, "pool": pool, "fitted": int(fitted.sum()), "shown": points}
     result = Embedding(
         **chosen,

@@ -219,7 +219,7 @@ def verify_trials(
     features, known = _scaled(bank, train, site, pool, scale)
     settings = {
         "site": site,
-        "model": bank.about.get("model"),
+        "model": bank.settings.get("model"),
         "backend": backend,
         "pool": pool,
         "scale": scale,
@@ -304,7 +304,7 @@ def _cosine(enrol: Float[np.ndarray, "trials dim"], test: Float[np.ndarray, "tri
 
 
 def _check_train(bank: FeatureBank, train: FeatureBank) -> None:
-    ours, theirs = bank.about.get("model"), train.about.get("model")
+    ours, theirs = bank.settings.get("model"), train.settings.get("model")
     if ours is not None and theirs is not None and ours != theirs:
         raise ValueError(f"bank and train are of different models ({ours}, {theirs}); collect both from one.")
     if both := sorted({*bank.labels("speaker")} & {*train.labels("speaker")}):
@@ -317,7 +317,7 @@ def _check_train(bank: FeatureBank, train: FeatureBank) -> None:
 def _features(bank: FeatureBank, site: str, pool: str | None) -> Float[np.ndarray, "utterances dim"]:
     if bank.is_frames(site):
         raise ValueError(f"{site} has a row for each frame; trials compare utterances: collect it with 'mean+std'.")
-    return bank.features(site, pool if "reduce" in bank.about else None)
+    return bank.features(site, pool if "reduce" in bank.settings else None)
 
 
 def _discriminant(
