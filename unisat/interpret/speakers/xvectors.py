@@ -19,7 +19,7 @@ from unisat.modules import evaluating, fingerprint
 from unisat.xvector import UniSpeechSatForXVector
 
 SAME = ("max_seconds", "do_normalize", "sites", "frames", "baselines", "untrained_seeds", "seed")
-"""Settings of a bank that `collect_like` takes over."""
+"""Settings of a bank that `collect_like` uses again."""
 
 
 def xvectors(
@@ -37,7 +37,7 @@ def xvectors(
     Parameters
     ----------
     model : UniSpeechSatForXVector
-        It is put into evaluation mode for the time.
+        The model, which is in evaluation mode while this function runs.
     max_seconds : float, optional
         The model hears only the beginning of longer utterances.
     do_normalize : bool
