@@ -16,7 +16,7 @@ SHAPES = tests/test_frames.py tests/test_masking.py tests/test_model.py tests/te
 	tests/test_plots_interventions.py tests/test_plots_attribution.py tests/test_plots_verification.py \
 	tests/test_plots_codebook.py tests/test_plots_similarity.py tests/test_plots_results.py tests/test_picture.py \
 	tests/test_mask_view.py tests/test_attention_view.py tests/test_quantizer_view.py tests/test_losses_view.py \
-	tests/test_mixing_view.py tests/test_layers_view.py tests/test_layer_weights_view.py tests/test_shortcuts.py \
+	tests/test_mixing_view.py tests/test_layers_view.py tests/test_layer_weights_view.py tests/test_shortcuts.py tests/test_fast.py \
 	tests/test_chunks.py tests/test_batching.py tests/test_attention_blocks.py
 
 .PHONY: lab tour test browser screenshots docs check format notebooks speech tiny benchmarks clean

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from works import noise
 
-from unisat import UniSpeechSatConfig, UniSpeechSatModel, shortcuts
+from unisat import UniSpeechSatConfig, UniSpeechSatModel, fast, shortcuts
 from unisat.masking import span_mask
 
 ROUNDS = 9
@@ -63,8 +63,8 @@ def kept(model: UniSpeechSatModel) -> list[dict]:
     """Shortcuts that are taken."""
     rows = []
     hidden, weight, bias = torch.randn(1, FRAMES, WIDTH), torch.randn(INNER, WIDTH), torch.randn(INNER)
-    run = lambda: shortcuts.linear(hidden, weight, bias)  # noqa: E731
-    rows.append(compare("feed-forward product", "`shortcuts.linear`", run, "`F.linear`", in_plain(run)))
+    run = lambda: fast.linear(hidden, weight, bias)  # noqa: E731
+    rows.append(compare("feed-forward product", "`fast.linear`", run, "`F.linear`", in_plain(run)))
     wave = noise(10)[0][None]
     first = model.feature_extractor.conv_layers[0]
     run = lambda: first(wave[:, None], None)  # noqa: E731
@@ -96,8 +96,8 @@ def left() -> list[dict]:
     hidden, bias = torch.randn(1, FRAMES, WIDTH), torch.randn(3 * WIDTH)
     weights = [torch.randn(WIDTH, WIDTH) for _ in range(3)]
     joined = torch.cat(weights)
-    three = lambda: torch.cat([shortcuts.linear(hidden, w, bias[:WIDTH]) for w in weights])  # noqa: E731
-    one = lambda: shortcuts.linear(hidden, joined, bias)  # noqa: E731
+    three = lambda: torch.cat([fast.linear(hidden, w, bias[:WIDTH]) for w in weights])  # noqa: E731
+    one = lambda: fast.linear(hidden, joined, bias)  # noqa: E731
     rows.append(compare("queries, keys, values", "three products", lambda: (three(), None)[1], "one", one))
     q, k, v = (torch.randn(1, FRAMES, WIDTH) for _ in range(3))
     heads = lambda x: x.unflatten(-1, (HEADS, -1)).transpose(1, 2)  # noqa: E731

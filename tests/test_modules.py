@@ -1,4 +1,4 @@
-"""What belongs to any module: its inside, its mode, and whether its weights have changed."""
+"""What belongs to any module: its inside, its mode, its memory, and whether its weights have changed."""
 
 import copy
 from functools import partial
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from unisat.modules import bit_sum, evaluating, fingerprint, unwrap
+from unisat.modules import GradientCheckpointingLayer, bit_sum, evaluating, fingerprint, unwrap
 
 
 def test_what_is_inside_the_wrappers():
@@ -54,3 +54,27 @@ def test_a_fingerprint_is_of_the_weights(one_model):
     weight = one_model.encoder.layers[0].attention.q_proj.weight.data
     weight.copy_(weight[[1, 0, *range(2, 16)]])  # behind the back of torch's count of changes
     assert fingerprint(one_model) != before
+
+
+class Layer(GradientCheckpointingLayer):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.passes = nn.Linear(2, 2), 0
+
+    def forward(self, values, scale):
+        self.passes += 1
+        return self.inner(values).tanh() * scale
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("enabled", [False, True])
+def test_a_layer_that_keeps_only_its_inputs_is_computed_twice(train, enabled):
+    torch.manual_seed(0)
+    layer, seen = Layer().train(train), []
+    layer.gradient_checkpointing = enabled
+    layer.register_forward_pre_hook(lambda module, args: seen.append(args))
+    values = torch.randn(3, 2, requires_grad=True)
+    layer(values, 2.0).sum().backward()
+    assert layer.passes == len(seen) == 1 + (train and enabled)
+    expected = torch.autograd.grad((torch.tanh(values @ layer.inner.weight.T + layer.inner.bias) * 2).sum(), values)
+    torch.testing.assert_close(values.grad, expected[0])

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unisat import checkpoint as files
+from unisat.fast import Linear
 from unisat.pretrained import UniSpeechSatPreTrainedModel
-from unisat.shortcuts import Linear
 
 HEAD = ("lm_head.weight", "lm_head.bias")
 

@@ -1,4 +1,4 @@
-"""What belongs to any torch module: what is inside its wrappers, its mode, and whether its weights have changed."""
+"""What belongs to any torch module: what is in its wrappers, its mode, its memory, and whether its weights changed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import hashlib
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -29,6 +31,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+class GradientCheckpointingLayer(nn.Module):
+    """A layer that, in training, may keep only its inputs for the backward pass and compute its inside twice."""
+
+    gradient_checkpointing = False
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the layer, hooks and all."""
+        if self.gradient_checkpointing and self.training:
+            return checkpoint(super().__call__, *args, use_reentrant=False)
+        return super().__call__(*args)
 
 
 def bit_sum(weight: Tensor) -> int:

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor, nn
 
 from unisat.config import UniSpeechSatConfig
+from unisat.fast import Linear
 from unisat.heads import HeadModel
 from unisat.inputs import check_waveforms
 from unisat.losses import (
@@ -29,7 +30,6 @@ from unisat.losses import (
 from unisat.mixing import mix_utterances
 from unisat.outputs import UniSpeechSatForPreTrainingOutput
 from unisat.quantizer import GumbelVectorQuantizer, Quantized
-from unisat.shortcuts import Linear
 
 
 class UniSpeechSatForPreTraining(HeadModel):

@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unisat.config import UniSpeechSatConfig
+from unisat.fast import Linear, conv1d
 from unisat.frames import SAMPLE_RATE, conv_length, hop, receptive_field, valid_positions
 from unisat.heads import HeadModel, check_classes
 from unisat.outputs import XVectorOutput
-from unisat.shortcuts import Linear
 
 
 class TDNNLayer(nn.Module):
@@ -31,10 +31,8 @@ class TDNNLayer(nn.Module):
     ) -> Float[Tensor, "batch fewer_frames channels"]:
         """Convolve; ``(kernel - 1) * dilation`` frames fewer come out."""
         weight = self.kernel.weight.unflatten(1, (self.width, -1)).transpose(1, 2)  # (out, in, kernel)
-        # one row of an image: in two dimensions torch leaves a frame's channels side by side in memory
-        row = hidden.transpose(1, 2).unsqueeze(2)
-        out = F.conv2d(row, weight.unsqueeze(2), self.kernel.bias, dilation=(1, self.dilation))
-        return self.activation(out.squeeze(2).transpose(1, 2))
+        out = conv1d(hidden.transpose(1, 2), weight, self.kernel.bias, dilation=self.dilation)
+        return self.activation(out.transpose(1, 2))
 
 
 class AMSoftmaxLoss(nn.Module):

@@ -1,0 +1,440 @@
+"""The fast ways: each gives the numbers of a plain formula within 1e-5, and says where it does not apply.
+
+============================  =================================================  ====================================
+fast way                      instead of                                         in
+============================  =================================================  ====================================
+`multiply_as_convolution`     a matrix product                                   `Linear`
+`convolve_as_image`           a convolution that changes its input's layout      `Conv1d`, the x-vector's TDNN
+`encode_in_pieces`            whole signals between the convolutions             ``FeatureEncoder.forward``
+`fold_the_norm`               a convolution, then a norm over time               ``ConvLayer.forward``
+`feed_forward_in_place`       a new tensor for the activation                    ``FeedForward.forward``
+`convolve_by_spectra`         a convolution with a wide kernel                   ``PositionalConvEmbedding.forward``
+`attend_fused`                the attention pattern in memory                    ``Attention.attend``
+`attend_in_place`             the scores beside the pattern in memory            ``Attention.attend``
+============================  =================================================  ====================================
+
+A fast way takes the arguments of its formula (the module, which stands above this file in `unisat.model`, comes as
+``Any``) and gives `NotImplemented` where it does not apply: inside `unisat.shortcuts.plain`, in what `torch.compile`
+looks at (only `attend_fused` suits that), and where a hook would see the difference.
+"""
+
+from __future__ import annotations
+
+import platform
+import weakref
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import NotImplementedType
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Complex, Float, Int
+from torch import Tensor, nn
+
+from unisat.frames import conv_length, hop, receptive_field, stack_length, valid_positions
+from unisat.group_norm import MaskedGroupNorm
+from unisat.modules import bit_sum
+from unisat.shortcuts import allowed, sooner, watched
+
+# ---- products ----
+
+
+@lru_cache(maxsize=1)
+def mkl_is_slow() -> bool:
+    """Whether torch multiplies matrices with MKL on a processor for which MKL leaves AVX-512 alone.
+
+    On those of AMD it does, and oneDNN, which torch brings too, is twice as fast.
+    """
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+        return False
+    try:
+        maker = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # not Linux
+        maker = platform.processor()
+    return "AuthenticAMD" in maker and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+LEAST = 20_480
+"""Values in a matrix below which oneDNN costs more than it saves (torch has the same limit for convolutions)."""
+
+
+def multiply_as_convolution(
+    values: Float[Tensor, "*batch inputs"], weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"]
+) -> Float[Tensor, "*batch outputs"] | NotImplementedType:
+    """A matrix product asked of oneDNN, which torch asks for convolutions only: as one of width 1.
+
+    On processors for which MKL has no fast kernels, in float32.
+    """
+    single = values.dtype == torch.float32 == weight.dtype and not torch.is_autocast_enabled("cpu")
+    if not (single and values.device.type == "cpu" and values.numel() > LEAST and allowed() and mkl_is_slow()):
+        return NotImplemented
+    # one image, as wide as there are rows, whose channels lie side by side in memory: nothing is copied
+    image = values.reshape(1, 1, -1, values.shape[-1]).permute(0, 3, 1, 2)
+    # a dilation means nothing to a kernel of width 1, but without it torch gives a single thread's work to MKL
+    out = F.conv2d(image, weight[:, :, None, None], bias, dilation=(1, 2))
+    return out.permute(0, 2, 3, 1).reshape(*values.shape[:-1], len(weight))
+
+
+@sooner(multiply_as_convolution)
+def linear(
+    values: Float[Tensor, "*batch inputs"], weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"]
+) -> Float[Tensor, "*batch outputs"]:
+    """``values @ weight.T + bias``."""
+    return F.linear(values, weight, bias)
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear` through `linear`."""
+
+    def forward(self, input: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+        """Multiply."""
+        return linear(input, self.weight, self.bias)
+
+
+# ---- convolutions ----
+
+
+def convolve_as_image(
+    signal: Float[Tensor, "batch inputs positions"],
+    weight: Float[Tensor, "outputs inputs taps"],
+    bias: Float[Tensor, " outputs"] | None = None,
+    stride: int = 1,
+    dilation: int = 1,
+) -> Float[Tensor, "batch outputs frames"] | NotImplementedType:
+    """A convolution over one row of an image, which leaves the channels of a position side by side in memory.
+
+    A norm over channels needs them so. PyTorch's one-dimensional convolution copies such a signal into (batch,
+    channels, positions) and the norm copies it back, which takes a third of a training step of a small model.
+    """
+    if not allowed():
+        return NotImplemented
+    row = F.conv2d(signal.unsqueeze(2), weight.unsqueeze(2), bias, stride=(1, stride), dilation=(1, dilation))
+    return row.squeeze(2)
+
+
+@sooner(convolve_as_image)
+def conv1d(
+    signal: Float[Tensor, "batch inputs positions"],
+    weight: Float[Tensor, "outputs inputs taps"],
+    bias: Float[Tensor, " outputs"] | None = None,
+    stride: int = 1,
+    dilation: int = 1,
+) -> Float[Tensor, "batch outputs frames"]:
+    """Convolve, without padding."""
+    return F.conv1d(signal, weight, bias, stride, dilation=dilation)
+
+
+class Conv1d(nn.Conv1d):
+    """`torch.nn.Conv1d` without padding, through `conv1d`."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, bias: bool = True):
+        super().__init__(in_channels, out_channels, kernel_size, stride, bias=bias)
+
+    def forward(self, input: Float[Tensor, "batch inputs positions"]) -> Float[Tensor, "batch outputs frames"]:
+        """Convolve."""
+        return conv1d(input, self.weight, self.bias, self.stride[0])
+
+
+# ---- activations ----
+
+
+def in_place(activation: nn.Module, signal: Tensor) -> Tensor:
+    """Apply an activation, a GELU without gradients in the memory of ``signal``, which nobody else may hold."""
+    is_gelu = isinstance(activation, nn.GELU) and activation.approximate == "none"
+    if is_gelu and not signal.requires_grad and not watched(activation):
+        # 65 MB behind the first convolution for 10 s of speech: a new tensor costs more than the function
+        return torch.ops.aten.gelu_(signal)
+    return activation(signal)
+
+
+def feed_forward_in_place(
+    layer: Any, hidden: Float[Tensor, "batch frames hidden"]
+) -> Float[Tensor, "batch frames hidden"] | NotImplementedType:
+    """The feed-forward whose activation takes the memory of what it is applied to."""
+    wide = layer.intermediate_dense
+    # something else in its place might give back what it got, which is not ours to write into
+    if not allowed() or watched(wide, layer.activation) or not isinstance(wide, nn.Linear):
+        return NotImplemented
+    inner = in_place(layer.activation, wide(hidden))
+    return layer.output_dropout(layer.output_dense(layer.intermediate_dropout(inner)))
+
+
+# ---- attention ----
+
+SMALL_PATTERN = 4_000_000
+"""Weights of all heads that fit into a processor's caches."""
+
+
+def pattern_is_cheap(queries: Float[Tensor, "batch heads frames head_dim"]) -> bool:
+    """Whether to attend by way of the whole pattern: of half precision, torch's fused attention is slow on a CPU."""
+    batch, heads, frames, _ = queries.shape
+    half = queries.device.type == "cpu" and queries.dtype in (torch.bfloat16, torch.float16)
+    return half and batch * heads * frames * frames <= SMALL_PATTERN and not torch.is_grad_enabled() and allowed()
+
+
+Attended = tuple[
+    Float[Tensor, "batch heads frames head_dim"],  # what each query reads
+    Float[Tensor, "batch heads frames frames"] | None,  # the pattern, if asked for
+]
+
+
+def attend_fused(
+    attention: Any,
+    q: Float[Tensor, "batch heads frames head_dim"],
+    k: Float[Tensor, "batch heads frames head_dim"],
+    v: Float[Tensor, "batch heads frames head_dim"],
+    valid: Bool[Tensor, "batch frames"] | None,
+    output_attentions: bool,
+) -> Attended | NotImplementedType:
+    """Attention without the pattern in memory, as torch has it fused; where nobody wants to see the pattern.
+
+    Compiled code takes it too.
+    """
+    seen = output_attentions or watched(attention.softmax, attention.dropout)
+    if seen or not allowed(compiled=True) or pattern_is_cheap(q):
+        return NotImplemented
+    keys = None if valid is None else valid[:, None, None, :]
+    dropout = attention.dropout.p if attention.training else 0.0
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=keys, dropout_p=dropout), None
+
+
+def attend_in_place(
+    attention: Any,
+    q: Float[Tensor, "batch heads frames head_dim"],
+    k: Float[Tensor, "batch heads frames head_dim"],
+    v: Float[Tensor, "batch heads frames head_dim"],
+    valid: Bool[Tensor, "batch frames"] | None,
+    output_attentions: bool,
+) -> Attended | NotImplementedType:
+    """Attention whose pattern takes the memory of the scores, which nobody asks for; without gradients."""
+    if not allowed() or torch.is_grad_enabled() or watched(attention.softmax):
+        return NotImplemented
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if valid is not None:
+        scores.masked_fill_(~valid[:, None, None, :], torch.finfo(scores.dtype).min)
+    pattern = torch.softmax(scores, -1, out=scores)
+    return attention.dropout(pattern) @ v, pattern if output_attentions else None
+
+
+# ---- the first convolution and its norm over time ----
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A convolution of one channel with the norm behind it, for each utterance of a batch.
+
+    Attributes
+    ----------
+    kernel : (batch, taps, channels)
+    bias : (batch, 1, channels)
+    offset : (batch, 1)
+        What is taken off the waveform first: the bias makes up for it.
+    stride : int
+        Samples from one frame to the next.
+    """
+
+    kernel: Float[Tensor, "batch taps channels"]
+    bias: Float[Tensor, "batch 1 channels"]
+    offset: Float[Tensor, "batch 1"]
+    stride: int
+
+    def __call__(self, waveform: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch channels frames"]:
+        """Convolve; without gradients so that a frame's channels lie side by side in memory.
+
+        Of the next convolution, the forward pass is faster so, the backward pass otherwise.
+        """
+        seen = (waveform - self.offset).unfold(1, self.kernel.shape[1], self.stride)  # (batch, frames, taps)
+        if torch.is_grad_enabled():
+            return torch.baddbmm(self.bias.transpose(1, 2), self.kernel.transpose(1, 2), seen.transpose(1, 2))
+        return torch.baddbmm(self.bias, seen, self.kernel).transpose(1, 2)
+
+    def take(self, utterances: Bool[Tensor, " batch"] | slice) -> Folded:
+        """The same for some utterances of the batch."""
+        return Folded(self.kernel[utterances], self.bias[utterances], self.offset[utterances], self.stride)
+
+
+def fold_group_norm(
+    waveform: Float[Tensor, "batch samples"], conv: nn.Conv1d, norm: nn.GroupNorm, lengths: Int[Tensor, " batch"] | None
+) -> Folded:
+    """Put the mean and variance over time of what ``conv`` will give into its kernel.
+
+    A channel is ``k · x_t`` for the samples ``x_t`` under the kernel, so its mean is ``k · mean(x)`` and its variance
+    ``k' cov(x) k``, with a covariance of 10 by 10 numbers: the 512 channels need not be looked at. In float64, since a
+    kernel that lets little of a loud signal through is a small difference of large numbers. A bias of the convolution
+    drops out.
+
+    Parameters
+    ----------
+    lengths : (batch,), optional
+        Frames behind the convolution that count; None for all.
+    """
+    taps, stride = conv.kernel_size[0], conv.stride[0]
+    frames = waveform.double().unfold(1, taps, stride)  # (batch, frames, taps)
+    count: int | Tensor
+    if lengths is None:
+        mean = frames.mean(1, keepdim=True)  # (batch, 1, taps)
+        centred, count = frames - mean, frames.shape[1]
+    else:
+        valid, count = valid_positions(lengths, frames.shape[1])[..., None], lengths[:, None, None]
+        mean = frames.masked_fill(~valid, 0).sum(1, keepdim=True) / count
+        centred = (frames - mean).masked_fill(~valid, 0)
+    covariance = centred.transpose(1, 2) @ centred / count
+    kernel = conv.weight.double()[:, 0]  # (channels, taps)
+    variance = ((kernel @ covariance) * kernel).sum(-1).clamp(min=0)  # (batch, channels)
+    scale = norm.weight.double() * (variance + norm.eps).rsqrt()
+    # a constant under the waveform costs digits, and vanishes in the norm; half precision has none to spare for this
+    offset = mean.mean(-1) if waveform.dtype == torch.float32 else torch.zeros_like(mean[..., 0])
+    offset = offset.detach().to(waveform)
+    bias = norm.bias.double() - ((mean - offset[..., None]) @ kernel.T)[:, 0] * scale
+    scaled = kernel.T * scale[:, None]  # (batch, taps, channels)
+    return Folded(scaled.to(waveform), bias[:, None].to(waveform), offset, stride)
+
+
+def can_be_folded(layer: Any, waveform: Float[Tensor, "batch positions"]) -> bool:
+    """Whether a layer of the front end has a norm over time, and nobody looks between the convolution and it."""
+    conv, norm = layer.conv, layer.layer_norm
+    if not isinstance(conv, nn.Conv1d) or not isinstance(norm, MaskedGroupNorm) or waveform.dtype == torch.float64:
+        return False
+    learns = conv.bias is not None and torch.is_grad_enabled()  # a bias drops out, and would get no gradient
+    return allowed() and not watched(conv, norm) and not learns
+
+
+def fold_the_norm(
+    layer: Any, signal: Float[Tensor, "batch inputs positions"], lengths: Int[Tensor, " batch"] | None
+) -> Float[Tensor, "batch channels frames"] | NotImplementedType:
+    """A convolution of the waveform and the norm over time behind it, at once; then the activation."""
+    waveform = signal[:, 0]
+    if not can_be_folded(layer, waveform):
+        return NotImplemented
+    both = fold_group_norm(waveform, layer.conv, layer.layer_norm, lengths)
+    return in_place(layer.activation, both(waveform))
+
+
+# ---- the front end ----
+
+PIECE, LEAST_PIECE = 100, 16
+"""Frames of all utterances together, and of each, that the convolutions compute at once."""
+
+
+def encode_in_pieces(
+    encoder: Any, waveform: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"] | None = None
+) -> Float[Tensor, "batch channels frames"] | NotImplementedType:
+    """Encode some frames at a time, so that the wide signals between the layers stay in the processor's caches.
+
+    Nothing is cut: each piece has all the samples that its frames see, and the norm over time is folded into the first
+    kernel beforehand. Frames of padding are left out, and stay 0. Without gradients, and not in float64.
+    """
+    if not allowed() or torch.is_grad_enabled() or waveform.dtype == torch.float64:
+        return NotImplemented
+    if watched(*encoder.conv_layers.modules()):
+        return NotImplemented
+    first, *rest = encoder.conv_layers
+    opening: Folded | None = None
+    if can_be_folded(first, waveform):
+        within = None if lengths is None else conv_length(lengths, encoder.kernels[0], encoder.strides[0])
+        opening = fold_group_norm(waveform, first.conv, first.layer_norm, within)
+    elif isinstance(first.layer_norm, MaskedGroupNorm):
+        return NotImplemented
+    step, field = hop(encoder.strides), receptive_field(encoder.kernels, encoder.strides)
+    ends = None if lengths is None else stack_length(lengths, encoder.kernels, encoder.strides)
+    frames = stack_length(waveform.shape[1], encoder.kernels, encoder.strides)
+    piece = max(LEAST_PIECE, (PIECE if waveform.device.type == "cpu" else 100 * PIECE) // len(waveform))
+    features: Tensor | None = None
+    for start in range(0, frames, piece):
+        stop = min(start + piece, frames)
+        rows = slice(None) if ends is None else ends > start
+        samples = waveform[rows, start * step : (stop - 1) * step + field]
+        if opening is None:
+            signal = first(samples[:, None], None)
+        else:
+            signal = in_place(first.activation, opening.take(rows)(samples))
+        for layer in rest:
+            signal = layer(signal, None)
+        if features is None:  # autocasting may have changed the precision
+            features = signal.new_zeros(len(waveform), frames, signal.shape[1])
+        features[rows, start:stop] = signal.transpose(1, 2)
+    assert features is not None
+    return features.transpose(1, 2)
+
+
+# ---- the positional convolution ----
+
+WINDOW = 256
+"""Frames that `shifted_products` transforms at once."""
+
+
+def spectrum(
+    weight: Float[Tensor, "channels inputs taps"], groups: int
+) -> Complex[Tensor, "frequencies groups inputs out"]:
+    """What `shifted_products` multiplies by: the conjugate spectrum of a grouped kernel."""
+    frequencies = torch.fft.rfft(weight.float(), n=WINDOW).conj()
+    return frequencies.unflatten(0, (groups, -1)).permute(3, 0, 2, 1).resolve_conj().contiguous()
+
+
+def shifted_products(
+    signal: Float[Tensor, "batch frames channels"],
+    kernel: Complex[Tensor, "frequencies groups inputs out"],
+    taps: int,
+    padding: int,
+) -> Float[Tensor, "batch frames channels"]:
+    """A grouped convolution over time, padded with zeros, by way of spectra (overlap-save, in float32).
+
+    Out of `WINDOW` transformed frames the last ``taps - 1`` wrap around and are dropped; the windows overlap by those.
+    A kernel of 128 taps on 48 channels is too narrow for matrix units and too wide for direct convolution.
+    """
+    frames, step = signal.shape[1], WINDOW - taps + 1
+    windows = -(-frames // step)
+    padded = F.pad(signal.float().transpose(1, 2), (padding, (windows - 1) * step + WINDOW - padding - frames))
+    seen = torch.fft.rfft(padded.unfold(2, WINDOW, step))  # (batch, channels, windows, frequencies)
+    rows = seen.unflatten(1, (kernel.shape[1], -1)).permute(4, 1, 0, 3, 2)  # (frequencies, groups, batch, windows, in)
+    products = rows.flatten(2, 3) @ kernel
+    products = products.unflatten(2, rows.shape[2:4]).permute(2, 3, 1, 4, 0).flatten(2, 3)
+    out = torch.fft.irfft(products, n=WINDOW)[..., :step]  # (batch, windows, channels, step)
+    out = out.transpose(2, 3).flatten(1, 2)[:, :frames]
+    # where a kernel sees zeros alone (padding), rounding would stand in for 0, and a layer norm behind make it large
+    seen_any = F.max_pool1d(signal.abs().amax(-1)[:, None], taps, stride=1, padding=padding)[:, 0, :frames] > 0
+    return out.masked_fill(~seen_any[..., None], 0).to(signal.dtype)
+
+
+class _Kept(NamedTuple):
+    key: tuple[object, ...]
+    kernel: Tensor
+
+
+_SPECTRA: weakref.WeakKeyDictionary[nn.Module, _Kept] = weakref.WeakKeyDictionary()
+
+
+def kept_spectrum(conv: nn.Conv1d) -> Complex[Tensor, "frequencies groups inputs out"] | None:
+    """The `spectrum` of a convolution with weight norm, computed again when its weights have changed.
+
+    None where changes cannot be told. In-place changes are told by torch's own count of them; those through ``.data``,
+    which it does not count, by a sum over all bits.
+    """
+    originals = [weight for name, weight in conv.named_parameters() if name != "bias"]
+    if not originals or any(weight.is_inference() for weight in originals):
+        return None
+    places = [(weight.data_ptr(), weight._version, weight.dtype) for weight in originals]
+    key = (*places, *(bit_sum(weight) for weight in originals))
+    kept = _SPECTRA.get(conv)
+    if kept is None or kept.key != key:
+        with torch.no_grad():
+            _SPECTRA[conv] = kept = _Kept(key, spectrum(conv.weight, conv.groups))
+    return kept.kernel
+
+
+def convolve_by_spectra(
+    embedding: Any, hidden: Float[Tensor, "batch frames hidden"]
+) -> Float[Tensor, "batch frames hidden"] | NotImplementedType:
+    """The positional convolution as a product of spectra: on a CPU, without gradients, and not in float64."""
+    conv = embedding.conv
+    if not allowed() or watched(*conv.modules()) or torch.is_grad_enabled():
+        return NotImplemented
+    if hidden.device.type != "cpu" or hidden.dtype == torch.float64 or conv.kernel_size[0] > WINDOW // 2:
+        return NotImplemented
+    kernel = kept_spectrum(conv)
+    if kernel is None:
+        return NotImplemented
+    positions = shifted_products(hidden, kernel, conv.kernel_size[0], conv.padding[0]) + conv.bias
+    return in_place(embedding.activation, positions)
