@@ -51,7 +51,7 @@ def test_a_saved_bank_is_the_bank_and_is_mapped_from_its_file(bank, tmp_path, mo
     bank.save(tmp_path / "bank")
     loaded = FeatureBank.load(tmp_path / "bank")
     check(loaded)
-    assert loaded.about == bank.about
+    assert loaded.settings == bank.settings
     pd.testing.assert_frame_equal(loaded.table.isna(), bank.table.isna())
     assert loaded.table["speaker"].tolist()[:3] == ["x", "x", "y"]
     # no memory of its own: what changes in the file changes in the array
@@ -122,7 +122,7 @@ def test_pools(table):
     bank = FeatureBank.from_arrays(table, {"hidden.0": np.arange(16.0).reshape(4, 4)}, {"reduce": "mean+std"})
     np.testing.assert_array_equal(bank.features("hidden.0", "mean")[0], [0, 1])
     np.testing.assert_array_equal(bank.features("hidden.0", "mean+std")[0], [0, 1, 2, 3])
-    bank.about["reduce"] = "mean"
+    bank.settings["reduce"] = "mean"
     with pytest.raises(ValueError, match=r"pool='mean\+std' cannot be had of .* reduce='mean'"):
         bank.features("hidden.0", "mean+std")
 

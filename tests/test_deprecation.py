@@ -6,9 +6,12 @@ import pickle
 import re
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from unisat.deprecation import OldModule, moved, renamed
+from unisat.interpret.features.bank import FeatureBank
 
 importlib.import_module("unisat.interpret")
 OLD = sorted(name for name, module in sys.modules.items() if isinstance(module, OldModule))
@@ -71,6 +74,20 @@ def test_an_old_name_gives_what_has_a_new_one(old):
     with pytest.warns(DeprecationWarning, match=f"{re.escape(old)} is now {re.escape(RENAMED[old])};") as caught:
         found = getattr(importlib.import_module(module), name)
     assert found is getattr(importlib.import_module(home), new)
+    assert {warning.filename for warning in caught} == {__file__}
+
+
+def test_an_old_attribute_and_an_old_keyword_give_the_new_ones():
+    table, arrays = pd.DataFrame({"id": ["a"]}), {"hidden.0": np.ones((1, 2))}
+    with pytest.warns(DeprecationWarning, match=r"about= of FeatureBank\.from_arrays is now settings=;") as caught:
+        bank = FeatureBank.from_arrays(table, arrays, about={"model": "m"})
+    assert {warning.filename for warning in caught} == {__file__}
+    assert bank.settings == {"model": "m"}
+    with pytest.warns(DeprecationWarning, match=r"FeatureBank\.about is now FeatureBank\.settings;") as caught:
+        assert bank.about is bank.settings
+    assert {warning.filename for warning in caught} == {__file__}
+    with pytest.warns(DeprecationWarning, match=r"about= of FeatureBank\.__init__ is now settings=;") as caught:
+        assert FeatureBank(table, bank._parts, about={"seed": 1}).settings == {"seed": 1}
     assert {warning.filename for warning in caught} == {__file__}
 
 

@@ -170,7 +170,7 @@ def frames_bank(**more):
     whole = {
         name: item for site, values in arrays.items() for name, item in ((site, values), (f"{site}#frames", lengths))
     }
-    return FeatureBank(table, [Part(np.arange(12), whole)], about={"model": "planted", "reduce": "frames"}), labels
+    return FeatureBank(table, [Part(np.arange(12), whole)], settings={"model": "planted", "reduce": "frames"}), labels
 
 
 def test_the_layer_that_shows_the_phones_is_found():

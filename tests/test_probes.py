@@ -613,7 +613,9 @@ def test_what_is_not_in_the_report_is_said(report):
 
 
 def changed(bank, **columns):
-    return FeatureBank.from_arrays(bank.table.assign(**columns), {site: bank[site] for site in bank.sites}, bank.about)
+    return FeatureBank.from_arrays(
+        bank.table.assign(**columns), {site: bank[site] for site in bank.sites}, bank.settings
+    )
 
 
 BAD = {
@@ -643,7 +645,10 @@ BAD = {
         lambda b: probe_layers(changed(b, session=None), "speaker"),
         "'session' is empty for 144 .* pass groups=None: each utterance by itself",
     ),
-    "too few labels": (lambda b: probe_layers(b, ["a", "b"]), r"a label for each of the 144 utterances, got \(2,\)"),
+    "too few labels": (
+        lambda b: probe_layers(b, ["a", "b"]),
+        r"each of the 144 utterances, got shape \(2,\)",
+    ),
     "no labels": (lambda b: probe_layers(b, [None] * 144), "target has no label: all are None"),
     "a quantity that is one": (lambda b: probe_layers(b, [1.5] * 144), "target is 1.5 everywhere"),
     "metrics of classes": (

@@ -271,13 +271,13 @@ def noisy(bank, seed):
     """The bank with eight louder channels that say nothing of the speaker."""
     noise = np.random.default_rng(seed).normal(scale=4, size=(len(bank), 8))
     arrays = {"hidden.0": np.hstack([bank["hidden.0"], noise])}
-    return FeatureBank.from_arrays(bank.table, arrays, bank.about)
+    return FeatureBank.from_arrays(bank.table, arrays, bank.settings)
 
 
 def test_discriminant_analysis_and_plda_drop_what_differs_within_a_speaker():
     bank, train = noisy(voices(12, 5, noise=0.9), 1), noisy(voices(60, 6, noise=0.9, seed=2, prefix="t"), 2)
     alone = FeatureBank.from_arrays(
-        pd.DataFrame({"id": ["x"], "speaker": ["once"]}), {"hidden.0": np.full((1, 16), 50.0)}, train.about
+        pd.DataFrame({"id": ["x"], "speaker": ["once"]}), {"hidden.0": np.full((1, 16), 50.0)}, train.settings
     )
     rates = {b: verify_trials(bank, 0, backend=b, train=train) for b in ("cosine", "lda", "plda")}
     assert rates["lda"].eer() < rates["cosine"].eer() - 0.05
@@ -296,7 +296,9 @@ def test_discriminant_analysis_and_plda_drop_what_differs_within_a_speaker():
     assert few.eer() > scored.eer()
     # a speaker heard once counts for mean and spread alone
     both = pd.concat([train.table, alone.table], ignore_index=True)
-    more = FeatureBank.from_arrays(both, {"hidden.0": np.vstack([train["hidden.0"], alone["hidden.0"]])}, train.about)
+    more = FeatureBank.from_arrays(
+        both, {"hidden.0": np.vstack([train["hidden.0"], alone["hidden.0"]])}, train.settings
+    )
     assert verify_trials(bank, 0, backend="lda", train=more).settings["train_speakers"] == 60
 
 
@@ -380,12 +382,12 @@ def test_mistakes():
     def without(column, rows=slice(None)):
         table = bank.table.copy()
         table.loc[table.index[rows], column] = None
-        return FeatureBank.from_arrays(table, {site: bank[site] for site in bank.sites}, bank.about)
+        return FeatureBank.from_arrays(table, {site: bank[site] for site in bank.sites}, bank.settings)
 
     broken = bank["hidden.0"].copy()
     broken[5, 2] = np.nan
     once = bank.take(np.arange(0, 16, 4))
-    frames = FeatureBank(bank.table, bank._parts, about=bank.about)
+    frames = FeatureBank(bank.table, bank._parts, settings=bank.settings)
     frames.is_frames = lambda site: True
     other = FeatureBank.from_arrays(train.table, {"hidden.0": train["hidden.0"]}, {"model": "another"})
     narrow = FeatureBank.from_arrays(train.table, {"hidden.0": train["hidden.0"][:, :3]}, {"reduce": "mean"})

@@ -6,8 +6,12 @@ import importlib
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from functools import wraps
 from types import ModuleType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class OldModule(ModuleType):
@@ -98,6 +102,40 @@ def _get(dotted: str) -> Any:
     return getattr(importlib.import_module(home), name)
 
 
-def _warn(old: str, new: str) -> None:
-    """Warn at the line that uses the old name, which is three calls up, behind the module's ``__getattr__``."""
-    warnings.warn(f"{old} is now {new}; the old name goes in the next release.", DeprecationWarning, stacklevel=4)
+class OldAttribute:
+    """The old name of an attribute, in the body of its class: ``about = OldAttribute("settings")``."""
+
+    def __init__(self, new: str) -> None:
+        self.new = new
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.old = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return self
+        _warn(f"{owner.__name__}.{self.old}", f"{owner.__name__}.{self.new}", calls=2)
+        return getattr(instance, self.new)
+
+
+def old_keywords(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let a function be called with old names of its keywords too: ``@old_keywords(about="settings")``."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            for old, new in names.items():
+                if old in kwargs:
+                    _warn(f"{old}= of {function.__qualname__}", f"{new}=", calls=2)
+                    kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+def _warn(old: str, new: str, calls: int = 3) -> None:
+    """Warn at the line that uses the old name, which is so many calls up, behind the module's ``__getattr__``."""
+    said = f"{old} is now {new}; the old name goes in the next release."
+    warnings.warn(said, DeprecationWarning, stacklevel=calls + 1)

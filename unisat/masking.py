@@ -112,6 +112,25 @@ def span_mask(
     return line.view(len(lengths), width)[:, :frames].contiguous()
 
 
+def time_mask(
+    lengths: Int[Tensor, " batch"],
+    frames: int,
+    config: UniSpeechSatConfig,
+    generator: torch.Generator | None,
+    *,
+    mask_prob: float | None = None,
+) -> Bool[Tensor, "batch frames"]:
+    """Hide spans of frames as a configuration says, in `span_mask`; ``mask_prob`` takes the place of its share."""
+    return span_mask(
+        lengths,
+        frames,
+        mask_prob=config.mask_time_prob if mask_prob is None else mask_prob,
+        mask_length=config.mask_time_length,
+        min_spans=config.mask_time_min_masks,
+        generator=generator,
+    )
+
+
 def draw_without_replacement(
     places: Int[Tensor, " batch"],
     count: Int[Tensor, " batch"],
@@ -197,9 +216,8 @@ class SpecAugment(nn.Module):
         """Return the masked frames and the mask; a given mask is always used, and one is drawn only in training."""
         batch, frames, width = hidden.shape
         config, augment = self.config, self.training and self.config.apply_spec_augment
-        time = {"mask_length": config.mask_time_length, "min_spans": config.mask_time_min_masks}
         if mask_time_indices is None and augment and config.mask_time_prob > 0:
-            mask_time_indices = span_mask(lengths, frames, mask_prob=config.mask_time_prob, **time, generator=generator)
+            mask_time_indices = time_mask(lengths, frames, config, generator)
         if mask_time_indices is None:
             mask_time_indices = torch.zeros(batch, frames, dtype=torch.bool, device=hidden.device)
         else:

@@ -1,4 +1,4 @@
-"""One step of the pretraining objective taken apart: who was mixed, what was compared, what every term adds."""
+"""One step of the pretraining objective, taken apart: who was mixed, what was compared, and what every term adds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unisat.config import UniSpeechSatConfig
 from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE, stack_length
 from unisat.losses import content_loss, contrastive_bce, contrastive_infonce, contrastive_report
-from unisat.masking import span_mask
+from unisat.masking import time_mask
 from unisat.mixing import Mixing, mix_utterances
 from unisat.outputs import UniSpeechSatForPreTrainingOutput
 from unisat.pretraining import UniSpeechSatForPreTraining, check_targets
@@ -24,22 +24,22 @@ from unisat.pretraining import UniSpeechSatForPreTraining, check_targets
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What one batch went through; made by `one_step`.
+    """What happened to one batch; `one_step` gives it.
 
     Attributes
     ----------
     config : UniSpeechSatConfig
-        Weights and kinds of the terms.
+        The configuration, with the weights and kinds of the terms.
     mixed : (batch, samples)
         What the model read.
     record : Mixing
         Who was mixed into whom, where and how loud.
     targets : (batch, frames)
-        The cluster that each frame is to be recognised as; -100 where there is none.
+        The cluster that each frame should be recognised as; -100 where there is none.
     output : UniSpeechSatForPreTrainingOutput
-        Of the model, with ``mask_time_indices``, ``utterances`` and ``instances``.
+        Output of the model, with ``mask_time_indices``, ``utterances`` and ``instances``.
     cosines : (S, S)
-        Of each masked frame's projected state (row) with each masked frame's quantized one (column).
+        Cosine of each masked frame's projected state (row) with each masked frame's quantized state (column).
     """
 
     config: UniSpeechSatConfig
@@ -56,14 +56,15 @@ class Step:
 
     @property
     def positives(self) -> Bool[Tensor, "masked masked"]:
-        """True where anchor and quantized frame come from one utterance."""
+        """True where the anchor and the quantized frame come from one utterance."""
         return self.utterances[:, None] == self.utterances[None]
 
     @property
     def compared(self) -> Bool[Tensor, "masked masked"]:
-        """True where the contrastive loss looks: each frame's own code and the instances drawn for it.
+        """True where the contrastive loss looks: at each frame's own code and the instances drawn for it.
 
-        In the paper's form (``config.contrastive_loss="infonce"``) these are the own code and all of other utterances.
+        In the paper's form (``config.contrastive_loss="infonce"``) it looks at the own code and all those of other
+        utterances.
         """
         own = torch.eye(len(self.cosines), dtype=torch.bool, device=self.cosines.device)
         if self.config.contrastive_loss == "infonce":
@@ -71,14 +72,14 @@ class Step:
         return own if self.output.instances is None else own.scatter(1, self.output.instances, True)
 
     def candidates(self, anchor: int) -> Int[Tensor, " candidates"]:
-        """Columns that one row of the matrix is compared with: its own first, one drawn twice twice."""
+        """List the columns that a row of the matrix is compared with: its own first; one drawn twice comes twice."""
         own = torch.tensor([anchor], device=self.cosines.device)
         if self.config.contrastive_loss == "infonce":
             return torch.cat([own, (~self.positives[anchor]).nonzero()[:, 0]])
         return own if self.output.instances is None else torch.cat([own, self.output.instances[anchor]])
 
     def mixtures(self, names: Sequence[str]) -> pd.DataFrame:
-        """Who was mixed into whom, by number of utterance: ``into, from, start, end, snr_db``, times in seconds."""
+        """Say who was mixed into whom, by number of utterance: ``into, from, start, end, snr_db``, times in seconds."""
         rows = [
             {
                 "utterance": row["utterance"],
@@ -94,19 +95,19 @@ class Step:
         return pd.DataFrame(rows, columns=columns).set_index("utterance")
 
     def terms(self, temperature: float | None = None) -> pd.DataFrame:
-        """Each term of the loss: its value, what knowing nothing gives, its weight, and what it adds to the loss.
+        """Give each term of the loss: its value, its value by chance, its weight, and what it adds to the loss.
 
         Parameters
         ----------
         temperature : float, optional
-            Divides the cosines of the content and of the contrastive loss; the configuration's, if None.
+            Divides the cosines of the content loss and of the contrastive loss; by default the configuration's.
 
         Returns
         -------
         pandas.DataFrame
-            One row for each term: ``value`` in nats (the diversity: a share of the codebook; the penalty: a mean
-            square), ``chance`` (NaN where there is none), ``weight``, ``share`` of the counted frames that the term is
-            a mean of, ``contribution = value · weight · share``. The contributions sum to the loss.
+            One row for each term. ``value`` is in nats; the diversity is a share of the codebook and the penalty a mean
+            square. ``chance`` is NaN where there is none. ``share`` is the share of the counted frames that the term is
+            a mean of, and ``contribution = value · weight · share``. The contributions sum to the loss.
         """
         config, output = self.config, self.output
         temperature = config.contrastive_logits_temperature if temperature is None else temperature
@@ -147,44 +148,37 @@ def one_step(
     mixing_prob: float | None = None,
     seed: int = 0,
 ) -> Step:
-    """Mix and mask a batch, run it through the model in evaluation, and keep all that the objective compares.
+    """Mix and mask a batch, run the model on it in evaluation mode, and keep all that the objective compares.
 
     Parameters
     ----------
     model
-        With the parts of the objective, in evaluation (``model.eval()``): no dropout, no Gumbel noise.
+        A model with the parts of the objective, in evaluation mode: without dropout and Gumbel noise.
     batch
         Two utterances at least.
     targets : (batch, frames), optional
-        The cluster of each frame; the model's own answer to the clean batch, if None.
+        The cluster of each frame; by default the model's own answer to the clean batch.
     mask_prob, mixing_prob : float, optional
-        As in `unisat.masking.span_mask` and `unisat.mixing.mix_utterances`; the configuration's, if None.
+        As in `unisat.masking.span_mask` and `unisat.mixing.mix_utterances`; by default those of the configuration.
     seed : int
-        Of the generator that draws, in this order, mixtures, masks and contrastive instances.
+        Seed of the generator that draws, in this order, mixtures, masks and contrastive instances.
     """
     check_model(model)
-    config = model.config
+    config, kernels, strides = model.config, model.config.conv_kernel, model.config.conv_stride
     draws = torch.Generator().manual_seed(seed)
     device = model.label_embeddings_concat.device
-    clean, attention_mask = batch.input_values.to(device), batch.attention_mask.to(device)
+    waveforms, attention_mask = batch.input_values.to(device), batch.attention_mask.to(device)
     targets = clean_targets(model, batch) if targets is None else targets.to(device)
     with torch.no_grad():
         mixed, record = mix_utterances(
-            clean,
+            waveforms,
             batch.lengths.to(device),
             mixing_prob=config.mixing_prob if mixing_prob is None else mixing_prob,
             normalize=config.mixing_normalize,
             generator=draws,
         )
-        frames = stack_length(batch.lengths, config.conv_kernel, config.conv_stride).to(device)
-        mask = span_mask(
-            frames,
-            stack_length(clean.shape[1], config.conv_kernel, config.conv_stride),
-            mask_prob=config.mask_time_prob if mask_prob is None else mask_prob,
-            mask_length=config.mask_time_length,
-            min_spans=config.mask_time_min_masks,
-            generator=draws,
-        )
+        frames = stack_length(batch.lengths, kernels, strides).to(device)
+        mask = time_mask(frames, stack_length(waveforms.shape[1], kernels, strides), config, draws, mask_prob=mask_prob)
         output = model(
             mixed,
             attention_mask=attention_mask,
@@ -193,20 +187,27 @@ def one_step(
             mask_time_indices=mask,
             generator=draws,
         )
-    masked = output.mask_time_indices
-    states, codes = output.speaker_states[masked], output.projected_quantized_states[masked]
     return Step(
         config=config,
         mixed=mixed,
         record=record,
         targets=check_targets(targets, output.valid, config.num_clusters),
         output=output,
-        cosines=F.normalize(states.float(), dim=-1) @ F.normalize(codes.float(), dim=-1).T,
+        cosines=_cosines(output),
     )
 
 
+def _cosines(output: UniSpeechSatForPreTrainingOutput) -> Float[Tensor, "masked masked"]:
+    """Cosine of each masked frame's projected state (row) with each masked frame's quantized one (column)."""
+    assert output.speaker_states is not None
+    assert output.projected_quantized_states is not None
+    masked = output.mask_time_indices
+    states, codes = output.speaker_states[masked].float(), output.projected_quantized_states[masked].float()
+    return F.normalize(states, dim=-1) @ F.normalize(codes, dim=-1).T
+
+
 def clean_targets(model: UniSpeechSatForPreTraining, batch: Batch) -> Int[Tensor, "batch frames"]:
-    """Targets for a model whose clusters are not at hand: its own answer to the batch, unmixed and unmasked."""
+    """Targets for a model whose clusters are not known: its own answer to the batch, neither mixed nor masked."""
     check_model(model)
     device = model.label_embeddings_concat.device
     with torch.no_grad():
@@ -215,7 +216,7 @@ def clean_targets(model: UniSpeechSatForPreTraining, batch: Batch) -> Int[Tensor
 
 
 def check_model(model: object) -> None:
-    """Refuse a model without the parts of the objective, or one whose dropout is on."""
+    """Refuse a model without the parts of the objective, and a model in training mode."""
     if not isinstance(model, UniSpeechSatForPreTraining):
         raise ValueError(
             f"a {type(model).__name__} has no parts of the pretraining objective (label embeddings, quantizer, speaker "

@@ -1,7 +1,7 @@
 """Batches for pretraining: manifests, crops on frame boundaries with their labels, length buckets that mix speakers.
 
-Everything drawn is a function of the seed and of a place (epoch, step, process), so that any batch can be made without
-those before it.
+All that is drawn is a function of the seed and of a place (epoch, step, process), so any batch can be made without the
+earlier ones.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from torch.nn.utils.rnn import pad_sequence
 from unisat import audio, corpus
 from unisat.config import UniSpeechSatConfig
 from unisat.corpus import Corpus
-from unisat.frames import SAMPLE_RATE, valid_positions
+from unisat.frames import SAMPLE_RATE, conv_length, valid_positions
 from unisat.training.targets import MOST_UNREADABLE, Targets, too_many
 
 LABELS = {"id", "speaker", "session", "text", "sentence", "sex", "accent"}
-"""Columns of a table that are strings, whatever they look like."""
+"""Columns of a table that are always read as strings."""
 
 EXACT = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
-"""Codings of samples (soundfile's subtypes, those of FLAC among them) in which a jump lands on the sample."""
+"""Codings of samples (soundfile's subtypes, also of FLAC) in which a jump ends exactly on the sample."""
 
 
 def manifest(source: str | Path, **where: Any) -> Corpus:
-    """Open speech for training; no sound is read.
+    """Open speech for training, without reading any sound.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ def manifest(source: str | Path, **where: Any) -> Corpus:
     Raises
     ------
     ValueError
-        If the table has no ``path``, no row fits, or more than 5 % of the files cannot be read; fewer are left out
-        with a warning and listed in the corpus's ``report``.
+        If the table has no ``path``, no row fits, or more than 5 % of the files cannot be read. Fewer unreadable files
+        are left out with a warning and listed in the corpus's ``report``.
     """
     if source == "builtin":
         found = corpus.builtin()
@@ -80,13 +80,13 @@ def _table(file: Path, where: Mapping[str, Any]) -> Corpus:
     if table["path"].isna().any():
         rows = np.flatnonzero(table["path"].isna()).tolist()
         raise ValueError(f"{file} needs a path in each row; row(s) {rows[:10]}, counted from 0, have none.")
-    # labels stay strings where a table holds numbers: targets are found by their id
+    # labels stay strings where a table holds numbers, since targets are found by their id
     for name in LABELS & set(table):
         table[name] = [None if pd.isna(label) else str(label) for label in table[name]]
     if "id" not in table:
         table["id"] = [Path(path).with_suffix("").as_posix() for path in table["path"]]
     table["path"] = [str((file.parent / path).resolve()) for path in table["path"]]
-    # files that nobody asks for need not be there
+    # files of rows that are not asked for need not exist
     table = Corpus(table).where(**where).table if where else table
     unreadable: dict[str, str] = {}
     known = table["seconds"].to_dict() if "seconds" in table else {}
@@ -109,7 +109,7 @@ def _table(file: Path, where: Mapping[str, Any]) -> Corpus:
 
 
 def union(corpora: Mapping[str, Corpus]) -> Corpus:
-    """Put several corpora into one; ids become ``name/id``, speakers keep their names."""
+    """Put several corpora into one; ids become ``name/id``, and speakers keep their names."""
     tables = [part.table.assign(id=[f"{name}/{i}" for i in part.table["id"]]) for name, part in corpora.items()]
     if not tables:
         raise ValueError("there is no speech: give at least one source.")
@@ -123,8 +123,8 @@ def union(corpora: Mapping[str, Corpus]) -> Corpus:
 def read_crop(path: str | Path, start: int, samples: int) -> Float[Tensor, " samples"]:
     """Read ``samples`` samples from ``start`` on, counted at 16 kHz; of a mono file at that rate only this part.
 
-    It is the part that `unisat.audio.load` would give. Opus and MP3 are decoded from their beginning up to the part,
-    since their decoders need time after a jump: samples would differ, and with them what a cache changes.
+    It is the part that `unisat.audio.load` would give. Opus and MP3 are decoded from their beginning up to the part:
+    after a jump their decoders need some time, and samples would differ from those of a cached file.
     """
     with soundfile.SoundFile(path) as file:
         if file.samplerate == SAMPLE_RATE and file.channels == 1:
@@ -132,7 +132,7 @@ def read_crop(path: str | Path, start: int, samples: int) -> Float[Tensor, " sam
                 raise ValueError(f"{path} has {file.frames} samples and none from {start} on: its manifest says more.")
             skip = start if file.subtype.startswith(EXACT) else 0
             if skip:
-                file.seek(skip)  # and not to 0: MP3 would already be decoded differently
+                file.seek(skip)  # never to 0, after which MP3 would be decoded differently
             part = file.read(start - skip + samples, dtype="float32")[start - skip :]
             if not np.isfinite(part).all():
                 raise ValueError(f"{path} has NaN or infinite samples between {start} and {start + samples}.")
@@ -141,12 +141,12 @@ def read_crop(path: str | Path, start: int, samples: int) -> Float[Tensor, " sam
 
 
 class SoundCache:
-    """Decoded sound files, the least recently used forgotten first; thread-safe.
+    """Keeps decoded sound files and forgets the least recently used first; it is thread-safe.
 
     Parameters
     ----------
     megabytes : int
-        Memory for samples (4 bytes each); 0 keeps nothing, and crops are then read from the file alone.
+        Memory for samples (4 bytes each). With 0 nothing is kept, and only the crop is read from a file.
     """
 
     def __init__(self, megabytes: int) -> None:
@@ -181,13 +181,13 @@ class TrainingBatch:
     Attributes
     ----------
     input_values, attention_mask : (batch, samples)
-        Crops, each normalised by itself, zeros behind them; 1 on samples, 0 on padding.
+        Crops, each normalised by itself and followed by zeros; 1 on samples, 0 on padding.
     targets : (batch, frames)
         The cluster of each frame, -100 on padding.
     starts : (batch,)
         First sample of each crop in its file.
     ids, speakers
-        Whose they are.
+        The utterance and the speaker of each crop.
     """
 
     input_values: Float[Tensor, "batch samples"]
@@ -216,9 +216,9 @@ def plan(
 ) -> list[list[int]]:
     """Deal utterances into batches of like lengths and unlike speakers, in random order.
 
-    Utterances are sorted by what is left of them after cropping (ties in random order) and cut into buckets of eight
-    batches. Inside a bucket the speakers take turns, so that two utterances of one speaker, which the contrastive loss
-    would push apart, meet in a batch only where the bucket holds more of that speaker than batches.
+    Utterances are sorted by their length after cropping (ties in random order) and cut into buckets of eight batches.
+    Inside a bucket the speakers take turns. So two utterances of one speaker, which the contrastive loss would push
+    apart, are in one batch only where the bucket holds more utterances of that speaker than batches.
 
     Returns
     -------
@@ -227,13 +227,13 @@ def plan(
     """
     lengths = np.minimum(seconds, crop_seconds)
     order = np.lexsort((draw.random(len(lengths)), lengths))
-    # how many of each length fit into a batch; the longest of a bucket decides for all of it
+    # how many utterances of each length fit into a batch; the longest of a bucket decides for all of it
     sizes = np.maximum(2, (batch_seconds / lengths[order] + 1e-9).astype(int))
     batches: list[list[int]] = []
     start = 0
     while start < len(order):
         window = sizes[start : start + 8 * sizes[start]]
-        fits = np.arange(1, len(window) + 1) <= 8 * window  # true up to the end of the bucket
+        fits = np.arange(1, len(window) + 1) <= 8 * window  # True up to the end of the bucket
         end = start + max(1, int(fits.sum()))
         batches += _deal(order[start:end].tolist(), speakers, int(sizes[end - 1]), draw)
         start = end
@@ -264,11 +264,11 @@ class TrainingData:
     targets : Targets, or a mapping from id to labels
         Labels for every frame of every utterance.
     config : UniSpeechSatConfig
-        Says what a frame is.
+        The configuration, which says what a frame is.
     seed : int
-        Of batches and crops.
+        Seed of batches and crops.
     processes, rank : int
-        How many processes share the data, and which one this is: each takes batches of its own.
+        How many processes share the data, and which of them this is; each takes batches of its own.
     """
 
     def __init__(
@@ -294,23 +294,14 @@ class TrainingData:
                 "contrastive loss compares utterances."
             )
         shortest = max(min_seconds, self.receptive_field / SAMPLE_RATE)
-        long_enough = corpus.table["seconds"].astype(float) >= shortest
-        has_targets = corpus.table["id"].isin(list(targets.index.index if isinstance(targets, Targets) else targets))
-        self.left_out = {"too short": int((~long_enough).sum()), "no targets": int((long_enough & ~has_targets).sum())}
-        table = corpus.table[long_enough & has_targets].reset_index(drop=True)
+        table, self.left_out = _usable(corpus, targets, shortest)
         if len(table) < 2 * processes:
             raise ValueError(
                 f"{len(table)} of {len(corpus)} utterances last {shortest:g} s and have targets; {2 * processes} are "
                 "needed, two for each process."
             )
-        speakers = table["speaker"].dropna().unique()
-        if len(speakers) == 1:
-            warnings.warn(
-                f"all utterances are of one speaker, {speakers[0]}: the contrastive loss will tell recordings "
-                "apart, not voices.",
-                stacklevel=2,
-            )
-        # where nobody says who speaks, each utterance counts as another speaker
+        _warn_of_one_voice(table["speaker"])
+        # an utterance without a speaker counts as a speaker of its own
         self.speakers = [None if pd.isna(name) else str(name) for name in table["speaker"]]
         self.turns = [name if name is not None else row for row, name in enumerate(self.speakers)]
         self.table, self.targets, self.crop = table, targets, crop
@@ -320,7 +311,7 @@ class TrainingData:
         self.unreadable: dict[str, str] = {}
         self._plans: OrderedDict[int, list[list[int]]] = OrderedDict()
         self._workers: list[tuple[threading.Event, threading.Thread]] = []
-        # the same in every epoch: how many there are depends on the lengths alone
+        # this number is the same in every epoch, since it depends on the lengths alone
         self.batches_per_epoch = len(self._plan(0)) // processes
         if not self.batches_per_epoch:
             raise ValueError(
@@ -343,7 +334,7 @@ class TrainingData:
         return self._plans[epoch]
 
     def rows(self, step: int) -> list[int]:
-        """Which utterances this process takes at a step, counted from 0 through all epochs."""
+        """Say which utterances this process takes at a step, where steps count from 0 through all epochs."""
         epoch, place = divmod(step, self.batches_per_epoch)
         batches = self._plan(epoch)
         return batches[place * self.processes + self.rank]
@@ -351,8 +342,8 @@ class TrainingData:
     def __getitem__(self, step: int) -> TrainingBatch:
         """Read the batch of a step; files that cannot be read are left out and listed in ``unreadable``.
 
-        Where fewer than two utterances are left, which the contrastive loss cannot compare, one of the next step's
-        joins them.
+        Where fewer than two utterances are left, which the contrastive loss cannot compare, utterances of the next step
+        join them.
         """
         draw = np.random.default_rng([self.seed, 1, step, self.rank])
         parts: list[tuple[int, int, Tensor, Tensor]] = []
@@ -362,7 +353,7 @@ class TrainingData:
             if place >= len(own) and len(parts) >= 2:
                 break
             entry = self.table.iloc[row]
-            first_draw = draw.random()  # also for a file that cannot be read: the others' crops stay the same
+            first_draw = draw.random()  # also for an unreadable file, so that the crops of the others do not change
             try:
                 parts.append((row, *self._crop(entry, first_draw)))
             except (soundfile.LibsndfileError, OSError, ValueError) as error:
@@ -390,15 +381,14 @@ class TrainingData:
         )
 
     def _crop(self, entry: pd.Series, share: float) -> tuple[int, Tensor, Tensor]:
-        """First sample, waveform and labels of a crop that begins on a frame."""
+        """Read a crop that begins on a frame: its first sample, waveform and labels."""
         labels = self.targets[entry["id"]]
         samples = round(float(entry["seconds"]) * SAMPLE_RATE)
         start = int(share * (max(0, samples - self.crop) // self.hop + 1)) * self.hop
         wave = self.cache.crop(str(entry["path"]), start, self.crop)
         if len(wave) < self.receptive_field:
             raise ValueError(f"{entry['path']} is shorter than its manifest says: {samples} samples.")
-        frames = (len(wave) - self.receptive_field) // self.hop + 1
-        whole = (samples - self.receptive_field) // self.hop + 1
+        frames, whole = (conv_length(size, self.receptive_field, self.hop) for size in (len(wave), samples))
         if abs(len(labels) - whole) > 1:
             raise MisalignedTargetsError(
                 f"utterance {entry['id']!r} has {len(labels)} labels for {whole} frames, more than one apart: the "
@@ -409,7 +399,7 @@ class TrainingData:
         return start, wave, torch.nn.functional.pad(part, (0, frames - len(part)), value=-100)
 
     def iterate(self, step: int = 0, *, ahead: int = 2) -> Iterator[TrainingBatch]:
-        """Give the batches from a step on, without end, read ahead by a thread of their own."""
+        """Give the batches from a step on, without end; a thread of their own reads them ahead."""
         queue: Queue[Any] = Queue(maxsize=ahead)
         stop = threading.Event()
 
@@ -427,7 +417,7 @@ class TrainingData:
             try:
                 while put(self[place]):
                     place += 1
-            except BaseException as error:  # whatever it is, the reader of the batches has to hear of it
+            except BaseException as error:  # any error is passed on to whoever reads the batches
                 put(error)
 
         worker = threading.Thread(target=work, daemon=True)
@@ -453,5 +443,25 @@ class TrainingData:
         self._workers.clear()
 
 
+def _usable(
+    corpus: Corpus, targets: Targets | Mapping[str, Tensor], shortest: float
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The utterances that are long enough and have targets, and how many are left out for which reason."""
+    long_enough = corpus.table["seconds"].astype(float) >= shortest
+    has_targets = corpus.table["id"].isin(list(targets.index.index if isinstance(targets, Targets) else targets))
+    left_out = {"too short": int((~long_enough).sum()), "no targets": int((long_enough & ~has_targets).sum())}
+    return corpus.table[long_enough & has_targets].reset_index(drop=True), left_out
+
+
+def _warn_of_one_voice(speakers: pd.Series) -> None:
+    names = speakers.dropna().unique()
+    if len(names) == 1:
+        warnings.warn(
+            f"all utterances are of one speaker, {names[0]}: the contrastive loss will tell recordings apart, not "
+            "voices.",
+            stacklevel=3,
+        )
+
+
 class MisalignedTargetsError(ValueError):
-    """Labels that do not belong to their audio: no run goes on with these."""
+    """Raised for labels that do not belong to their audio, with which no run can go on."""

@@ -1,7 +1,7 @@
-"""The pretraining loop, on Accelerate: one process or many, exact to resume.
+"""The pretraining loop on Accelerate, for one process or many, which resumes exactly.
 
-Every draw of a step (crops, mixing, masks, Gumbel noise, dropout) is a function of the seed, the step and the process,
-so a run that stopped goes on with the numbers it would have had: there is no state of a random generator to keep.
+Every draw of a step (crops, mixing, masks, Gumbel noise, dropout) is a function of the seed, the step and the process.
+So a run that stopped goes on with the numbers it would have had, and no state of a random generator has to be kept.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from unisat.corpus import Corpus
 from unisat.files import whole_file, whole_folder
 from unisat.frames import SAMPLE_RATE
-from unisat.masking import span_mask
+from unisat.masking import time_mask
 from unisat.model import UniSpeechSatModel
 from unisat.outputs import UniSpeechSatForPreTrainingOutput
 from unisat.pretraining import UniSpeechSatForPreTraining
@@ -44,14 +44,14 @@ PROGRESS = {
     "codes": "code_perplexity_0",
     "norm": "grad_norm",
 }
-"""What the progress bar shows of a step, under shorter names."""
+"""What the progress bar shows of a step, by its shorter names."""
 
-# these may change between a run and its resumption: they do not change what is computed
+# these may differ between a run and its resumption, since they do not change what is computed
 _FREE = {"run.log_every", "run.valid_every", "run.save_every", "run.keep", "run.tensorboard", "data.cache_mb", "out"}
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
-    """Linear warm-up from 0, then a straight line to 0 (polynomial decay of power 1); ``step`` counts from 0."""
+    """Linear warm-up from 0, then linear decay to 0 (polynomial decay of power 1); ``step`` counts from 0."""
     optimizer = recipe.optimizer
     if step < optimizer.warmup_steps:
         return optimizer.learning_rate * (step + 1) / optimizer.warmup_steps
@@ -60,7 +60,7 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 
 
 def gumbel_temperature(step: int, recipe: Recipe) -> float:
-    """``max(start · d^step, end)`` with ``d`` such that the end is reached after 70 % of the steps.
+    """``max(start · d^step, end)``, where ``d`` is such that the end is reached after 70 % of the steps.
 
     The authors' ``max(2 · 0.999995^n, 0.5)`` reaches its end at update 277,259 of 400,000.
     """
@@ -69,22 +69,22 @@ def gumbel_temperature(step: int, recipe: Recipe) -> float:
 
 
 def draws(seed: int, *place: int) -> torch.Generator:
-    """Give the generator for one place of a run (step, process, …), the same whatever was drawn before."""
+    """Give the generator for one place of a run (step, process, …); earlier draws do not matter."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, *place]).generate_state(2, np.uint64)[0]))
 
 
 def pretrain(recipe: Recipe, *, fresh: bool = False, progress: bool = True) -> Path:
-    """Pretrain a model as the recipe says, from its last checkpoint where there is one.
+    """Pretrain a model as the recipe says, from its last checkpoint if there is one.
 
-    Targets are made first where ``<out>/targets`` does not hold them. Under ``accelerate launch`` or ``torchrun`` each
-    process takes batches of its own; losses are averaged over the masked frames of all of them.
+    Targets are made first if ``<out>/targets`` does not hold them. Under ``accelerate launch`` or ``torchrun`` each
+    process takes batches of its own; losses are averaged over the masked frames of all processes.
 
     Parameters
     ----------
     recipe : Recipe
         See `unisat.training.recipe`.
     fresh : bool
-        Refuse to go on from a checkpoint: the run's folder must be empty of them.
+        Whether to refuse to go on from a checkpoint: the run's folder must hold none.
     progress : bool
         Whether to show a progress bar.
 
@@ -96,8 +96,8 @@ def pretrain(recipe: Recipe, *, fresh: bool = False, progress: bool = True) -> P
     Raises
     ------
     ValueError
-        If the recipe differs from that of the checkpoints (the keys are listed), too many files cannot be read, or
-        ``fresh`` is asked for where checkpoints are.
+        If the recipe differs from that of the checkpoints (the message lists the keys), too many files cannot be read,
+        or ``fresh`` is asked for where there are checkpoints.
     FloatingPointError
         If ``run.max_bad_steps`` steps in a row had no finite gradient; the last batch is saved in ``<out>``.
     """
@@ -113,7 +113,7 @@ class Trainer:
         except ImportError as error:
             raise ImportError("pretraining needs Accelerate: pip install 'unisat[train]'.") from error
         self.recipe, self.progress = recipe, progress
-        # terms with weight 0 and dropped layers leave weights without a gradient
+        # weights get no gradient where a term has weight 0 or a layer is dropped
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.accelerator = Accelerator(kwargs_handlers=[unused])
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
@@ -207,7 +207,7 @@ class Trainer:
     # steps
 
     def run(self) -> Path:
-        """Take the steps that are left; give the folder of the trained model."""
+        """Take the remaining steps; give the folder of the trained model."""
         recipe = self.recipe
         bar = tqdm(total=recipe.optimizer.steps, initial=self.step, disable=not self.progress or self.rank > 0)
         batches = self.train.iterate(self.step * recipe.run.accumulate)
@@ -235,7 +235,7 @@ class Trainer:
         return self._finish()
 
     def take_step(self, batches: Iterator[TrainingBatch]) -> dict[str, float]:
-        """One update of the weights; give what to log."""
+        """Update the weights once; give what to log."""
         recipe, began = self.recipe, time.perf_counter()
         rate, temperature = learning_rate(self.step, recipe), gumbel_temperature(self.step, recipe)
         for group in self.optimizer.param_groups:
@@ -252,7 +252,7 @@ class Trainer:
             last = micro == recipe.run.accumulate - 1
             with nullcontext() if last else self.accelerator.no_sync(self.synced):
                 loss, numbers, counted = self.synced(batch, generator=generator)
-                # a sum over frames now, divided by all processes' frames before the weights change
+                # a sum over frames for now, which is divided by the frames of all processes before the weights change
                 self.accelerator.backward(loss * counted)
             for name, value in numbers.items():
                 sums[name] += value * counted
@@ -265,7 +265,7 @@ class Trainer:
         frames = whole.pop("frames")
         row = {name: value / frames for name, value in whole.items()}
 
-        # DDP has averaged the processes' sums; the mean over all frames is their sum over all frames
+        # DDP has averaged the processes' sums; the mean over frames is the sum of these over the number of all frames
         for weight in self.model.parameters():
             if weight.grad is not None:
                 weight.grad.mul_(self.processes / frames)
@@ -280,9 +280,9 @@ class Trainer:
         return {**row, "seconds": time.perf_counter() - began}
 
     def _refuse_step(self, batch: TrainingBatch) -> None:
-        """Leave the weights as they are; stop after too many such steps, with the batch on the disk."""
+        """Leave the weights as they are; after too many such steps save the batch and stop."""
         self.bad_steps += 1
-        # the gradients are the sum over processes, so all of them come here together
+        # gradients are sums over processes, so all processes come here together
         if self.bad_steps >= self.recipe.run.max_bad_steps:
             file = self.out / f"bad_batch-{self.step}-{self.rank}.pt"
             torch.save(dict(vars(batch)), file)
@@ -295,7 +295,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Mean terms over the validation set: no mixing, no dropout, the same masks every time."""
+        """Give mean terms over the validation set, without mixing and dropout and always with the same masks."""
         assert self.valid is not None
         self.model.eval()
         sums: dict[str, float] = defaultdict(float)
@@ -303,15 +303,7 @@ class Trainer:
             batch = self.valid[index].to(self.accelerator.device)
             generator = draws(0, index)
             lengths = (batch.targets != -100).sum(1)
-            config = self.config
-            mask = span_mask(
-                lengths,
-                batch.targets.shape[1],
-                mask_prob=config.mask_time_prob,
-                mask_length=config.mask_time_length,
-                min_spans=config.mask_time_min_masks,
-                generator=generator,
-            )
+            mask = time_mask(lengths, batch.targets.shape[1], self.config, generator)
             _, numbers, counted = self.objective(batch, mask_time_indices=mask, generator=generator)
             for name, value in numbers.items():
                 sums[name] += value * counted
@@ -325,7 +317,7 @@ class Trainer:
     # files
 
     def save(self) -> Path:
-        """Write a checkpoint of everything that the next step depends on; delete the oldest."""
+        """Write a checkpoint of all that the next step depends on; delete the oldest."""
         folder = self.checkpoints / checkpoints.name(self.step)
         if self.rank == 0:
             try:
@@ -352,7 +344,7 @@ class Trainer:
         return folder
 
     def write_model(self, folder: Path) -> None:
-        """Write the model with what its clusters mean: k-means, and the hash of the labels it was trained on."""
+        """Write the model and what its clusters mean: k-means, and the hash of the labels it was trained on."""
         self.model.save_pretrained(folder)
         self.targets.clusters.save(folder)
         (folder / "targets.json").write_text(json.dumps(self.targets.description, indent=2), encoding="utf-8")
@@ -377,8 +369,8 @@ class Trainer:
 class Objective(nn.Module):
     """The model as the loop sees it: from a batch to the loss, the numbers for the log, and the frames they count.
 
-    Under many processes gradients are awaited for every weight that an output depends on, so nothing but the loss may
-    leave here with a history: a weight behind a term of weight 0 would be waited for without end.
+    With several processes DDP waits for the gradient of every weight that an output depends on. So only the loss may
+    leave this module with a history: for the weights of a term with weight 0 DDP would wait without end.
     """
 
     def __init__(self, model: UniSpeechSatForPreTraining, precision: str) -> None:
@@ -393,7 +385,7 @@ class Objective(nn.Module):
 
 
 def report(output: UniSpeechSatForPreTrainingOutput) -> dict[str, float]:
-    """Give the numbers of a batch that are worth a column in the log."""
+    """Give the numbers of a batch for the log."""
     assert output.loss is not None
     assert output.codevector_perplexity is not None
     row = {"loss": output.loss, **output.terms, **output.metrics}
@@ -403,9 +395,9 @@ def report(output: UniSpeechSatForPreTrainingOutput) -> dict[str, float]:
 
 
 class Log:
-    """The numbers of a run as CSV (``train.csv``, ``valid.csv``) and, if asked for, for TensorBoard.
+    """Writes the numbers of a run as CSV (``train.csv``, ``valid.csv``) and, if asked for, for TensorBoard.
 
-    A run that goes on drops the rows behind its checkpoint first, so that the file is that of an uninterrupted run.
+    A run that goes on first drops the rows after its checkpoint, so that the file is that of an uninterrupted run.
     """
 
     def __init__(self, folder: Path, step: int, *, tensorboard: bool = False) -> None:
@@ -430,7 +422,7 @@ class Log:
                 partial.write_text("".join(kept) if step else "", encoding="utf-8")
 
     def add(self, step: int, row: dict[str, float], *, write: bool) -> list[str]:
-        """Remember a step; with ``write``, write the mean since the last time. Gives warnings of collapse."""
+        """Remember a step; with ``write``, write the mean since the last time. Give warnings of collapse."""
         self.recent.append(row)
         if not write:
             return []
@@ -463,7 +455,7 @@ class Log:
 
 
 def collapse(row: dict[str, float]) -> list[str]:
-    """Say what in a row of the log looks like a collapse."""
+    """List what looks like a collapse in a row of the log."""
     found = []
     for name, value in row.items():
         if name.startswith("code_perplexity") and value < 1.5:

@@ -1,7 +1,7 @@
-"""What masked prediction predicts: clusters of MFCC, then of hidden states (HuBERT, arXiv:2106.07447).
+"""Targets of masked prediction: clusters of MFCC, then of hidden states (HuBERT, arXiv:2106.07447).
 
-Labels lie on the model's own frames by construction: MFCC come twice as often and every second one is taken, hidden
-states are frames already.
+Labels are on the model's own frames by construction: hidden states are frames already, and of MFCC, which come twice as
+often, every second one is taken.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MOST_UNREADABLE = 0.05
 """Share of files that may be unreadable before a run stops."""
 
 MOST_CLUSTERS = 65_535
-"""Labels are stored in 16 bits."""
+"""Highest number of clusters, since labels are stored in 16 bits."""
 
 
 @runtime_checkable
@@ -46,11 +46,11 @@ class Features(Protocol):
         """Give the features; (0, dim) for a waveform shorter than a frame."""
 
     def describe(self) -> dict[str, Any]:
-        """Give what they are, to be stored with the labels."""
+        """Describe the features, to store this with the labels."""
 
 
 class MfccFeatures:
-    """`mfcc` at the model's frames: of 100 a second every second one."""
+    """`mfcc` at the model's frames: every second of the 100 rows a second."""
 
     def __init__(self, hop: int = 320, receptive_field: int = 400) -> None:
         if hop % 160 or receptive_field < 400:
@@ -87,7 +87,7 @@ def align(features: Float[Tensor, "rows dim"], frames: int, ratio: int = 2) -> F
 
 
 class HiddenFeatures:
-    """A hidden state of a trained model, nothing masked, in evaluation mode whatever mode the model is in.
+    """A hidden state of a trained model, without masks and always in evaluation mode.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class HiddenFeatures:
     do_normalize : bool
         Whether the model was trained on normalised waveforms.
     chunk_seconds : float
-        Longer recordings are taken in pieces of this length, which overlap so that no frame is lost between them.
+        Longer recordings are divided into pieces of this length, which overlap so that no frame is lost between them.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class HiddenFeatures:
         parts = [torch.zeros(0, config.hidden_size)]
         for first in range(0, frames, self.chunk):
             last = min(frames, first + self.chunk)
-            # what lies behind the last frame belongs to it: a group norm hears that too
+            # samples after the last frame belong to the last piece, since a group norm sees them too
             end = len(waveform) if last == frames else (last - 1) * hop + field
             piece = waveform[first * hop : end].to(self.model.device)
             with evaluating(self.model):
@@ -135,7 +135,7 @@ class HiddenFeatures:
 
 
 def bounded_sample(corpus: Corpus, features: Features, *, seconds: float, seed: int) -> Float[Tensor, "frames dim"]:
-    """Features of utterances drawn at random until they last ``seconds``; read one after the other.
+    """Compute features of utterances drawn at random until they last ``seconds``, one after the other.
 
     Raises
     ------
@@ -160,10 +160,10 @@ def bounded_sample(corpus: Corpus, features: Features, *, seconds: float, seed: 
 
 
 class Reader:
-    """Reads a corpus file by file; what cannot be read is listed, skipped and counted.
+    """Reads a corpus file by file; files that cannot be read are listed, skipped and counted.
 
-    As soon as more than 5 % of the corpus could not be read it is a ValueError: of the corpus, not of the files read so
-    far, of which a single one may be many.
+    It raises a ValueError as soon as more than 5 % of the corpus could not be read. This is a share of the corpus and
+    not of the files read so far, of which a single file may be many.
     """
 
     def __init__(self, corpus: Corpus) -> None:
@@ -183,7 +183,7 @@ class Reader:
 
 
 def too_many(unreadable: dict[str, str], tried: int) -> None:
-    """Stop where more than `MOST_UNREADABLE` of the files tried could not be read."""
+    """Raise a ValueError where more than `MOST_UNREADABLE` of the files tried could not be read."""
     if tried and len(unreadable) > MOST_UNREADABLE * tried:
         some = "; ".join(list(unreadable.values())[:3])
         raise ValueError(
@@ -194,15 +194,16 @@ def too_many(unreadable: dict[str, str], tried: int) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """The cluster of every frame of a corpus, in a folder; the labels stay on the disk until they are asked for.
+    """The cluster of every frame of a corpus, in a folder; labels are read from the disk when they are needed.
 
     Attributes
     ----------
     index : DataFrame
         By utterance id: ``start`` in ``labels``, ``frames``.
     labels : (all frames,)
-        Memory-mapped.
+        All labels, memory-mapped.
     clusters : Clusters
+        The clusters.
     description : dict
         What `make_targets` wrote to ``targets.json``.
     """
@@ -214,7 +215,7 @@ class Targets:
 
     @classmethod
     def load(cls, folder: str | Path) -> Targets:
-        """Open a folder that `write_targets` wrote; only its index is read.
+        """Open a folder that `write_targets` wrote; this reads only its index.
 
         Raises
         ------
@@ -243,7 +244,7 @@ class Targets:
 
     @property
     def label_hash(self) -> str:
-        """Hash of all labels and of whose they are."""
+        """Hash of all labels and of the utterances that they belong to."""
         return str(self.description["label_hash"])
 
     def __contains__(self, name: object) -> bool:
@@ -258,12 +259,12 @@ class Targets:
         return torch.from_numpy(labels)
 
     def histogram(self) -> Int[Tensor, " clusters"]:
-        """Frames in each cluster."""
+        """Count the frames in each cluster."""
         return torch.from_numpy(count_labels(self.labels, len(self.clusters.centroids)))
 
 
 def check_labels(labels: np.ndarray, clusters: int) -> None:
-    """Refuse labels that no cluster has."""
+    """Refuse labels that are beyond the number of clusters."""
     if len(labels) and (largest := int(labels.max())) >= clusters:
         raise ValueError(
             f"there is a label {largest}, but {clusters} clusters have the labels 0 to {clusters - 1}: labels and "
@@ -272,7 +273,7 @@ def check_labels(labels: np.ndarray, clusters: int) -> None:
 
 
 def count_labels(labels: np.ndarray, clusters: int, block: int = 2**20) -> np.ndarray:
-    """Frames in each cluster, (clusters,); block by block, as the labels of a corpus may not fit into memory."""
+    """Count frames in each cluster, (clusters,), block by block, since the labels may not fit into memory."""
     count = np.zeros(clusters, dtype=np.int64)
     for start in range(0, len(labels), block):
         part = labels[start : start + block]
@@ -302,7 +303,7 @@ def write_targets(
 ) -> Targets:
     """Assign every frame of a corpus to a cluster, file by file, and write the labels whole or not at all.
 
-    Warns of clusters that nothing falls into and of labels that say (nearly) nothing.
+    Warnings name empty clusters, and labels that say (nearly) nothing.
 
     Raises
     ------
@@ -311,23 +312,11 @@ def write_targets(
     """
     check_clusters(clusters, features.describe())
     folder = Path(folder)
-    reader, rows, short = Reader(corpus), [], []
-    start = 0
+    reader = Reader(corpus)
     with whole_folder(folder) as partial:
         flat = partial / "labels.u16"
-        with flat.open("wb") as written:
-            for row, name in enumerate(tqdm(corpus.table["id"], desc="targets")):
-                waveform = reader.read(row)
-                if waveform is None:
-                    continue
-                labels = clusters.assign(features(waveform)).numpy().astype(np.uint16)
-                if not len(labels):
-                    short.append(name)
-                    continue
-                labels.tofile(written)
-                rows.append({"id": name, "start": start, "frames": len(labels)})
-                start += len(labels)
-        if not start:
+        rows, short = _assign(reader, features, clusters, flat)
+        if not rows:
             raise ValueError(f"no utterance of the corpus is as long as a frame; {len(short)} are too short.")
         labels = np.memmap(flat, np.uint16, "r")  # a corpus may have more labels than the memory holds
         np.save(partial / "labels.npy", labels)
@@ -340,7 +329,7 @@ def write_targets(
             **(about or {}),
             "clusters": len(clusters.centroids),
             "utterances": len(rows),
-            "frames": int(start),
+            "frames": len(labels),
             "label_hash": label_hash(rows, labels),
             "entropy": entropy(count),
             "empty_clusters": int((count == 0).sum()),
@@ -352,8 +341,30 @@ def write_targets(
     return Targets.load(folder)
 
 
+def _assign(
+    reader: Reader, features: Features, clusters: Clusters, file: Path
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Write the labels of all utterances to a file; give where those of each are, and who is shorter than a frame."""
+    rows: list[dict[str, Any]] = []
+    short: list[str] = []
+    start = 0
+    with file.open("wb") as written:
+        for row, name in enumerate(tqdm(reader.corpus.table["id"], desc="targets")):
+            waveform = reader.read(row)
+            if waveform is None:
+                continue
+            labels = clusters.assign(features(waveform)).numpy().astype(np.uint16)
+            if not len(labels):
+                short.append(name)
+                continue
+            labels.tofile(written)
+            rows.append({"id": name, "start": start, "frames": len(labels)})
+            start += len(labels)
+    return rows, short
+
+
 def check_clusters(clusters: Clusters, described: dict[str, Any]) -> None:
-    """Refuse clusters of other features, as far as they say of which, and more than 16 bits can count."""
+    """Refuse clusters of other features, if they say of which they are, and more clusters than 16 bits can count."""
     if len(clusters.centroids) > MOST_CLUSTERS:
         raise ValueError(
             f"{len(clusters.centroids)} clusters are more than the {MOST_CLUSTERS:,} that labels can name."
@@ -367,16 +378,16 @@ def check_clusters(clusters: Clusters, described: dict[str, Any]) -> None:
 
 
 def label_hash(rows: Iterable[dict[str, Any]], labels: np.ndarray) -> str:
-    """SHA-256 of whose frames the labels are, and of the labels."""
+    """SHA-256 of the labels and of the utterances that they belong to."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(f"{row['id']}\t{row['start']}\t{row['frames']}\n".encode())
-    digest.update(np.ascontiguousarray(labels, dtype="<u2").data)  # its buffer: no copy of a memory-mapped file
+    digest.update(np.ascontiguousarray(labels, dtype="<u2").data)  # without a copy of a memory-mapped file
     return digest.hexdigest()
 
 
 def warn_of_labels(count: np.ndarray) -> None:
-    """Say where a histogram of labels has empty clusters, or so few in use that they are easily guessed."""
+    """Warn where a histogram of labels has empty clusters, or so few in use that labels are easily guessed."""
     if empty := int((count == 0).sum()):
         warnings.warn(f"{empty} of {len(count)} clusters are empty: no frame has their label.", stacklevel=3)
     if entropy(count) < 0.5 * math.log(len(count)) or count.max() > 0.5 * count.sum():

@@ -165,7 +165,7 @@ class SpeakersView(Picture):
         return self._kept[key]
 
     def _pool(self, site: str) -> str | None:
-        return self.pool if self.banks[site].about.get("reduce") in ("mean", "mean+std") else None
+        return self.pool if self.banks[site].settings.get("reduce") in ("mean", "mean+std") else None
 
     def _features(self, site: str, banks: dict[str, FeatureBank]) -> Float[np.ndarray, "utterances dim"]:
         return banks[site].features(site, self._pool(site))
@@ -195,14 +195,14 @@ class SpeakersView(Picture):
             samples = checked(load(data, name=name), name, self.model.config)
             batch = Batch.from_arrays(samples, sampling_rate=SAMPLE_RATE, ids=[name])
             # x-vectors first: they need the longest utterance, and say whose is too short
-            different = sorted(set(self.banks.values()), key=lambda one: "reduce" in one.about)
+            different = sorted(set(self.banks.values()), key=lambda one: "reduce" in one.settings)
             banks = {one: collect_like(self.model, one, batch) for one in different}
             self._heard = key, _Heard(name, samples, {site: banks[one] for site, one in self.banks.items()})
         return self._heard[1]
 
     def _sound(self, row: int) -> Float[Tensor, " samples"]:
         """What the model heard of an utterance."""
-        seconds = next(iter(self.banks.values())).about.get("max_seconds")
+        seconds = next(iter(self.banks.values())).settings.get("max_seconds")
         if isinstance(self.speech, Batch):
             samples = self.speech.waveforms[row]
         else:
@@ -340,7 +340,7 @@ def speakers(
         What of a site to look at.
     """
     banks = [bank] if isinstance(bank, FeatureBank) else list(bank)
-    ids, about = banks[0].ids, banks[0].about
+    ids, about = banks[0].ids, banks[0].settings
     if len(ids) < LEAST:
         raise ValueError(
             f"a map of neighbourhoods needs {LEAST} utterances or more, got {len(ids)}; collect more of them with "

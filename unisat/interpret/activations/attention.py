@@ -1,4 +1,4 @@
-"""What attention does: numbers that describe a pattern, rollout, and the norms of what heads pass on."""
+"""What attention does: measures of a pattern, rollout, and the norms of what heads pass on."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from unisat.modules import unwrap
 def measures(
     pattern: Float[Tensor, "query key"], seconds: Float[Tensor, " frames"], *, near: int = 3
 ) -> dict[str, float]:
-    """How far, how widely and how diagonally a pattern looks, on average over its queries.
+    """Measure how far, how widely and how diagonally a pattern looks, on average over its queries.
 
-    ``distance_ms`` is the mean of ``|key time - query time|`` in milliseconds, ``entropy_bits`` the mean
-    entropy of a query's weights (0: one key, ``log2(keys)``: all alike), ``near_share`` the weight on keys at
-    most ``near`` frames away; for each, a query's weights are first scaled to sum to 1 over the keys given.
-    ``inside`` is what they summed to before: less than 1 if the pattern was cut from a longer one.
+    ``distance_ms`` is the mean of ``|key time - query time|`` in milliseconds. ``entropy_bits`` is the mean entropy
+    of a query's weights (0: a single key, ``log2(keys)``: all keys alike). ``near_share`` is the weight on keys at
+    most ``near`` frames away. For all three a query's weights are first scaled to sum to 1 over the given keys.
+    ``inside`` is their sum before that: it is less than 1 if the pattern was cut from a longer one.
     """
-    # NumPy: torch would share each of these small steps among threads, and wait for all of them
+    # NumPy, since torch would share each of these small steps among threads and wait for all of them
     weights = pattern.detach().cpu().double().numpy()
     times, frame = np.asarray(seconds, dtype=float), np.arange(len(seconds))
     sums = weights.sum(-1, keepdims=True)
@@ -55,16 +55,16 @@ def head_measures(
 
 
 def rollout(trace: Trace, *, utterance: int = 0) -> Float[Tensor, "layers queries keys"]:
-    """Attention rollout: how much of each frame arrives in each frame behind each layer, if attention alone moves it.
+    """Attention rollout: how much of each frame arrives in each frame after each layer, if only attention moves it.
 
-    ``A = 0.5 W + 0.5 I``, with ``W`` the mean of a layer's heads, rows scaled to sum to 1, multiplied from layer to
-    layer (Abnar and Zuidema, 2020, arXiv:2005.00928, equation 1). It knows nothing of what the values hold nor of what
-    the output projection and the feed-forward do: see `value_norms`.
+    The matrices ``A = 0.5 W + 0.5 I`` of the layers are multiplied, where ``W`` is the mean of a layer's heads and the
+    rows of ``A`` are scaled to sum to 1 (Abnar and Zuidema, 2020, arXiv:2005.00928, equation 1). Rollout knows nothing
+    of what the values hold, nor of what the output projection and the feed-forward do: see `value_norms`.
 
     Parameters
     ----------
     trace : Trace
-        With ``block.*.attn.pattern`` of consecutive layers; the first one captured is where it starts.
+        A trace with ``block.*.attn.pattern`` of consecutive layers; rollout starts at the first of them.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def rollout(trace: Trace, *, utterance: int = 0) -> Float[Tensor, "layers querie
     for name in names:
         weights = trace.ragged(name)[utterance].double().mean(0)
         mixed = weights / 2 + torch.eye(len(weights), dtype=weights.dtype, device=weights.device) / 2
-        mixed = mixed / mixed.sum(-1, keepdim=True)  # half precision's rows do not quite sum to 1
+        mixed = mixed / mixed.sum(-1, keepdim=True)  # in half precision rows do not quite sum to 1
         out.append(mixed @ out[-1] if out else mixed)
     return torch.stack(out)
 
@@ -90,17 +90,17 @@ def rollout(trace: Trace, *, utterance: int = 0) -> Float[Tensor, "layers querie
 def value_norms(
     model: nn.Module, trace: Trace, layer: int, *, utterance: int = 0, summed: bool = False
 ) -> Float[Tensor, "*heads queries keys"]:
-    """Value-weighted norms ``||alpha f(x)||``: what arrives from a key, not only how much it is looked at.
+    """Value-weighted norms ``||alpha f(x)||``: the size of what arrives from a key, not only its weight.
 
-    ``f(x) = (x W_V + b_V) W_O`` of a head; the sum of ``alpha f(x)`` over keys and heads, with the bias of the output
-    projection, is ``attn.out`` (Kobayashi et al., 2020, arXiv:2004.10102, equations 2 and 5).
+    A head computes ``f(x) = (x W_V + b_V) W_O``. The sum of ``alpha f(x)`` over keys and heads, and the bias of the
+    output projection, make ``attn.out`` (Kobayashi et al., 2020, arXiv:2004.10102, equations 2 and 5).
 
     Parameters
     ----------
     trace : Trace
-        With ``block.{layer}.attn.pattern`` and ``block.{layer}.attn.v``.
+        A trace with ``block.{layer}.attn.pattern`` and ``block.{layer}.attn.v``.
     summed : bool
-        The norm of all heads' contributions together, instead of each head's.
+        Whether to give the norm of all heads' contributions together, instead of each head's.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def value_norms(
     arriving = torch.einsum("khd,ohd->hko", values, weight)
     if not summed:
         return pattern * arriving.norm(dim=-1)[:, None]
-    # heads' vectors add up before the norm: by their inner products, (queries, keys, hidden) is never made
+    # the heads' vectors are added before the norm; inner products give it without (queries, keys, hidden) numbers
     products = torch.einsum("hko,jko->khj", arriving, arriving)
     squares = (torch.einsum("hqk,khj->jqk", pattern, products) * pattern).sum(0)
     return squares.clamp(min=0).sqrt()

@@ -1,7 +1,7 @@
-"""What attention patterns would say of long speech: from queries and keys, some queries at a time.
+"""Measures of attention in long speech, computed from queries and keys for some queries at a time.
 
-A pattern pairs each frame with each, for every head of every layer: too much to keep of a minute. Here weights are
-computed, described and dropped again; the model keeps its fused attention.
+A pattern pairs all frames with all frames, for every head of every layer: for a minute of speech this is too much to
+keep. The functions here compute some weights, measure them and drop them. The model keeps its fused attention.
 """
 
 from __future__ import annotations
@@ -38,39 +38,39 @@ def attention_statistics(
     sampling_rate: int | None = None,
     attention_mask: Tensor | None = None,
 ) -> pd.DataFrame:
-    """How far, how widely and how diagonally every head looks, without its pattern ever being whole.
+    """Measure how far, how widely and how diagonally every head looks, without a whole pattern in memory.
 
-    The numbers are those of `unisat.interpret.activations.attention.measures`, of ``softmax(q k / sqrt(head_dim))``
+    The numbers are those of `unisat.interpret.activations.attention.measures` for ``softmax(q k / sqrt(head_dim))``
     over an utterance's own frames (Vaswani et al., 2017, arXiv:1706.03762, equation 1), in float32 or better.
 
     Parameters
     ----------
     model : UniSpeechSatModel or a model that holds one
-        In evaluation mode; it runs once.
+        The model, in evaluation mode; it runs once.
     speech
-        A `unisat.Batch` or what else `unisat.run` takes.
+        A `unisat.Batch`, or anything else that `unisat.run` takes.
     layers : int or several, optional
         Which layers, counted from 0; None for all.
     near : int
-        Frames on both sides that ``near_share`` counts as near.
+        How many frames on both sides ``near_share`` counts as near.
     block : int
-        Queries at a time: 2 x heads x ``block`` x frames numbers are the most that is held besides the model's own.
+        Queries at a time. At most 2 x heads x ``block`` x frames numbers are held besides the model's own.
     sampling_rate : int, optional
-        Of bare waveforms, in samples a second.
+        Samples a second of bare waveforms.
     attention_mask : (batch, samples), optional
-        For a tensor (batch, samples) only.
+        Only for a tensor (batch, samples).
 
     Returns
     -------
     pandas.DataFrame
-        Indexed by ``id``, ``layer``, ``head``, with the means over an utterance's queries: ``distance_ms``, from the
-        query to where it looks, in milliseconds; ``entropy_bits``, of its weights (0: one key, ``log2(frames)``: all
-        alike); ``near_share``, the weight on keys at most ``near`` frames away.
+        Indexed by ``id``, ``layer``, ``head``, with means over an utterance's queries. ``distance_ms`` is the distance
+        from the query to where it looks, in milliseconds; ``entropy_bits`` the entropy of its weights (0: a single
+        key, ``log2(frames)``: all keys alike); ``near_share`` the weight on keys at most ``near`` frames away.
 
     Raises
     ------
     ValueError
-        If there is no such layer, ``near`` or ``block`` is no such number, or the model is in training mode.
+        If there is no such layer, ``near`` or ``block`` is out of range, or the model is in training mode.
 
     Examples
     --------
@@ -84,7 +84,7 @@ def attention_statistics(
     waiting: list[Tensor] = []
 
     def hold(q: Float[Tensor, "batch frames heads head_dim"], valid: Bool[Tensor, "batch frames"]) -> Tensor:
-        waiting.append(q)  # until the keys of the same layer come, which is next
+        waiting.append(q)  # for the keys of the same layer, which come next
         return q.new_empty(len(q), 0)
 
     def describe(k: Float[Tensor, "batch frames heads head_dim"], valid: Bool[Tensor, "batch frames"]) -> Tensor:
@@ -95,7 +95,7 @@ def attention_statistics(
     found = torch.stack([trace[f"block.{layer}.attn.k"] for layer in chosen], dim=1)  # (batch, layers, heads, measures)
     rows = pd.MultiIndex.from_product([trace.ids, chosen, range(found.shape[2])], names=["id", "layer", "head"])
     table = pd.DataFrame(found.flatten(0, 2).numpy(), rows, MEASURES)
-    # in frames until here: small whole numbers, exact in float32
+    # until here distances are in frames: small whole numbers, which float32 holds exactly
     seconds = frame_seconds(2, backbone.config.conv_kernel, backbone.config.conv_stride)
     table["distance_ms"] *= 1000 * float(seconds[1] - seconds[0])
     return table
@@ -112,35 +112,35 @@ def rollout_of(
     sampling_rate: int | None = None,
     attention_mask: Tensor | None = None,
 ) -> Float[Tensor, "queries keys"]:
-    """Attention rollout of some frames: rows of `unisat.rollout` behind the last layer, without any frames x frames.
+    """Attention rollout of some frames: rows of `unisat.rollout` after the last layer, without frames x frames numbers.
 
-    A row of ``A_L ... A_2 A_1`` is a row of ``A_L`` times ``A_{L-1}``, and so on down to the first layer, with
-    ``A = 0.5 W + 0.5 I`` and ``W`` the mean of a layer's heads (Abnar and Zuidema, 2020, arXiv:2005.00928, equation 1).
-    Of the patterns ``block`` rows at a time are enough for that; queries and keys of all layers are kept.
+    A row of ``A_L ... A_2 A_1`` is a row of ``A_L`` times ``A_{L-1}``, and so on down to the first layer, where
+    ``A = 0.5 W + 0.5 I`` and ``W`` is the mean of a layer's heads (Abnar and Zuidema, 2020, arXiv:2005.00928, equation
+    1). For that ``block`` rows of a pattern at a time are enough; queries and keys of all layers are kept.
 
     Parameters
     ----------
     model : UniSpeechSatModel or a model that holds one
-        In evaluation mode; it runs once.
+        The model, in evaluation mode; it runs once.
     speech
-        A `unisat.Batch` or what else `unisat.run` takes.
+        A `unisat.Batch`, or anything else that `unisat.run` takes.
     queries : sequence of int
         Frames of the utterance, counted from 0.
     utterance : int
-        Which of the batch.
+        Which utterance of the batch.
     layers : int or several, optional
-        Consecutive ones: from the first of them to the last; None for all.
+        Which layers, which must be consecutive; None for all.
     block : int
-        Rows of the patterns at a time.
+        Rows of a pattern at a time.
     sampling_rate : int, optional
-        Of bare waveforms, in samples a second.
+        Samples a second of bare waveforms.
     attention_mask : (batch, samples), optional
-        For a tensor (batch, samples) only.
+        Only for a tensor (batch, samples).
 
     Returns
     -------
     (queries, keys)
-        How much of each frame in front of the first layer arrives in the asked ones behind the last, on the CPU, in
+        How much of each frame before the first layer arrives in the asked frames after the last layer, on the CPU, in
         float32 or better; valid frames only, each row sums to 1.
 
     Raises
@@ -180,7 +180,7 @@ def rollout_of(
 def _run(
     backbone: UniSpeechSatModel, speech: Any, layers: Sequence[int], reducers: Sequence[PerUtterance], **options: Any
 ) -> Trace:
-    """Run with a reducer for the queries and one for the keys of each layer."""
+    """Run the model with one reducer for the queries and one for the keys of each layer."""
     reduce: Mapping[str, PerUtterance] = {
         f"block.{layer}.attn.{side}": reducer for layer in layers for side, reducer in zip("qk", reducers, strict=True)
     }
@@ -190,7 +190,7 @@ def _run(
 def _scores(
     q: Float[Tensor, "frames heads head_dim"], k: Float[Tensor, "frames heads head_dim"], block: int
 ) -> Iterator[tuple[int, Float[Tensor, "heads block frames"]]]:
-    """Scaled scores of one utterance, ``block`` queries at a time, each with the number of its first query."""
+    """Scaled scores of one utterance for ``block`` queries at a time, with the number of the first query."""
     precision = torch.promote_types(q.dtype, torch.float32)
     queries = q.to(precision).transpose(0, 1) * q.shape[-1] ** -0.5  # (heads, frames, head_dim)
     keys = k.to(precision).permute(1, 2, 0)
@@ -212,9 +212,9 @@ def _measures(
             sums = weights.sum(-1)  # (heads, block)
             apart = (number[start : start + block, None] - number).abs()
             distance = torch.einsum("hqk,qk->hq", weights, apart.to(weights)) / sums
-            band = slice(max(0, start - near), start + block + near)  # no other key is near a query of the block
+            band = slice(max(0, start - near), start + block + near)  # other keys are not near a query of the block
             inside = torch.einsum("hqk,qk->hq", weights[..., band], (apart[:, band] <= near).to(weights)) / sums
-            # -sum p log p, with p = exp(score) / sum; its memory is that of the scores, which nobody needs any more
+            # -sum p log p, with p = exp(score) / sum, in the memory of the scores, which are not needed any more
             entropy = sums.log() - scores.mul_(weights).sum(-1) / sums
             total += torch.stack([distance, entropy, inside], dim=-1).sum(1).cpu()
     total[:, MEASURES.index("entropy_bits")] /= math.log(2)
@@ -224,7 +224,7 @@ def _measures(
 def _arriving(
     rows: Tensor, q: Float[Tensor, "frames heads head_dim"], k: Float[Tensor, "frames heads head_dim"], block: int
 ) -> Float[Tensor, "queries frames"]:
-    """``rows @ (0.5 W + 0.5 I)``, with ``W`` the mean of the heads."""
+    """``rows @ (0.5 W + 0.5 I)``, where ``W`` is the mean of the heads."""
     rows = rows.to(torch.promote_types(q.dtype, torch.float32))
     arriving = torch.zeros_like(rows)
     with torch.autocast(q.device.type, enabled=False):
@@ -234,7 +234,7 @@ def _arriving(
 
 
 def _at_least(least: int, **named: Any) -> int:
-    """A whole number of at least ``least``; what it is called is for the message."""
+    """Check for a whole number of at least ``least``; the keyword is its name in the message."""
     ((name, number),) = named.items()
     try:
         whole = index(number)

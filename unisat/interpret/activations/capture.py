@@ -1,6 +1,6 @@
 """Record what a model computes: `capture` for a scope, `run` for one forward pass.
 
-A scope owns its hooks and takes them away again whatever happens; nothing is stored on the model.
+A scope owns its hooks and removes them whatever happens. Nothing is stored on the model.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 class Trace:
     """What `capture` recorded: ``trace["hidden.3"]``, with lengths, times and ids of the utterances.
 
-    It holds tensors and numbers, not the model. Inside a scope every forward pass adds one to `calls`; the other
-    members speak of the only one and say so where there are more.
+    It holds tensors and numbers, not the model. Inside a scope every forward pass adds one trace to `calls`. All other
+    members need a single pass, and raise a ValueError where there are more.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Trace:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Name of each utterance; its number where none was given."""
+        """Name of each utterance; its number where no names were given."""
         return tuple(map(str, range(len(self._pass)))) if self._ids is None else self._ids
 
     def __getitem__(self, name: str) -> Tensor:
@@ -105,15 +105,15 @@ class Trace:
         return self._pass.lengths(self._site(name))
 
     def valid(self, name: str) -> Bool[Tensor, "batch positions"]:
-        """True on the utterance, False on the padding behind it."""
+        """True on the utterance, False on the padding after it."""
         return self._pass.valid(self._site(name))
 
     def seconds(self, name: str) -> Float[Tensor, " positions"]:
-        """Time of the centre of each position in the waveform (of what the convolutions see), in seconds."""
+        """Time of each position in seconds: the centre of what the convolutions see."""
         return self._pass.seconds(self._site(name))
 
     def ragged(self, name: str) -> list[Tensor]:
-        """One tensor for each utterance, without the padding."""
+        """Give one tensor for each utterance, without the padding."""
         site, lengths = self._site(name), self.lengths(name).tolist()
         if self._reduced:
             return list(self[name])
@@ -124,12 +124,12 @@ class Trace:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held; memory that two sites share counts once."""
+        """Bytes that the trace holds; memory that two sites share counts once."""
         values = [value for one in self._passes for value in one.values.values()]
         return sum({value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in values}.values())
 
     def table(self) -> pd.DataFrame:
-        """One row a site: shape, dtype, megabytes, RMS over valid values, how many values are not finite."""
+        """Give a row for each site: shape, dtype, megabytes, RMS of valid values, how many values are not finite."""
         rows = []
         for name, site in self._sites.items():
             value = self[name]
@@ -166,31 +166,31 @@ def capture(
     Parameters
     ----------
     model : UniSpeechSatModel or a model that holds one
-        Also compiled; inside the block it runs eagerly, since compiled code does not call hooks.
+        The model may be compiled; inside the block it runs eagerly, since compiled code does not call hooks.
     *selectors : str or re.Pattern
-        Which sites (`unisat.sites` lists them): names, globs, ranges; ``hidden.*`` where none is given.
+        Which sites (`unisat.sites` lists them): names, globs, ranges; ``hidden.*`` by default.
     reduce : str or callable, optional
-        Keep of each utterance only this, computed inside the hook from its valid frames: ``"mean"``, ``"mean+std"``,
+        What to keep of each utterance, computed inside the hook from its valid frames: ``"mean"``, ``"mean+std"``,
         ``"norms"``, ``"counts"`` (of codes), a function of ``(values, valid)`` that gives (batch, ...), or such a
         function for each site by name.
     dtype : torch.dtype, optional
         Precision to keep floats in, such as ``torch.float16``; None for that of the model.
     device : torch.device or str
-        Where to keep them.
+        Where to keep the tensors.
     grad : bool
-        Keep the graph, so that gradients flow through what was recorded; by default tensors are detached.
+        Whether to keep the graph, so that gradients flow through the recorded tensors; by default they are detached.
     budget : int or str
-        Most bytes that one forward pass may record (``"500MB"``); above it the pass is refused before it begins.
+        Most bytes that one forward pass may record (``"500MB"``). A larger pass is refused before it begins.
     allow_train : bool
-        Record in training mode too, where dropout, masks and LayerDrop make every pass different.
+        Whether to record in training mode too, where dropout, masks and LayerDrop make every pass different.
     ids : sequence of str, optional
         Names of the utterances of each batch.
 
     Raises
     ------
     ValueError
-        If a selector matches nothing (with the nearest names), the model is in training mode, or a forward pass
-        would record more than the budget (with the largest site).
+        If a selector matches nothing (the message names the nearest sites), the model is in training mode, or a
+        forward pass would record more than the budget (the message names the largest site).
 
     Examples
     --------
@@ -235,7 +235,7 @@ def capture(
 
 
 def _check_budget(chosen: Sequence[Site], begun: ForwardPass, floats: int, limit: int) -> None:
-    """Refuse a pass that would record more than ``limit`` bytes, at so many bytes a float."""
+    """Refuse a pass that would record more than ``limit`` bytes, with ``floats`` bytes for each float."""
     sizes = {site.name: site.numel(len(begun), begun.width, begun.config) * itemsize(site, floats) for site in chosen}
     if sum(sizes.values()) > limit:
         largest = max(sizes, key=sizes.__getitem__)
@@ -263,25 +263,25 @@ def run(
     mask_time_indices: Bool[Tensor, "batch frames"] | None = None,
     **options: Any,
 ) -> tuple[Any, Trace]:
-    """Run the model once and give its output together with what the sites held.
+    """Run the model once and give its output and what the sites held.
 
     Parameters
     ----------
     model : UniSpeechSatModel or a model that holds one
-        In evaluation mode.
+        The model, in evaluation mode.
     audio
         A `unisat.Batch`; a path or a list of paths; a waveform or a list of them, with ``sampling_rate``; or a
-        tensor (batch, samples), which is given to the model as it is, with ``attention_mask``.
+        tensor (batch, samples) with its ``attention_mask``, which the model gets as it is.
     *selectors : str or re.Pattern
         Which sites, as in `capture`.
     sampling_rate : int, optional
-        Of bare waveforms, in samples a second; files know theirs.
+        Samples a second of bare waveforms; files know theirs.
     attention_mask : (batch, samples), optional
-        For a tensor (batch, samples) only: a Batch knows its lengths.
+        Only for a tensor (batch, samples): a Batch knows its lengths.
     mask_time_indices : (batch, frames), optional
         Frames to hide.
     **options
-        ``dtype``, ``device``, ``grad``, ``budget``, ``allow_train`` of `capture`.
+        Options of `capture`: ``dtype``, ``device``, ``grad``, ``budget``, ``allow_train``.
 
     Returns
     -------
@@ -303,7 +303,7 @@ def run(
 def as_inputs(
     audio: Any, sampling_rate: int | None = None, attention_mask: Tensor | None = None
 ) -> tuple[Float[Tensor, "batch samples"], Tensor | None, Batch | None]:
-    """What a model is called with for whatever `run` takes: waveforms, their mask, and the batch that they come from.
+    """Give what a model is called with for all that `run` takes: waveforms, their mask, and their batch, if any.
 
     Raises
     ------
@@ -319,7 +319,7 @@ def as_inputs(
 
 
 def as_batch(audio: Any, sampling_rate: int | None = None) -> Batch:
-    """A `unisat.Batch` of whatever `run` takes: a Batch, paths, or waveforms with their rate."""
+    """Make a `unisat.Batch` of what `run` takes: a Batch, paths, or waveforms with their rate."""
     if isinstance(audio, Batch):
         return audio
     one = isinstance(audio, str | Path | Tensor | np.ndarray)

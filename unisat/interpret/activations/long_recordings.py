@@ -1,7 +1,7 @@
-"""Hidden states of recordings of minutes and hours, by chunks that overlap, and how far they are from the whole's.
+"""Hidden states of recordings of minutes and hours by overlapping chunks, and their error against a whole pass.
 
-Self-attention costs the square of the length. The convolutions do not, and their norm is over the whole recording: they
-run over all of it, and only the transformer runs by chunks.
+The cost of self-attention grows with the square of the length. That of the convolutions does not, and their norm needs
+the whole recording. So the convolutions run over all of it, and only the transformer runs by chunks.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from unisat.interpret.activations.sites import chosen_layers, find_backbone
 from unisat.modules import evaluating, unwrap
 
 MOST_SECONDS = 120.0
-"""Longest recording that `chunk_error` runs whole."""
+"""Length of the longest recording that `chunk_error` runs whole."""
 
 
 @dataclass(frozen=True, eq=False)
 class LongStates:
-    """What `encode_long` gives.
+    """Hidden states of a long recording, which `encode_long` gives.
 
     Attributes
     ----------
     hidden_states : dict of int to (frames, hidden)
-        By layer, numbered as the model's ``hidden_states``: 0 is what enters the first layer.
+        Hidden states by layer, numbered as the model's ``hidden_states``: 0 is what enters the first layer.
     seconds : (frames,)
         Time of the centre of each frame.
     chunks : list of (int, int)
-        First frame of each chunk, and the frame behind its last. They tile the recording.
+        First frame of each chunk and the frame after its last. The chunks tile the recording.
     """
 
     hidden_states: dict[int, Float[Tensor, "frames hidden"]]
@@ -53,29 +53,30 @@ def encode_long(
     layers: Literal["last", "all"] | Iterable[int] = "last",
     do_normalize: bool = True,
 ) -> LongStates:
-    """Encode a long recording; memory and time grow with its length, not with the square.
+    """Encode a long recording; memory and time grow with its length, not with the square of it.
 
-    Each chunk is seen with ``context_seconds`` on both sides, of which nothing is kept. The front end is exact, and so
-    is the positional convolution where the context covers its reach (64 frames, 1.28 s, of Base). What is missing is
-    attention to frames beyond the context; `chunk_error` says how much that is.
+    The transformer sees each chunk with ``context_seconds`` on both sides, of which nothing is kept. The front end is
+    exact, and so is the positional convolution where the context covers its reach (64 frames or 1.28 s of Base). What
+    is missing is attention to frames beyond the context; `chunk_error` measures how much that is.
 
     Parameters
     ----------
     model : UniSpeechSatModel or a model that holds one
-        Put into evaluation mode for the time.
+        The model, which is in evaluation mode while this function runs.
     waveform : (samples,)
-        At 16 kHz.
+        The recording at 16 kHz.
     chunk_seconds, context_seconds : float
-        What is kept of a chunk, and what it sees on either side. The last chunk may be half as long again.
+        What is kept of a chunk, and what the transformer sees on either side. The last chunk may be half as long again.
     layers : "last", "all" or several numbers
         Which hidden states to keep.
     do_normalize : bool
-        Bring the whole waveform to zero mean and unit variance, as the model was trained.
+        Whether to bring the whole waveform to zero mean and unit variance, as the model was trained.
 
     Raises
     ------
     ValueError
-        If the waveform is no finite (samples,) of a frame at least, a number is out of range, or a layer is not there.
+        If the waveform is not (samples,), not finite or shorter than a frame, a number is out of range, or there is no
+        such layer.
     """
     backbone = find_backbone(unwrap(model))[1]
     config = backbone.config
@@ -102,7 +103,7 @@ def encode_long(
             first = max(0, start - context)
             _, states, _ = backbone.encoder(hidden[:, first : stop + context], output_hidden_states=True)
             for layer in chosen:
-                # a copy: a view would keep the context, too
+                # a copy, since a view would keep the context in memory, too
                 kept[layer].append(states[layer][0, start - first : stop - first].to("cpu", copy=True))
     seconds = frame_seconds(frames, config.conv_kernel, config.conv_stride)
     return LongStates({layer: torch.cat(parts).clone() for layer, parts in kept.items()}, seconds, chunks)
@@ -116,19 +117,19 @@ def chunk_error(
     context_seconds: float = 2.0,
     do_normalize: bool = True,
 ) -> pd.DataFrame:
-    """How far hidden states by chunks are from those of the whole, on a recording short enough to run whole.
+    """Measure how far hidden states by chunks are from those of a whole pass, on a recording that is not too long.
 
     Returns
     -------
     pandas.DataFrame
-        Indexed by ``layer``: ``rms``, the root of the squared difference over that of the squared whole; ``largest``,
-        the largest difference of a frame over the root mean square of the frames; ``seam_rms``, as ``rms``, of frames
-        within a quarter of a second of a seam (NaN where there is one chunk).
+        Indexed by ``layer``. ``rms`` is the root of the summed squared difference over that of the whole pass;
+        ``largest`` is the largest difference of a frame over the root mean square of the frames; ``seam_rms`` is
+        ``rms`` of the frames within a quarter of a second of a seam (NaN where there is one chunk).
 
     Raises
     ------
     ValueError
-        If the recording is longer than `MOST_SECONDS`, or as in `encode_long`.
+        If the recording is longer than `MOST_SECONDS`, and where `encode_long` raises one.
     """
     length = waveform.shape[-1] / SAMPLE_RATE
     if length > MOST_SECONDS:
@@ -158,7 +159,7 @@ def chunk_error(
 
 
 def tile(frames: int, length: int) -> list[tuple[int, int]]:
-    """Chunks of ``length`` frames; what is left joins the last where it is shorter than half of one."""
+    """Divide frames into chunks of ``length``; a rest shorter than half a chunk joins the last one."""
     starts = list(range(0, frames, length))
     if len(starts) > 1 and frames - starts[-1] < length / 2:
         starts.pop()

@@ -1,8 +1,9 @@
-"""Reducers: what is kept of a site, computed inside the hook, so that a corpus need not fit into memory.
+"""Reducers compute inside a hook what is kept of a site, so that the frames of a corpus need not fit into memory.
 
-Two kinds. A *per-utterance* reducer is a function ``(values, valid) -> (batch, ...)``: `mean`, `mean_std`, `norms`,
-`CodeCounts`. A *corpus-wide* one has ``update(values, valid)`` and ``value()``: `Moments`, `Histogram`, `TopFrames`,
-or a class of yours. ``values`` is (batch, positions, ...), ``valid`` (batch, positions), True where a frame counts.
+There are two kinds. A *per-utterance* reducer is a function ``(values, valid) -> (batch, ...)``: `mean`, `mean_std`,
+`norms`, `CodeCounts`. A *corpus-wide* reducer has ``update(values, valid)`` and ``value()``: `Moments`, `Histogram`,
+`TopFrames`, or your own class. ``values`` is (batch, positions, ...); ``valid`` is (batch, positions), True where a
+frame counts.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ PerUtterance = Callable[[Tensor, Tensor], Tensor]
 
 @runtime_checkable
 class Reducer(Protocol):
-    """Gathers something over a whole corpus.
+    """An object that gathers something over a whole corpus.
 
-    With ``state()`` (a dict of tensors) and ``merge(state)`` besides, what several processes or an interrupted run
-    gathered can be put together; with ``wants_rows = True``, ``update`` gets the utterances' row numbers as well.
+    If it also has ``state()`` (a dict of tensors) and ``merge(state)``, the results of several processes or of an
+    interrupted run can be put together. If it has ``wants_rows = True``, ``update`` also gets the row numbers of the
+    utterances.
     """
 
     def update(self, values: Tensor, valid: Tensor) -> None:
@@ -38,7 +40,7 @@ class Reducer(Protocol):
 def mean(
     values: Shaped[Tensor, "batch positions ..."], valid: Bool[Tensor, "batch positions"]
 ) -> Float[Tensor, "batch ..."]:
-    """Mean over the positions that count; NaN where none does."""
+    """Mean over the positions that count; NaN where no position counts."""
     values, weights = _float(values), valid.to(torch.float32)
     total = torch.einsum("bt,bt...->b...", weights, values)
     return total / _count(valid, total)
@@ -47,10 +49,10 @@ def mean(
 def mean_std(
     values: Shaped[Tensor, "batch positions ..."], valid: Bool[Tensor, "batch positions"]
 ) -> Float[Tensor, "batch double"]:
-    """Means of all channels, then their (population) standard deviations, over the positions that count."""
+    """Means of all channels and then their population standard deviations, over the positions that count."""
     values = _float(values).flatten(2) if values.ndim > 2 else _float(values)[..., None]
     middle = mean(values, valid)
-    # around the mean: the difference of two large squares would lose its digits
+    # deviations from the mean: the difference of two large squares would lose its digits
     spread = mean((values - middle[:, None]).square(), valid).sqrt()
     return torch.cat([middle, spread], dim=-1)
 
@@ -64,7 +66,7 @@ def norms(
 
 
 class CodeCounts:
-    """How often each entry of each group was chosen, for each utterance: (batch, groups, entries) of int64."""
+    """Counts how often each utterance chose each entry of each group: (batch, groups, entries) of int64."""
 
     def __init__(self, entries: int) -> None:
         self.entries = entries
@@ -72,7 +74,7 @@ class CodeCounts:
     def __call__(
         self, values: Int[Tensor, "batch positions groups"], valid: Bool[Tensor, "batch positions"]
     ) -> Int[Tensor, "batch groups entries"]:
-        """Count."""
+        """Count the codes."""
         batch, _, groups = values.shape
         counts = torch.zeros(batch, groups, self.entries, dtype=torch.int64, device=values.device)
         weights = valid[..., None].expand(values.shape).to(torch.int64)
@@ -80,7 +82,7 @@ class CodeCounts:
 
 
 class Moments:
-    """Mean and (population) covariance of a site's channels over all frames of the corpus, in float64."""
+    """Mean and population covariance of a site's channels over all frames of the corpus, in float64."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -109,7 +111,7 @@ class Moments:
 
 
 class Histogram:
-    """How often a site's values fall into each of ``bins`` equal steps from ``low`` to ``high``, all channels alike."""
+    """Counts a site's values, of all channels, in ``bins`` equal steps from ``low`` to ``high``."""
 
     def __init__(self, low: float, high: float, bins: int = 100) -> None:
         if not low < high or bins < 1:
@@ -119,14 +121,14 @@ class Histogram:
 
     @property
     def edges(self) -> Float[Tensor, " edges"]:
-        """Where the bins begin and end."""
+        """Limits of the bins."""
         return torch.linspace(self.low, self.high, self.bins + 1, dtype=torch.float64)
 
     def update(self, values: Shaped[Tensor, "batch positions ..."], valid: Bool[Tensor, "batch positions"]) -> None:
         """Take in a batch."""
         flat = values[valid].flatten().double().cpu()
         places = torch.searchsorted(self.edges, flat, right=True)
-        # as in NumPy, the last bin has both its ends
+        # as in NumPy, the last bin includes both its ends
         places = torch.where(flat == self.edges[-1], self.bins, places)
         self._counts = self._counts + torch.bincount(places, minlength=len(self._counts))
 
@@ -139,13 +141,13 @@ class Histogram:
         self._counts = self._counts + state["counts"]
 
     def value(self) -> dict[str, Tensor]:
-        """Give ``counts`` (bins,), ``edges`` (bins + 1,), and how many lie ``below`` and ``above``."""
+        """Give ``counts`` (bins,), ``edges`` (bins + 1,), and how many values lie ``below`` and ``above``."""
         below, above = self._counts[0], self._counts[-1]
         return {"counts": self._counts[1:-1], "edges": self.edges, "below": below, "above": above}
 
 
 class TopFrames:
-    """For each channel the ``k`` frames of the corpus where it is largest: what it answers to."""
+    """Finds for each channel the ``k`` frames of the corpus where it is largest, to see what it answers to."""
 
     wants_rows = True
 
@@ -170,11 +172,11 @@ class TopFrames:
         self.merge({"values": best.mT, "rows": rows.to(at.device)[utterance[at]].mT, "frames": frame[at].mT})
 
     def state(self) -> dict[str, Tensor]:
-        """Give the best so far."""
+        """Give the best frames so far."""
         return {name: value.contiguous() for name, value in self._best.items()}
 
     def merge(self, state: Mapping[str, Tensor]) -> None:
-        """Keep the best of both."""
+        """Keep the best frames of both."""
         if not state:
             return
         both = {n: torch.cat([self._best[n], v.cpu()], 1) if self._best else v.cpu() for n, v in state.items()}
@@ -182,21 +184,21 @@ class TopFrames:
         self._best = {name: value.gather(1, order) for name, value in both.items()}
 
     def value(self) -> dict[str, Tensor]:
-        """Give ``values``, ``rows`` of the table and ``frames``, each (channels, k), the largest first."""
+        """Give ``values``, ``rows`` of the table and ``frames``, each (channels, k), with the largest first."""
         return self.state()
 
 
 NAMES: dict[str, PerUtterance] = {"mean": mean, "mean+std": mean_std, "norms": norms}
-"""Per-utterance reducers by name; ``"counts"`` and ``"frames"`` besides."""
+"""Per-utterance reducers by name; ``"counts"`` and ``"frames"`` are two more names."""
 
 
 def per_utterance(spec: str | PerUtterance, site: Site, config: UniSpeechSatConfig) -> PerUtterance:
-    """The reducer that a name means at a site.
+    """Give the reducer that a name means at a site.
 
     Raises
     ------
     ValueError
-        If there is none of that name, or the site cannot be reduced so.
+        If there is no reducer of that name, or it cannot reduce the site.
     """
     if sum(axis in TIME_AXES for axis in site.shape) != 1:
         raise ValueError(
@@ -225,7 +227,7 @@ def _count(valid: Bool[Tensor, "batch positions"], like: Tensor) -> Tensor:
 
 
 def describe(spec: Any) -> str:
-    """Name a reducer with its settings, for the record of how a bank was made."""
+    """Name a reducer and its settings, for the record of how a bank was made."""
     if isinstance(spec, str):
         return spec
     if hasattr(spec, "__name__"):

@@ -1,9 +1,9 @@
-"""Sites: the one table of everything that can be watched and edited, by name.
+"""The table of sites: everything in a model that can be watched and edited, by name.
 
-A site is the input or the output of a submodule, so whatever `unisat` records or edits an ordinary PyTorch hook on
-that submodule sees and can change too. Names say *what was computed*, and are right for both norm placements:
-``resid_mid`` is always ``resid_pre + attn.out``, which in a post-LN model enters ``layer_norm`` and in a pre-LN model
-enters ``final_layer_norm``. ``hidden.k`` is ``hidden_states[k]`` of the reference (4.37.2).
+A site is the input or the output of a submodule. An ordinary PyTorch hook on that submodule sees and can change the
+same values as `unisat`. The names say *what was computed* and hold for both placements of the norm: ``resid_mid`` is
+always ``resid_pre + attn.out``, which enters ``layer_norm`` in a post-LN model and ``final_layer_norm`` in a pre-LN
+model. ``hidden.k`` is ``hidden_states[k]`` of the reference (4.37.2).
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Site:
     Attributes
     ----------
     name : str
-        Such as ``block.3.attn.pattern``.
+        The site's name, such as ``block.3.attn.pattern``.
     module : str
         Dotted name of the submodule, as in ``model.get_submodule``.
     side : {"input", "output"}
-        Which side of the submodule.
+        The side of the submodule.
     shape : tuple of str
         Names of the axes.
     sizes : tuple of int
@@ -49,15 +49,15 @@ class Site:
     meaning : str
         One line for the table.
     conv_layers : int
-        Convolutions in front of it, which tell how its time axis follows from samples (0: samples).
+        Number of convolutions before the site. Its time axis follows from the samples by these (0: samples).
     in_backbone : bool
-        Whether it is computed inside `UniSpeechSatModel`.
+        Whether the site is computed inside `UniSpeechSatModel`.
     read : callable
-        From what a hook sees on that side to the tensor in the shape above.
+        Gives the tensor of the shape above, from what a hook sees on that side.
     write : callable
-        From what a hook sees and another tensor in the shape above to what the hook gives back.
+        Gives what the hook returns, from what the hook sees and another tensor of that shape.
     fixed : str
-        Why the site cannot be edited, and what can be done instead; empty where it can.
+        Why the site cannot be edited, and what can be done instead; empty where it can be edited.
     """
 
     name: str
@@ -74,12 +74,12 @@ class Site:
 
     @property
     def is_square(self) -> bool:
-        """Whether it pairs frames with frames: attention, queries by keys."""
+        """Whether the site pairs frames with frames: attention, queries by keys."""
         return "queries" in self.shape
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Sizes of the axes behind time, such as heads and their width; none of a waveform or of attention."""
+        """Sizes of the axes after time, such as heads and their width; a waveform and attention have none."""
         return () if self.is_square else self.sizes[2:]
 
     def positions(self, samples: Any, config: UniSpeechSatConfig) -> Any:
@@ -87,7 +87,7 @@ class Site:
         return stack_length(samples, config.conv_kernel[: self.conv_layers], config.conv_stride[: self.conv_layers])
 
     def seconds(self, samples: int, config: UniSpeechSatConfig) -> Float[Tensor, " positions"]:
-        """Time of the centre of each position (of what the convolutions see) in ``samples`` of waveform."""
+        """Time of each position in ``samples`` of waveform: the centre of what the convolutions see."""
         kernels, strides = config.conv_kernel[: self.conv_layers], config.conv_stride[: self.conv_layers]
         return frame_seconds(self.positions(samples, config), kernels, strides, at=0.5 if self.conv_layers else 0.0)
 
@@ -100,7 +100,7 @@ class Site:
 
 
 def find(model: nn.Module, kind: type[nn.Module]) -> str | None:
-    """Dotted name of the first submodule of a kind ("" for the model itself), None if there is none."""
+    """Dotted name of the first submodule of a kind: "" for the model itself, None if there is none."""
     return next((name for name, module in model.named_modules() if isinstance(module, kind)), None)
 
 
@@ -123,7 +123,7 @@ def find_backbone(model: nn.Module) -> tuple[str, UniSpeechSatModel]:
 
 
 def site_list(model: nn.Module) -> list[Site]:
-    """All sites of a model, in the order in which they are computed."""
+    """List all sites of a model in the order in which they are computed."""
     model = unwrap(model)
     name, backbone = find_backbone(model)
     sites = list(_backbone_sites(backbone.config, f"{name}." if name else ""))
@@ -134,32 +134,33 @@ def site_list(model: nn.Module) -> list[Site]:
 
 
 def layer_number(name: str) -> int | None:
-    """The number in a site's name, 3 of ``hidden.3`` and of ``block.3.attn.z``; None where it has none."""
+    """The number in a site's name: 3 of ``hidden.3`` and of ``block.3.attn.z``, None where there is no number."""
     found = re.match(r"(?:block|hidden)\.(\d+)", name)
     return int(found[1]) if found else None
 
 
 def hidden_sites(names: Iterable[str]) -> dict[int, str]:
-    """The hidden states among some sites, by their numbers and in order."""
+    """The hidden states among some sites, by number and in order."""
     numbered = {int(name.removeprefix("hidden.")): name for name in names if re.fullmatch(r"hidden\.\d+", name)}
     return dict(sorted(numbered.items()))
 
 
 def chosen_layers(layers: int | Iterable[int], last: int, instead: str = "") -> list[int]:
-    """The layers that somebody asks for, each once and in order.
+    """Check the layers that a caller asks for, and give each of them once and in order.
 
     Parameters
     ----------
     layers : int or several
+        What the caller asks for.
     last : int
-        The highest number that there is.
+        The highest number of a layer.
     instead : str
-        What else may be asked for, for the message.
+        What else the caller may ask for, for the message.
 
     Raises
     ------
     ValueError
-        If there is no number, or one that is not from 0 to ``last``.
+        If there is no number, or a number that is not from 0 to ``last``.
     """
     given = [layers] if isinstance(layers, int | str) else list(layers)
     if not given or any(
@@ -170,7 +171,7 @@ def chosen_layers(layers: int | Iterable[int], last: int, instead: str = "") -> 
 
 
 class Access(NamedTuple):
-    """How a site's tensor is got out of what a hook sees, and how another one is put in its place."""
+    """The way to read a site's tensor from what a hook sees, and to write another tensor in its place."""
 
     read: Callable[[Any], Tensor]
     write: Callable[[Any, Tensor], Any]
@@ -185,7 +186,7 @@ def _put_first(seen: Any, value: Tensor) -> Any:
 
 
 FIRST = Access(_get_first, _put_first)
-"""The tensor, or the first of several."""
+"""Access to the tensor, or to the first of several."""
 
 
 def _put_in_place(seen: Any, value: Tensor) -> Any:
@@ -194,7 +195,7 @@ def _put_in_place(seen: Any, value: Tensor) -> Any:
 
 
 BESIDE = Access(_get_first, _put_in_place)
-"""The tensor that enters a module and also goes on beside it: overwritten, so that both see the other one."""
+"""Access to a tensor that enters a module and is also used beside it: written in place, so that both see the change."""
 
 SECOND = Access(lambda seen: seen[1], lambda seen, value: (seen[0], value, *seen[2:]))
 
@@ -204,14 +205,14 @@ CHANNELS_LAST = Access(
 
 
 def _split(last: tuple[int, int]) -> Access:
-    """The last axis as two: heads and their width, groups and their entries."""
+    """Access to a last axis that is two: heads and their width, or groups and their entries."""
     return Access(
         lambda seen: _get_first(seen).unflatten(-1, last), lambda seen, value: _put_first(seen, value.flatten(-2))
     )
 
 
 def _attribute(name: str) -> Access:
-    """One field of a dataclass."""
+    """Access to one field of a dataclass."""
     return Access(lambda seen: getattr(seen, name), lambda seen, value: replace(seen, **{name: value}))
 
 
@@ -274,7 +275,7 @@ def _block_sites(site: Callable[..., Site], config: UniSpeechSatConfig, k: int) 
     yield site(f"{block}.attn.pattern", f"{attention}.dropout", "input", square, "attention weights, rows sum to 1")
     yield site(f"{block}.attn.z", f"{attention}.out_proj", "input", frames_heads, "each head's output", split)
     yield site(f"{block}.attn.out", f"{attention}.out_proj", "output", frames_hidden, "attention's output")
-    # the stream of a pre-LN layer passes its norm by; that of a post-LN layer goes through it
+    # the stream of a pre-LN layer passes beside its norm, that of a post-LN layer goes through it
     middle, stream = ("final_layer_norm", BESIDE) if config.do_stable_layer_norm else ("layer_norm", FIRST)
     yield site(f"{block}.resid_mid", f"{layer}.{middle}", "input", frames_hidden, "resid_pre + attn.out", stream)
     feed, inner = f"{layer}.feed_forward", "batch frames inner"
@@ -316,20 +317,20 @@ def _quantizer_sites(config: UniSpeechSatConfig, module: str) -> Iterator[Site]:
 
 
 def select(available: list[Site], selectors: Iterable[Selector]) -> list[Site]:
-    """The sites that at least one selector names, in the order in which they are computed.
+    """Select the sites that at least one selector names, in the order in which they are computed.
 
     Parameters
     ----------
     available : list of Site
-        From `site_list`.
+        What `site_list` gives.
     selectors : iterable of str or re.Pattern
-        Names, globs (``hidden.*``), ranges without their end (``block.{2:5}.attn.pattern``; either end may be
+        Names, globs (``hidden.*``), ranges that exclude their end (``block.{2:5}.attn.pattern``; either end may be
         missing), or compiled regular expressions that match the whole name.
 
     Raises
     ------
     ValueError
-        If a selector matches nothing; with the nearest names.
+        If a selector matches nothing; the message names the nearest sites.
     """
     names = [site.name for site in available]
     chosen: set[str] = set()
@@ -363,7 +364,7 @@ def matches(selector: Selector, name: str) -> bool:
 
 @lru_cache(maxsize=1024)  # `unisat.collect` asks for the same names in every batch
 def _parse(selector: str) -> tuple[re.Pattern[str], list[str], list[str]]:
-    """A glob with ranges as an expression, in which each range is a group, and where the ranges start and end."""
+    """Turn a glob with ranges into an expression with a group for each range, and where the ranges start and end."""
     pieces = re.split(r"\{(-?\d*):(-?\d*)\}", selector)
     expression = "".join(
         r"(\d+)" if index % 3 == 1 else "" if index % 3 == 2 else fnmatch.translate(piece)[4:-3]
@@ -373,15 +374,16 @@ def _parse(selector: str) -> tuple[re.Pattern[str], list[str], list[str]]:
 
 
 def sites(model: nn.Module, *selectors: Selector, seconds: float = 1.0) -> pd.DataFrame:
-    """What can be watched, and what edited, in a model: one row a site.
+    """List what can be watched and edited in a model, one row for each site.
 
     Parameters
     ----------
     model : UniSpeechSatModel or a model that holds one
+        The model.
     *selectors : str or re.Pattern
-        Which sites (see `select`); none for all.
+        Which sites (see `select`); without selectors all.
     seconds : float
-        Length of the utterance for which ``bytes`` are counted, in float32 (masks: one byte a frame; codes: eight).
+        Length of the utterance for which ``bytes`` are counted, in float32 (a mask has 1 byte a frame, codes have 8).
 
     Returns
     -------
@@ -408,5 +410,5 @@ def sites(model: nn.Module, *selectors: Selector, seconds: float = 1.0) -> pd.Da
 
 
 def itemsize(site: Site, floats: int) -> int:
-    """Bytes of one value: masks are bool, codes int64, all else floats of the given size."""
+    """Bytes of one value: masks are bool, codes are int64, all else are floats of the given size."""
     return {"mask.indices": 1, "quant.codes": 8}.get(site.name, floats)

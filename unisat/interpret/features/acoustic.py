@@ -1,4 +1,4 @@
-"""Acoustic baselines of an utterance: what the sound itself says, without a model."""
+"""Acoustic baselines of an utterance: measures of the sound itself, without a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ACOUSTIC = {
 
 
 def acoustic(name: str, waveform: Tensor) -> np.ndarray:
-    """An acoustic baseline of one utterance, as `ACOUSTIC` describes it; of the sound as recorded."""
+    """Measure an acoustic baseline of one utterance as it was recorded; `ACOUSTIC` describes each baseline."""
     if name == "loudness":
         return np.array([acoustics.loudness(waveform), len(waveform) / SAMPLE_RATE], dtype=np.float32)
     rows = acoustics.log_mel(waveform) if name == "logmel" else acoustics.mfcc(waveform)

@@ -1,6 +1,7 @@
-"""A `FeatureBank`: what a model says about every utterance of a corpus, with whose utterances they are.
+"""A `FeatureBank` holds what a model says about every utterance of a corpus, and who speaks in each.
 
-`unisat.collect` makes one. It can be saved, and opened without the model or the corpus; its arrays are memory-mapped.
+`unisat.collect` makes a bank. It can be saved, and opened without the model or the corpus; its arrays are then
+memory-mapped.
 """
 
 from __future__ import annotations
@@ -18,28 +19,30 @@ import torch
 from torch import Tensor
 
 from unisat.config import nearest
+from unisat.deprecation import OldAttribute, old_keywords
 from unisat.files import whole_file
 from unisat.interpret.activations.sites import hidden_sites
 
 ROWS = "rows"
 LENGTHS = "#frames"
-"""Suffix of the array that says how many frames each utterance of a frame-wise site has."""
+"""Suffix of the array with the number of frames of each utterance at a frame-wise site."""
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Arrays of some utterances: ``rows`` are their places in the table, the first axis of each array is theirs.
+    """Arrays of some utterances. ``rows`` are their places in the table; the first axis of each array is theirs.
 
-    A frame-wise site has its utterances' frames one behind the other, and ``<site>#frames`` says how many each has.
+    A frame-wise site has the frames of its utterances one after the other, and ``<site>#frames`` says how many frames
+    each utterance has.
     """
 
     rows: np.ndarray
     arrays: Mapping[str, np.ndarray]
     ends: dict[str, np.ndarray] = field(default_factory=dict, init=False)
-    """Where each utterance's frames end, by site, once asked for."""
+    """Where each utterance's frames end, by site; `frames` fills it in."""
 
     def frames(self, site: str, place: int) -> np.ndarray:
-        """Frames of one utterance."""
+        """Give the frames of one utterance."""
         lengths = self.arrays[site + LENGTHS]
         if site not in self.ends:
             self.ends[site] = np.cumsum(lengths)
@@ -53,30 +56,33 @@ class FeatureBank:
     Parameters
     ----------
     table : DataFrame
-        One row for each utterance: ``id``, and whatever is known of it: speaker, session, sex, seconds, …
+        One row for each utterance: ``id`` and all that is known of it: speaker, session, sex, seconds, …
     parts : sequence of Part
-        Which together hold every utterance once.
+        Parts that together hold every utterance once.
     statistics : dict, optional
-        Of the whole corpus, by site and name (see `unisat.interpret.activations.reduce`).
-    about : dict, optional
-        How the bank came to be: ``model`` (a fingerprint), ``reduce``, ``frames``, …
+        Statistics of the whole corpus, by site and name (see `unisat.interpret.activations.reduce`).
+    settings : dict, optional
+        How the bank was made: ``model`` (a fingerprint), ``reduce``, ``frames``, …
 
     Attributes
     ----------
     timing : dict of str to float
-        Of a bank just collected: ``seconds`` in all, in the ``model`` and ``waiting`` for sound, and ``outside_share``,
-        the share of the time outside the model. Not saved.
+        How long `unisat.collect` took: ``seconds`` in all, in the ``model`` and ``waiting`` for sound, and
+        ``outside_share``, the share of the time outside the model. It is not saved; other banks have an empty dict.
     """
 
+    about = OldAttribute("settings")
+
+    @old_keywords(about="settings")
     def __init__(
         self,
         table: pd.DataFrame,
         parts: Sequence[Part],
         statistics: Mapping[str, Mapping[str, np.ndarray]] | None = None,
-        about: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.table = table.reset_index(drop=True)
-        self.about = dict(about or {})
+        self.settings = dict(settings or {})
         self.timing: dict[str, float] = {}
         self._parts = list(parts)
         self._statistics = {site: dict(values) for site, values in (statistics or {}).items()}
@@ -88,26 +94,27 @@ class FeatureBank:
         self._where = where  # (utterances, 2): part, place in it
 
     @classmethod
+    @old_keywords(about="settings")
     def from_arrays(
-        cls, table: pd.DataFrame, arrays: Mapping[str, np.ndarray | Tensor], about: Mapping[str, Any] | None = None
+        cls, table: pd.DataFrame, arrays: Mapping[str, np.ndarray | Tensor], settings: Mapping[str, Any] | None = None
     ) -> FeatureBank:
-        """Make a bank of arrays ``(utterances, ...)`` at hand, such as features of another model."""
+        """Make a bank of given arrays ``(utterances, ...)``, such as features of another model."""
         plain = {site: np.asarray(values) for site, values in arrays.items()}
         if wrong := {site: values.shape for site, values in plain.items() if len(values) != len(table)}:
             raise ValueError(f"each array must have one row for each of the {len(table)} utterances, got {wrong}.")
-        return cls(table, [Part(np.arange(len(table)), plain)], about=about)
+        return cls(table, [Part(np.arange(len(table)), plain)], settings=settings)
 
     # what there is
 
     @property
     def sites(self) -> list[str]:
-        """Names of the sites with something for each utterance."""
+        """Names of the sites that have values for each utterance."""
         names = self._parts[0].arrays if self._parts else {}
         return [name for name in names if not name.endswith(LENGTHS)]
 
     @property
     def hidden(self) -> list[str]:
-        """The sites ``hidden.0``, ``hidden.1``, … that the bank holds, in order."""
+        """The sites ``hidden.0``, ``hidden.1``, … of the bank, in order."""
         return list(hidden_sites(self.sites).values())
 
     @property
@@ -117,7 +124,7 @@ class FeatureBank:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays, in memory or in files."""
+        """Bytes of all arrays, whether in memory or in files."""
         return sum(array.nbytes for part in self._parts for array in part.arrays.values())
 
     def __len__(self) -> int:
@@ -135,14 +142,14 @@ class FeatureBank:
             raise KeyError(f"the bank has no {site!r}{nearest(site, self.sites)}; there are {', '.join(self.sites)}.")
 
     def is_frames(self, site: str) -> bool:
-        """Whether a site has a row for each frame, not for each utterance."""
+        """Whether a site has a row for each frame instead of each utterance."""
         self._check(site)
         return site + LENGTHS in self._parts[0].arrays
 
     # reading
 
     def __getitem__(self, site: str) -> np.ndarray:
-        """(utterances, ...); of a frame-wise site (all frames, ...), utterances one behind the other (`lengths`)."""
+        """Values (utterances, ...); of a frame-wise site (frames, ...), one utterance after the other."""
         self._check(site)
         if self.is_frames(site):
             pieces = [self.frames(site, row) for row in range(len(self))]
@@ -158,34 +165,34 @@ class FeatureBank:
         return out
 
     def lengths(self, site: str) -> np.ndarray:
-        """Frames of each utterance at a frame-wise site."""
+        """Number of frames of each utterance at a frame-wise site."""
         if not self.is_frames(site):
             raise ValueError(f"{site!r} has one row for each utterance; collect it with reduce='frames' for frames.")
         return np.array([self._parts[part].arrays[site + LENGTHS][place] for part, place in self._where], dtype=int)
 
     def frames(self, site: str, row: int) -> np.ndarray:
-        """Features of one utterance's frames, (frames, ...)."""
+        """Features of the frames of one utterance, (frames, ...)."""
         if not self.is_frames(site):
             raise ValueError(f"{site!r} has one row for each utterance; collect it with reduce='frames' for frames.")
         number, place = self._where[row].tolist()
         return self._parts[number].frames(site, place)
 
     def features(self, site: str, pool: str | None = None) -> np.ndarray:
-        """A matrix to measure on: (utterances or frames, dim) in float64, all finite.
+        """Give a matrix to measure on: (utterances or frames, dim) in float64, all finite.
 
         Parameters
         ----------
         pool : {"mean", "mean+std"}, optional
-            Which half of what ``reduce="mean+std"`` gave; None for all that is there.
+            ``"mean"`` takes the means out of what ``reduce="mean+std"`` gave; None takes all that is there.
 
         Raises
         ------
         ValueError
-            If a value is not finite, with the utterance and the site.
+            If a value is not finite; the message names the site and the utterance. Or if ``pool`` does not fit.
         """
         values = self[site]
         flat = values.reshape(len(values), -1).astype(np.float64)
-        reduced = self.about.get("reduce")
+        reduced = self.settings.get("reduce")
         if pool not in (None, "mean", "mean+std") or (pool is not None and reduced not in (pool, "mean+std")):
             raise ValueError(f"pool={pool!r} cannot be had of a bank that was collected with reduce={reduced!r}.")
         if pool == "mean" and reduced == "mean+std":
@@ -202,12 +209,12 @@ class FeatureBank:
         return flat
 
     def labels(self, column: str) -> np.ndarray:
-        """A column of the table as strings, none of them missing.
+        """Give a column of the table as strings, none of them missing.
 
         Raises
         ------
         ValueError
-            If there is no such column, or utterances have nothing in it.
+            If there is no such column, or it is empty for some utterances.
         """
         if column not in self.table:
             there = [str(name) for name in self.table]
@@ -222,7 +229,7 @@ class FeatureBank:
         return values.astype(str).to_numpy(dtype=object)
 
     def statistics(self, site: str) -> dict[str, np.ndarray]:
-        """What a corpus-wide reducer found at a site, by name."""
+        """Give what a corpus-wide reducer found at a site, by name."""
         if site not in self._statistics:
             raise KeyError(f"the bank has no statistics of {site!r}; it has those of {list(self._statistics)}.")
         return self._statistics[site]
@@ -230,7 +237,7 @@ class FeatureBank:
     # choosing
 
     def take(self, rows: Iterable[int] | np.ndarray) -> FeatureBank:
-        """The bank of some utterances, by their numbers or by True and False for each; corpus statistics are lost."""
+        """Give the bank of some utterances, chosen by number or by True and False, without statistics of the corpus."""
         chosen = np.asarray(rows if isinstance(rows, np.ndarray) else list(rows))
         chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(int)
         if not len(chosen):
@@ -241,7 +248,7 @@ class FeatureBank:
         return bank
 
     def where(self, **columns: Any) -> FeatureBank:
-        """The utterances whose columns have these values, or one of a list of values."""
+        """Give the bank of the utterances whose columns have these values, or one of a list of values."""
         keep = np.ones(len(self), dtype=bool)
         for name, wanted in columns.items():
             if name not in self.table:
@@ -252,7 +259,7 @@ class FeatureBank:
         return self.take(keep)
 
     def known(self, *columns: str) -> FeatureBank:
-        """The utterances that have something in each of these columns."""
+        """Give the bank of the utterances for which none of these columns is empty."""
         keep = np.ones(len(self), dtype=bool)
         for name in columns:
             if name not in self.table:
@@ -265,7 +272,7 @@ class FeatureBank:
     # files
 
     def save(self, folder: str | Path) -> None:
-        """Write ``bank.json`` (table and how it was made) and ``part-00000.safetensors`` (arrays) into a folder."""
+        """Write ``bank.json`` (table and settings) and ``part-00000.safetensors`` (arrays) into an empty folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -273,7 +280,7 @@ class FeatureBank:
         arrays = {site: np.ascontiguousarray(self[site]) for site in self.sites}
         arrays |= {site + LENGTHS: self.lengths(site) for site in self.sites if self.is_frames(site)}
         write_part(folder / "part-00000.safetensors", Part(np.arange(len(self)), arrays))
-        write_index(folder, self.table, self.about, self._statistics, list(arrays))
+        write_index(folder, self.table, self.settings, self._statistics, list(arrays))
 
     @classmethod
     def load(cls, folder: str | Path) -> FeatureBank:
@@ -282,7 +289,7 @@ class FeatureBank:
         Raises
         ------
         FileNotFoundError
-            If the folder holds no bank, or one that was not finished.
+            If the folder holds no bank, or an unfinished one.
         """
         folder = Path(folder)
         if not (folder / "bank.json").exists():
@@ -314,7 +321,7 @@ def write_part(path: Path, part: Part) -> None:
 
 
 def read_part(path: Path, names: Sequence[str]) -> Part:
-    """Map arrays of a safetensors file, in the order of ``names``: the file has an order of its own."""
+    """Map arrays of a safetensors file in the order of ``names``; the file itself has another order."""
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
@@ -322,7 +329,7 @@ def read_part(path: Path, names: Sequence[str]) -> Part:
 
 
 def array_names(path: Path) -> list[str]:
-    """Names of the arrays in a safetensors file, in its own order."""
+    """List the names of the arrays in a safetensors file, in the order of the file."""
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
@@ -332,13 +339,13 @@ def array_names(path: Path) -> list[str]:
 def write_index(
     folder: Path,
     table: pd.DataFrame,
-    about: Mapping[str, Any],
+    settings: Mapping[str, Any],
     statistics: Mapping[str, Mapping[str, np.ndarray]],
     arrays: Sequence[str],
     parts: Sequence[str] = ("part-00000.safetensors",),
     kept: np.ndarray | None = None,
 ) -> None:
-    """Write ``bank.json``, the last file: a folder without it holds an unfinished bank."""
+    """Write ``bank.json`` as the last file of a bank: a folder without it holds an unfinished one."""
     from safetensors.torch import save_file
 
     if flat := {f"{site}/{name}": torch.as_tensor(v) for site, vs in statistics.items() for name, v in vs.items()}:
@@ -349,7 +356,7 @@ def write_index(
     rows = [[value.item() if hasattr(value, "item") else value for value in row] for row in plain.to_numpy().tolist()]
     rows = [[str(value) if isinstance(value, Path) else value for value in row] for row in rows]
     index = {
-        "about": dict(about),
+        "about": dict(settings),
         "arrays": list(arrays),
         "parts": list(parts),
         "rows": None if kept is None else kept.tolist(),
@@ -360,12 +367,12 @@ def write_index(
 
 
 def matched(bank: FeatureBank, other: FeatureBank) -> FeatureBank:
-    """The other bank with its utterances in the order of the first.
+    """Give the other bank with its utterances in the order of the first.
 
     Raises
     ------
     ValueError
-        If the two do not hold the same utterances, each once.
+        If the two banks do not hold the same utterances, each of them once.
     """
     for name, side in (("first", bank), ("second", other)):
         if len(set(side.ids)) < len(side):
@@ -381,7 +388,7 @@ def matched(bank: FeatureBank, other: FeatureBank) -> FeatureBank:
 
 
 def known_speakers(bank: FeatureBank) -> np.ndarray | None:
-    """Who speaks in each utterance; None where that is not known of all."""
+    """Say who speaks in each utterance; None where the speaker of some utterance is not known."""
     if "speaker" not in bank.table or (bank.table["speaker"].isna() | (bank.table["speaker"].astype(str) == "")).any():
         return None
     return bank.labels("speaker")

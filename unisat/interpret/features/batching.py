@@ -1,4 +1,4 @@
-"""Utterances of a corpus as padded batches: of like length, read and decoded while the model works on those before."""
+"""Utterances of a corpus as padded batches of like length, which are read while the model works on earlier ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from unisat.frames import SAMPLE_RATE, valid_positions
 
 @dataclass(frozen=True, eq=False)
 class Speech:
-    """Utterances to be read when needed: of a corpus, or of a batch in memory."""
+    """Utterances of a corpus or of a batch in memory, which are read when they are needed."""
 
     source: Corpus | Batch
     max_seconds: float | None
@@ -32,7 +32,7 @@ class Speech:
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row for each utterance, with the seconds that will be heard."""
+        """One row for each utterance, with the seconds that the model will hear."""
         table = self.source.table() if isinstance(self.source, Batch) else self.source.table.copy()
         if table["seconds"].isna().any():
             missing = table["id"][table["seconds"].isna()].tolist()
@@ -45,7 +45,7 @@ class Speech:
         return table
 
     def read(self, rows: Sequence[int]) -> dict[int, Tensor]:
-        """Waveforms by row, cut but not normalised; what cannot be read is left out with a warning."""
+        """Read waveforms by row, cut but not normalised. A warning names those that cannot be read and are left out."""
         waveforms = {}
         for row in rows:
             if isinstance(self.source, Batch):
@@ -60,12 +60,15 @@ class Speech:
         return waveforms
 
     def normalize(self, waveform: Tensor) -> Tensor:
-        """The waveform as the model wants it."""
+        """Give the waveform as the model expects it."""
         return audio.normalize(waveform) if self.do_normalize else waveform
 
 
 def batches(seconds: np.ndarray, batch_seconds: float) -> list[np.ndarray]:
-    """Rows of utterances of like length, longest first; a padded batch is at most so long, or a single utterance."""
+    """Divide utterances into batches of like length, longest first.
+
+    A padded batch has at most ``batch_seconds`` of audio, or is a single utterance.
+    """
     if not batch_seconds > 0:
         raise ValueError(f"batch_seconds={batch_seconds} must be positive.")
     order = np.argsort(-seconds, kind="stable")
@@ -79,15 +82,16 @@ def batches(seconds: np.ndarray, batch_seconds: float) -> list[np.ndarray]:
 
 
 def default_seconds(device: torch.device) -> float:
-    """Seconds of audio in a batch: what a CPU's caches bear, and what keeps a GPU busy."""
+    """Seconds of audio in a batch: as much as fits a CPU's caches, and enough to keep a GPU busy."""
     return 10.0 if device.type == "cpu" else 80.0
 
 
 @dataclass(frozen=True, eq=False)
 class PaddedBatch:
-    """Some utterances, ready for the model: ``waveforms`` as read, by row, and normalised and padded.
+    """Some utterances, ready for the model.
 
-    ``rows`` are those in the batch; ``left_out`` could not be read, or are ``too_short`` for a frame.
+    ``waveforms`` are as they were read, by row; ``input_values`` are normalised and padded. The rows that were
+    ``wanted`` but are not in ``waveforms`` could not be read, or are ``too_short`` for a frame.
     """
 
     number: int
@@ -106,7 +110,7 @@ class PaddedBatch:
 
 @dataclass(eq=False)
 class ReadAhead:
-    """Padded batches in order, made by threads while the caller works; it keeps the time.
+    """Gives padded batches in order; threads make them while the caller works. It also keeps the time.
 
     Attributes
     ----------
@@ -118,9 +122,9 @@ class ReadAhead:
     todo: Sequence[tuple[int, np.ndarray]]
     device: torch.device
     least: int = 1
-    """Samples below which an utterance is left out."""
+    """Number of samples below which an utterance is left out."""
     workers: int | None = None
-    """Threads that read; one on a CPU, where the model has use for the others."""
+    """Number of threads that read; by default 4, and 1 on a CPU, where the model needs the others."""
     waited: float = field(default=0.0, init=False)
     inside: float = field(default=0.0, init=False)
     seconds: float = field(default=0.0, init=False)
@@ -160,7 +164,7 @@ class ReadAhead:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Count the time of this scope as the model's."""
+        """Count the time of this scope as time in the model."""
         start = time.perf_counter()
         try:
             yield
@@ -168,6 +172,6 @@ class ReadAhead:
             self.inside += time.perf_counter() - start
 
     def timing(self) -> dict[str, float]:
-        """Seconds in all, inside the model, waiting for batches; and the share of the time outside the model."""
+        """Give seconds in all, in the model and waiting for batches, and the share of the time outside the model."""
         outside = max(0.0, 1 - self.inside / self.seconds) if self.seconds else 0.0
         return {"seconds": self.seconds, "model": self.inside, "waiting": self.waited, "outside_share": outside}

@@ -1,7 +1,7 @@
-"""Run a model over a corpus and keep of every utterance only what is asked for: `collect` gives a `FeatureBank`.
+"""`collect` runs a model over a corpus and keeps of every utterance only what is asked for, in a `FeatureBank`.
 
-Utterances of like length share a padded batch, which changes nothing in their numbers; reducers run inside the hooks,
-so that memory does not grow with the corpus.
+Utterances of like length share a padded batch, which does not change their numbers. Reducers run inside the hooks, so
+that memory does not grow with the corpus.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from unisat.interpret.features.acoustic import ACOUSTIC, acoustic
 from unisat.interpret.features.bank import LENGTHS, FeatureBank
 from unisat.interpret.features.batching import PaddedBatch, ReadAhead, Speech, batches, default_seconds
 from unisat.interpret.features.store import Store, processes
-from unisat.masking import span_mask
+from unisat.masking import time_mask
 from unisat.model import UniSpeechSatModel
 from unisat.modules import evaluating, fingerprint, unwrap
 
@@ -40,7 +40,7 @@ __getattr__ = renamed(__name__, {"fresh": "unisat.interpret.features.collect.unt
 
 FRAMES = ("valid", "masked", "visible")
 BASELINES = ("untrained", *ACOUSTIC)
-"""What `collect` can measure beside the model: fresh weights in the same architecture, and the sound itself."""
+"""What `collect` can measure besides the model: the same architecture with fresh weights, and the sound itself."""
 
 
 def collect(
@@ -65,47 +65,48 @@ def collect(
     Parameters
     ----------
     model : UniSpeechSatModel or a model that holds one
-        Put into evaluation mode for the time.
+        The model, which is in evaluation mode while this function runs.
     corpus : Corpus or Batch
-        Files of a corpus are read when their batch comes.
+        The speech. Files of a corpus are read when their batch comes.
     sites : selector or list of selectors
-        As in `unisat.capture`.
+        Which sites, as in `unisat.capture`.
     reduce : str, callable or Reducer
-        ``"mean+std"``, ``"mean"``, ``"norms"``, ``"counts"`` (of ``quant.codes``); ``"frames"`` keeps every frame; a
-        function of ``(values, valid)`` that gives (batch, ...); or a corpus-wide reducer
-        (`unisat.interpret.activations.reduce`), of which ``bank.statistics(site)`` has the value.
+        What to keep of each utterance: ``"mean+std"``, ``"mean"``, ``"norms"``, ``"counts"`` (of ``quant.codes``);
+        ``"frames"`` for every frame; a function of ``(values, valid)`` that gives (batch, ...); or a corpus-wide
+        reducer (`unisat.interpret.activations.reduce`), whose value ``bank.statistics(site)`` gives.
     frames : {"valid", "masked", "visible"}
-        Which frames count. With ``"masked"`` and ``"visible"`` each utterance's frames are hidden as in pretraining
-        (``mask_time_prob`` and the like of the config), the same ones for the same ``seed`` and id.
+        Which frames count. With ``"masked"`` and ``"visible"`` frames of each utterance are hidden as in pretraining
+        (``mask_time_prob`` and the like of the config), the same frames for the same ``seed`` and id.
     baselines : iterable of {"untrained", "logmel", "mfcc", "loudness"}
-        What to measure beside, from the same sound: the architecture with fresh weights (``untrained_seeds`` times, at
-        sites such as ``untrained.0.hidden.3``), and acoustic statistics. A curve over layers says little without.
+        What to measure besides, from the same sound: the architecture with fresh weights (``untrained_seeds`` times,
+        at sites such as ``untrained.0.hidden.3``), and acoustic statistics. A curve over layers says little without
+        them.
     batch_seconds : float, optional
-        Most seconds of audio in one batch, padding included; if None, 10 on a CPU (whose caches larger batches leave)
-        and 80 elsewhere.
+        Most seconds of audio in one batch, padding included. The default is 10 on a CPU, whose caches do not hold
+        larger batches, and 80 elsewhere.
     max_seconds : float, optional
-        Hear only the beginning of longer utterances: their length may give a speaker away.
+        The model hears only the beginning of longer utterances: their length may give a speaker away.
     do_normalize : bool
-        Bring each waveform to zero mean and unit variance, as the model was trained.
+        Whether to bring each waveform to zero mean and unit variance, as the model was trained.
     folder : path, optional
-        Where to write parts as they are finished. The same call goes on where an interrupted one stopped. Needed where
-        several processes (``torchrun``, ``accelerate launch``) share the work; each then gets the whole bank.
+        Where to write parts as they are finished. After an interruption the same call goes on where it stopped. It is
+        needed where several processes (``torchrun``, ``accelerate launch``) share the work; each gets the whole bank.
     budget : int or str
         Most bytes that the bank may have.
     seed : int
-        Of masks and untrained weights.
+        Seed of masks and untrained weights.
 
     Returns
     -------
     FeatureBank
-        In the order of the corpus, without what could not be read or is shorter than a frame (a warning says so).
-        ``bank.timing`` says how long it took, and which share of that was outside the model.
+        The bank, in the order of the corpus. Utterances that cannot be read or are shorter than a frame are left out
+        with a warning. ``bank.timing`` says how long it took, and which share of the time was outside the model.
 
     Raises
     ------
     ValueError
-        If a site cannot be reduced so, nothing can be read, the bank would be larger than the budget, or the folder
-        holds a bank made otherwise.
+        If the reducer does not fit a site, nothing can be read, the bank would be larger than the budget, or the folder
+        holds a bank with other settings.
     """
     inner = unwrap(model)
     backbone = find_backbone(inner)[1]
@@ -117,20 +118,21 @@ def collect(
     if batch_seconds is None:
         batch_seconds = default_seconds(backbone.device)
     plan = batches(table["seconds"].to_numpy(float), batch_seconds)
-    names, fresh = [site.name for site in chosen], untrained_seeds if "untrained" in kinds else 0
-    about: dict[str, Any] = {"model": fingerprint(inner), "sites": names, "reduce": describe(reduce), "frames": frames}
-    about |= {"baselines": kinds, "untrained_seeds": fresh, "hop": hop(config.conv_stride)}
-    about |= {"receptive_field": receptive_field(config.conv_kernel, config.conv_stride)}
-    about |= {"batch_seconds": batch_seconds, "max_seconds": max_seconds, "do_normalize": do_normalize, "seed": seed}
+    fresh = untrained_seeds if "untrained" in kinds else 0
+    settings: dict[str, Any] = {"model": fingerprint(inner), "sites": [site.name for site in chosen]}
+    settings |= {"reduce": describe(reduce), "frames": frames, "baselines": kinds, "untrained_seeds": fresh}
+    settings |= {"hop": hop(config.conv_stride)}
+    settings |= {"receptive_field": receptive_field(config.conv_kernel, config.conv_stride)}
+    settings |= {"batch_seconds": batch_seconds, "max_seconds": max_seconds, "do_normalize": do_normalize, "seed": seed}
     if reduce == "frames":
         _check_budget(chosen, table, config, parse_bytes(budget))
     rank, world = processes()
-    store = Store(None if folder is None else Path(folder), about, table, reduce, rank, world)
-    # by number, not by what is left: another process may have finished some already
+    store = Store(None if folder is None else Path(folder), settings, table, reduce, rank, world)
+    # batches are shared by number, not among those that are left: another process may have finished some already
     mine = [(number, plan[number]) for number in range(rank, len(plan), world) if not store.done(plan[number])]
     twins = {f"untrained.{n}.": untrained_twin(backbone, seed + n) for n in range(fresh)}
     work = _Work({"": inner, **twins}, chosen, reduce, [name for name in kinds if name in ACOUSTIC], store)
-    ahead = ReadAhead(speech, mine, backbone.device, least=about["receptive_field"])
+    ahead = ReadAhead(speech, mine, backbone.device, least=settings["receptive_field"])
     with evaluating(inner):
         _measure_all(work, ahead, progress=progress and rank == 0)
     bank = store.finish()
@@ -171,7 +173,7 @@ def _check_budget(chosen: Sequence[Site], table: pd.DataFrame, config: UniSpeech
 
 
 def untrained_twin(backbone: UniSpeechSatModel, seed: int) -> UniSpeechSatModel:
-    """A model of the same config with weights drawn anew, in evaluation mode: what the architecture alone can do."""
+    """Make a model of the same config with fresh weights, in evaluation mode: it shows what the architecture can do."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         twin = type(backbone)(backbone.config)
@@ -180,12 +182,12 @@ def untrained_twin(backbone: UniSpeechSatModel, seed: int) -> UniSpeechSatModel:
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """What is measured of every utterance, and where it goes.
+    """What is measured of every utterance, and the store that takes it.
 
     Attributes
     ----------
     models : dict of str to Module
-        By what stands in front of the names of their sites; the model itself has nothing there.
+        The models by the prefix of their sites' names, which is empty for the model itself.
     acoustic : list of str
         Acoustic baselines.
     """
@@ -217,13 +219,13 @@ def _measure_all(work: _Work, ahead: ReadAhead, *, progress: bool) -> None:
 
 
 def _measure(work: _Work, batch: PaddedBatch, ahead: ReadAhead) -> dict[str, np.ndarray]:
-    """The arrays of one batch."""
-    inputs, about = {"attention_mask": batch.attention_mask}, work.store.about
+    """Measure one batch; give its arrays by name."""
+    inputs, settings = {"attention_mask": batch.attention_mask}, work.store.settings
     counted: Tensor | None = None
-    if about["frames"] != "valid":
+    if settings["frames"] != "valid":
         ids = [work.store.table["id"].iloc[row] for row in batch.rows]
-        mask = inputs["mask_time_indices"] = draw_masks(batch.lengths, ids, work.config, about["seed"])
-        counted = mask if about["frames"] == "masked" else ~mask
+        mask = inputs["mask_time_indices"] = draw_masks(batch.lengths, ids, work.config, settings["seed"])
+        counted = mask if settings["frames"] == "masked" else ~mask
     arrays: dict[str, np.ndarray] = {}
     for prefix, model in work.models.items():
         here = [site for site in work.sites if not prefix or site.in_backbone]
@@ -247,7 +249,7 @@ def _measure(work: _Work, batch: PaddedBatch, ahead: ReadAhead) -> dict[str, np.
 def _reducer(
     work: _Work, site: Site, name: str, rows: Sequence[int], counted: Bool[Tensor, "batch frames"] | None
 ) -> PerUtterance:
-    """What the hook at a site does with what it sees."""
+    """Make the function that the hook at a site calls with what it sees."""
 
     def counting(valid: Tensor) -> Tensor:
         return valid if counted is None else valid & counted.to(valid.device)
@@ -269,17 +271,11 @@ def _reducer(
 def draw_masks(
     lengths: Tensor, ids: Sequence[str], config: UniSpeechSatConfig, seed: int
 ) -> Bool[Tensor, "batch frames"]:
-    """Masks as in pretraining, one draw for each utterance: the same for the same id and seed, in any batch."""
+    """Draw masks as in pretraining, the same for the same id and seed in any batch."""
     frames = stack_length(lengths, config.conv_kernel, config.conv_stride)
     masks = torch.zeros(len(frames), int(frames.max()), dtype=torch.bool)
     for row, (length, name) in enumerate(zip(frames.tolist(), ids, strict=True)):
         number = int.from_bytes(hashlib.sha256(f"{seed}\t{name}".encode()).digest()[:6], "big")
-        masks[row, :length] = span_mask(
-            torch.tensor([length]),
-            length,
-            mask_prob=config.mask_time_prob,
-            mask_length=config.mask_time_length,
-            min_spans=config.mask_time_min_masks,
-            generator=torch.Generator().manual_seed(number),
-        )[0]
+        generator = torch.Generator().manual_seed(number)
+        masks[row, :length] = time_mask(torch.tensor([length]), length, config, generator)[0]
     return masks

@@ -1,4 +1,4 @@
-"""Where what `collect` measures goes: memory, or a folder of parts that an interrupted run takes up again."""
+"""A store for what `collect` measures: in memory, or in a folder of parts with which an interrupted run goes on."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from unisat.interpret.features.acoustic import ACOUSTIC
 from unisat.interpret.features.bank import LENGTHS, FeatureBank, Part, array_names, read_part, write_index, write_part
 
 BATCHES_A_PART = 32
-"""A part is written to the folder after so many batches: an interrupted run loses at most those."""
+"""Number of batches in a part; an interrupted run loses at most so many."""
 
 
 def processes() -> tuple[int, int]:
-    """Rank and number of the processes that share the work, as ``torchrun`` and ``accelerate launch`` say."""
+    """Rank and number of the processes that share the work under ``torchrun`` or ``accelerate launch``."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -36,16 +36,16 @@ def processes() -> tuple[int, int]:
 
 
 STATE = "~"
-"""In front of the names under which a part keeps what corpus-wide reducers gathered."""
+"""Prefix of the names under which a part keeps what corpus-wide reducers gathered."""
 
 
 class Store:
-    """Where finished batches go: memory, or parts in a folder."""
+    """Takes finished batches and keeps them in memory, or as parts in a folder."""
 
     def __init__(
-        self, folder: Path | None, about: dict[str, Any], table: pd.DataFrame, reduce: Any, rank: int, world: int
+        self, folder: Path | None, settings: dict[str, Any], table: pd.DataFrame, reduce: Any, rank: int, world: int
     ) -> None:
-        self.folder, self.about, self.table, self.reduce = folder, about, table, reduce
+        self.folder, self.settings, self.table, self.reduce = folder, settings, table, reduce
         self.rank, self.world = rank, world
         self.pending: list[tuple[int, list[int], dict[str, np.ndarray]]] = []
         self.parts: list[Part] = []
@@ -63,9 +63,9 @@ class Store:
             self._open(folder)
 
     def _open(self, folder: Path) -> None:
-        """Take up what an earlier call left, if it was the same call."""
+        """Go on with what an earlier call left in the folder, if its settings were the same."""
         ids = hashlib.sha256("\n".join(self.table["id"].astype(str)).encode()).hexdigest()[:16]
-        ours = json.loads(json.dumps({**self.about, "utterances": ids}))
+        ours = json.loads(json.dumps({**self.settings, "utterances": ids}))
         started = folder / "collect.json"
         folder.mkdir(parents=True, exist_ok=True)
         if started.exists():
@@ -80,23 +80,23 @@ class Store:
             self.finished.update(read_part(path, []).rows.tolist())
 
     def done(self, rows: np.ndarray) -> bool:
-        """Whether a batch is in the folder already."""
+        """Whether a batch is already in the folder."""
         return bool(self.finished.intersection(rows.tolist()))
 
     def reducer(self, name: str) -> Reducer:
-        """The corpus-wide reducer of a site."""
+        """Give the corpus-wide reducer of a site."""
         if name not in self.reducers:
             self.reducers[name] = copy.deepcopy(self.reduce)
         return self.reducers[name]
 
     def add(self, number: int, rows: list[int], arrays: dict[str, np.ndarray]) -> None:
-        """Take in a batch."""
+        """Take a batch."""
         self.pending.append((number, rows, arrays))
         if self.folder is not None and len(self.pending) >= BATCHES_A_PART:
             self.flush()
 
     def flush(self) -> None:
-        """Make a part of the batches that wait."""
+        """Make a part of the batches that are waiting."""
         if not self.pending:
             return
         names = list(self.pending[0][2])
@@ -116,7 +116,7 @@ class Store:
         self.pending = []
 
     def finish(self) -> FeatureBank:
-        """Put everything together."""
+        """Make a bank of everything."""
         self.flush()
         if self.folder is None:
             return self._in_memory()
@@ -137,11 +137,11 @@ class Store:
         rows = np.concatenate([part.rows for part in self.parts])
         kept = np.sort(rows)
         renamed = [Part(np.searchsorted(kept, part.rows), part.arrays) for part in self.parts]
-        scattered = FeatureBank(self.table.iloc[kept], renamed, statistics, self.about)
-        # in the order of the corpus, so that reading an array copies nothing
+        scattered = FeatureBank(self.table.iloc[kept], renamed, statistics, self.settings)
+        # arrays in the order of the corpus can be read without a copy
         arrays = {site: scattered[site] for site in scattered.sites}
         arrays |= {site + LENGTHS: scattered.lengths(site) for site in scattered.sites if scattered.is_frames(site)}
-        return FeatureBank(scattered.table, [Part(np.arange(len(kept)), arrays)], statistics, self.about)
+        return FeatureBank(scattered.table, [Part(np.arange(len(kept)), arrays)], statistics, self.settings)
 
     def _index(self, folder: Path) -> None:
         paths = sorted(folder.glob("part-*.safetensors"))
@@ -159,12 +159,14 @@ class Store:
         kept = np.sort(np.concatenate([read_part(path, []).rows for path in paths]))
         statistics = {site: _arrays(reducer.value()) for site, reducer in self.reducers.items()}
         arrays = [name for name in self._order(names) if not name.startswith(STATE)]
-        write_index(folder, self.table.iloc[kept], self.about, statistics, arrays, [path.name for path in paths], kept)
+        write_index(
+            folder, self.table.iloc[kept], self.settings, statistics, arrays, [path.name for path in paths], kept
+        )
 
     def _order(self, names: Sequence[str]) -> list[str]:
-        """Array names in the order of the sites: a file sorts them by its own rules."""
-        prefixes = ["", *(f"untrained.{n}." for n in range(self.about["untrained_seeds"]))]
-        sites = [prefix + site for prefix in prefixes for site in self.about["sites"]] + list(ACOUSTIC)
+        """Bring the names of arrays into the order of the sites; a file has another order."""
+        prefixes = ["", *(f"untrained.{n}." for n in range(self.settings["untrained_seeds"]))]
+        sites = [prefix + site for prefix in prefixes for site in self.settings["sites"]] + list(ACOUSTIC)
         wanted = [name for site in sites for name in (site, site + LENGTHS)]
         return [name for name in wanted if name in names] + [name for name in names if name.startswith(STATE)]
 

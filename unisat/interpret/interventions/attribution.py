@@ -1,4 +1,4 @@
-"""Which stretch of an utterance a number depends on: gradients, integrated gradients, and what attention passes on."""
+"""Attribution: on which moments of an utterance a number depends, by gradients or by what attention passes on."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from unisat.modules import fingerprint, unwrap
 from unisat.xvector import UniSpeechSatForXVector
 
 Target = Callable[[Any], Tensor] | int | tuple[int, int]
-"""From a model's output to one number an utterance; or a class; or a frame and a class."""
+"""A function from a model's output to one number for each utterance; or a class; or a frame and a class."""
 
 QUIET_DB = -40.0
-"""Level of the baseline "silence" under its utterance: far lower, and the model's norms see it as loud as speech."""
+"""Level of the baseline "silence" relative to its utterance; the model's norms would make a far lower one loud."""
 
 RANDOM = ("noise", "silence")
-"""Baselines that are drawn, as waveforms."""
+"""Baselines that are waveforms drawn at random."""
 
 NAMES = {
     "ig": "integrated gradients",
@@ -45,22 +45,22 @@ COMPLETENESS = ["id", "baseline", "draw", "value", "baseline_value", "attributed
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Attribution(Result):
-    """How much each sample or frame of each utterance has to do with a number, `attribute` gives it.
+    """How much each sample or frame of each utterance contributes to a number; `attribute` gives it.
 
     Attributes
     ----------
     ids : tuple of str
         Name of each utterance.
     each : tuple of (baselines, positions)
-        For each utterance the attribution against each baseline, summed over channels; one row for other methods.
+        The attribution of each utterance against each baseline, summed over channels; other methods have one row.
     seconds : tuple of (positions,)
         Time of each position: of a sample, or of the centre of what a frame's convolutions see.
     waveforms : tuple of (samples,)
         The utterances, to draw and to listen to.
     completeness_error : DataFrame
-        Integrated gradients: one row for each utterance and baseline. ``value`` and ``baseline_value`` are the target
-        at both ends of the path, ``attributed`` the sum of the attribution, ``error`` that sum less the difference
-        of the two, ``relative`` the error's size as a share of the difference. Empty for other methods.
+        One row for each utterance and baseline of integrated gradients; empty for other methods. ``value`` and
+        ``baseline_value`` are the target at both ends of the path, ``attributed`` is the sum of the attribution,
+        ``error`` is that sum less the difference of the two, ``relative`` is its size as a share of the difference.
     """
 
     ids: tuple[str, ...]
@@ -71,11 +71,11 @@ class Attribution(Result):
 
     @property
     def values(self) -> list[Float[Tensor, " _"]]:
-        """For each utterance its attribution, (positions,): the mean over baselines."""
+        """The attribution of each utterance, (positions,): the mean over baselines."""
         return [each.mean(0) for each in self.each]
 
     def table(self) -> pd.DataFrame:
-        """One row a position: ``id``, ``seconds``, ``value``, and ``spread``, its deviation over baselines."""
+        """Give a row for each position: ``id``, ``seconds``, ``value`` and ``spread``, its deviation over baselines."""
         parts = []
         for name, each, seconds in zip(self.ids, self.each, self.seconds, strict=True):
             spread = each.std(0) if len(each) > 1 else torch.full_like(each[0], torch.nan)
@@ -84,7 +84,7 @@ class Attribution(Result):
         return pd.concat(parts, ignore_index=True)
 
     def plot(self, utterance: int = 0, **options: Any) -> Any:
-        """Draw an utterance's waveform over its attribution (`unisat.plots.attribution`)."""
+        """Draw an utterance's waveform above its attribution (`unisat.plots.attribution`)."""
         said, name = self.settings, self.ids[utterance]
         shown = self.waveforms[utterance], self.values[utterance]
         label = {"rollout": "rollout", "norms": "norm"}.get(said["method"], "attribution")
@@ -100,28 +100,29 @@ class Attribution(Result):
     ) -> Float[Tensor, " samples"]:
         """Give the utterance as loud as its attribution is large, for ``IPython.display.Audio(..., rate=16000)``.
 
-        One hears the moments that speak for the target and little else: the waveform times the attribution, smoothed,
-        cut to its positive part and scaled to a largest value of 1. Pass ``normalize=False`` to ``Audio``: nothing is
-        made louder than it was, except that a waveform beyond full scale (normalised for the model) is brought to it.
+        One hears the moments that speak for the target and little else. The waveform is multiplied by the attribution,
+        which is smoothed, cut to its positive part and scaled to a largest value of 1. Pass ``normalize=False`` to
+        ``Audio``: nothing becomes louder than it was. Only a waveform beyond full scale, as normalised for the model,
+        is brought to full scale.
 
         Parameters
         ----------
         part : {"positive", "negative", "both"}
-            What speaks for the target, against it, or has to do with it at all.
+            What to hear: what speaks for the target, against it, or both.
         window : float
             Seconds of the Hann window that smooths the attribution.
 
         Raises
         ------
         ValueError
-            If nothing of that part is there.
+            If the attribution has no such part.
         """
         waveform, values = self.waveforms[utterance], self.values[utterance]
         times = np.arange(len(waveform)) / SAMPLE_RATE
         at_samples = np.interp(times, self.seconds[utterance].numpy(), values.numpy())
         weights = np.hanning(max(3, round(window * SAMPLE_RATE)))
         smooth = np.convolve(at_samples, weights / weights.sum(), mode="same")
-        smooth = smooth[(len(smooth) - len(times)) // 2 :][: len(times)]  # numpy gives the length of the longer one
+        smooth = smooth[(len(smooth) - len(times)) // 2 :][: len(times)]  # "same" is the length of the longer one
         parts = {"positive": smooth, "negative": -smooth, "both": np.abs(smooth)}
         if part not in parts:
             raise ValueError(f"part={part!r} must be one of {', '.join(map(repr, parts))}.")
@@ -147,39 +148,40 @@ def attribute(
     sampling_rate: int | None = None,
     attention_mask: Tensor | None = None,
 ) -> Attribution:
-    """Say how much each moment of each utterance has to do with a number that the model gives.
+    """Say how much each moment of each utterance contributes to a number that the model gives.
 
-    Each utterance is worked on alone, so padding and neighbours change nothing.
+    Each utterance runs alone, so padding and the other utterances change nothing.
 
     Parameters
     ----------
     model : UniSpeechSatModel or a model that holds one
-        In evaluation mode. Its weights, their ``grad`` and ``requires_grad`` stay as they are.
+        The model, in evaluation mode. Its weights, their ``grad`` and ``requires_grad`` stay as they are.
     audio, sampling_rate, attention_mask
-        As in `unisat.run`.
+        The utterances, as in `unisat.run`.
     target : callable, int or (int, int)
         What is explained: a function of the model's output for some utterances (with ``hidden_states``) that gives one
         number for each, such as `unisat.metrics.speaker_cosine` of one voice; a class, for models with ``logits``
-        (batch, classes); a frame and a class, for those with ``logits`` (batch, frames, classes). A list has one for
-        each utterance. For "rollout" and "norms": the frame that looks; None for the mean over all frames.
+        (batch, classes); a frame and a class, for models with ``logits`` (batch, frames, classes). A list has a target
+        for each utterance. For "rollout" and "norms" it is the frame that looks; None is the mean over all frames.
     wrt : str, optional
-        Where: ``"wave"`` (the default), ``"conv.out"``, or any site (batch, frames, channels) that is the output of a
-        module, such as ``"hidden.3"`` or ``"block.2.attn.v"``. For "rollout" and "norms" a ``"hidden.k"`` that enters a
-        layer (default ``"hidden.0"``): rollout goes from there to the last layer, norms are those of that one layer.
+        Where the attribution is: ``"wave"`` (the default), ``"conv.out"``, or any site (batch, frames, channels) that
+        is the output of a module, such as ``"hidden.3"`` or ``"block.2.attn.v"``. For "rollout" and "norms" it is a
+        ``"hidden.k"`` that enters a layer (default ``"hidden.0"``): rollout goes from there to the last layer, norms
+        are those of that one layer.
     method : {"ig", "gradient", "rollout", "norms"}
-        - "ig": integrated gradients (Sundararajan et al., 2017, arXiv:1703.01365, equation 1), Gauss-Legendre rule,
-          the mean over all baselines. The attribution adds up to the target's value less that of the baseline, up to
-          `Attribution.completeness_error`.
+        - "ig": integrated gradients (Sundararajan et al., 2017, arXiv:1703.01365, equation 1) by the Gauss-Legendre
+          rule, as a mean over all baselines. The attribution adds up to the target's value less that of the baseline,
+          with an error that `Attribution.completeness_error` gives.
         - "gradient": gradient × input.
         - "rollout": attention rollout, see `rollout`.
         - "norms": value-weighted norms, see `value_norms`.
     baselines : str, tensor, or several
-        What integrated gradients compare with. ``"noise"`` (the default): noise with the level and the long-term
-        spectrum of the utterance; ``"silence"``: white noise 40 dB below it; at sites of frames, what these
-        waveforms give there. Sites of frames only: ``"mean"`` of the frames, ``"zero"``. A tensor: another waveform as
-        the model reads it (at least as long), or (frames, channels) or (channels,). A waveform of zeros is refused and
-        ``"zero"`` in front of a layer norm is rarely good: a norm makes the faintest signal as loud as speech, so
-        that everything happens within the first thousandth of the path and no rule with few steps is right.
+        What integrated gradients compare with. ``"noise"`` (the default) is noise with the level and the long-term
+        spectrum of the utterance; ``"silence"`` is white noise 40 dB below it; at sites of frames they are what these
+        waveforms give there. Sites of frames also have ``"mean"``, the mean of the frames, and ``"zero"``. A tensor is
+        another waveform as the model reads it (at least as long), or (frames, channels) or (channels,). A waveform of
+        zeros is refused, and ``"zero"`` before a layer norm is rarely good: a norm makes the faintest signal as loud
+        as speech, so everything happens within the first thousandth of the path, where few steps give a wrong sum.
     draws : int
         How often each random baseline is drawn.
     steps : int
@@ -187,36 +189,23 @@ def attribute(
     batch_size : int
         Points that go through the model at once.
     seed : int
-        Of the random baselines, the same for every utterance.
+        Seed of the random baselines, the same for every utterance.
 
     Raises
     ------
     ValueError
-        If the site does not exist or cannot be replaced, the target does not give one finite number an utterance or
-        does not depend on the site, a baseline cannot be used, or the model is in training mode.
+        If the site does not exist or cannot be replaced, the target does not give one finite number for each utterance
+        or does not depend on the site, a baseline cannot be used, or the model is in training mode.
     """
     model = unwrap(model)
-    if training := [name or "the model" for name, module in model.named_modules() if module.training]:
-        raise ValueError(f"{training[0]} is in training mode, where every pass differs; call model.eval() first.")
-    if method not in NAMES:
-        raise ValueError(f"method={method!r} must be one of {', '.join(map(repr, NAMES))}.")
-    if method != "ig" and baselines is not None:
-        raise ValueError(f"baselines belong to method='ig'; {method!r} compares with nothing, leave them out.")
-    for name, value in {"draws": draws, "steps": steps, "batch_size": batch_size}.items():
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1.")
+    _check_choices(model, method, baselines, draws=draws, steps=steps, batch_size=batch_size)
     by_attention = method in ("rollout", "norms")
     site = _entry(model, wrt or "hidden.0") if by_attention else _replaceable(model, wrt or "wave")
     ids, inputs, waveforms = _utterances(model, audio, sampling_rate, attention_mask)
-    targets = target if isinstance(target, list) else [target] * len(ids)
-    if len(targets) != len(ids):
-        raise ValueError(f"{len(targets)} targets were given for {len(ids)} utterances; give one, or one for each.")
-    for given in targets:
-        (_check_frame if by_attention else _check_target)(given, model)
+    targets = _targets(target, len(ids), model, by_attention)
     chosen = ["noise"] if baselines is None else [baselines] if isinstance(baselines, str | Tensor) else list(baselines)
     config = find_backbone(model)[1].config
-    shapes = [(site.positions(len(wave), config), *site.channels) for wave in inputs]
-    _check_baselines(chosen, site, ids, shapes)
+    _check_baselines(chosen, site, ids, [(site.positions(len(wave), config), *site.channels) for wave in inputs])
 
     each, errors = [], []
     for name, wave, given in zip(ids, inputs, targets, strict=True):
@@ -245,19 +234,44 @@ def attribute(
     )
 
 
+def _check_choices(model: nn.Module, method: str, baselines: Any, **counts: int) -> None:
+    if training := [name or "the model" for name, module in model.named_modules() if module.training]:
+        raise ValueError(f"{training[0]} is in training mode, where every pass differs; call model.eval() first.")
+    if method not in NAMES:
+        raise ValueError(f"method={method!r} must be one of {', '.join(map(repr, NAMES))}.")
+    if method != "ig" and baselines is not None:
+        raise ValueError(f"baselines belong to method='ig'; {method!r} compares with nothing, leave them out.")
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1.")
+
+
+def _targets(target: Any, utterances: int, model: nn.Module, by_attention: bool) -> list[Any]:
+    """List the target of each utterance."""
+    targets = target if isinstance(target, list) else [target] * utterances
+    if len(targets) != utterances:
+        raise ValueError(f"{len(targets)} targets were given for {utterances} utterances; give one, or one for each.")
+    for given in targets:
+        if by_attention:
+            _check_frame(given)
+        else:
+            _check_target(given, model)
+    return targets
+
+
 class _Path:
-    """One utterance, one site, one target: values and gradients of the target anywhere at that site."""
+    """Gives values and gradients of a target for any values at one site, for one utterance."""
 
     def __init__(self, model: nn.Module, site: Site, wave: Tensor, target: Any, name: str, batch_size: int):
         self.model, self.site, self.wave = model, site, wave
         self.target, self.name, self.batch_size = target, name, batch_size
-        # training damps the gradients of the convolutions, which would break completeness
+        # the model damps the gradients of its convolutions, which would break completeness
         in_front = site.name == "wave" or site.name.startswith("conv.")
         self.damping = find_backbone(model)[1].config.feature_grad_mult if in_front else 1.0
         self.input = self.at_site(wave)
 
     def at_site(self, wave: Float[Tensor, " samples"]) -> Float[Tensor, "positions ..."]:
-        """What a waveform gives at the site."""
+        """Give what a waveform gives at the site."""
         if self.site.name == "wave":
             return wave
         with torch.no_grad(), capture(self.model, self.site.name, device=wave.device) as trace:
@@ -265,7 +279,7 @@ class _Path:
         return trace[self.site.name][0]
 
     def values(self, points: Float[Tensor, "rows positions ..."]) -> Float[Tensor, " rows"]:
-        """The target at each of some points."""
+        """Compute the target at each of some points."""
         waves = points if self.site.name == "wave" else self.wave.expand(len(points), -1)
         with _replaced(self.model, self.site, points):
             output = self.model(input_values=waves, output_hidden_states=True, return_dict=True)
@@ -281,7 +295,7 @@ class _Path:
         return values
 
     def gradients(self, points: Float[Tensor, "rows positions ..."]) -> Float[Tensor, "rows positions ..."]:
-        """The target's gradient at each of some points."""
+        """Compute the target's gradient at each of some points."""
         with torch.enable_grad():
             points = points.detach().requires_grad_()
             values = self.values(points)
@@ -301,7 +315,7 @@ class _Path:
     def integrate(
         self, baselines: Sequence[str | Tensor], draws: int, steps: int, seed: int
     ) -> tuple[Float[Tensor, "baselines positions"], list[tuple[Any, ...]]]:
-        """Attribution against each baseline, and a row of `COMPLETENESS` for each."""
+        """Give the attribution against each baseline, and a row of `COMPLETENESS` for each."""
         generator = torch.Generator().manual_seed(seed)
         attributions, rows = [], []
         for choice in baselines:
@@ -320,7 +334,7 @@ class _Path:
         return torch.stack(attributions), rows
 
     def against(self, baseline: Float[Tensor, "positions ..."], steps: int) -> Float[Tensor, " positions"]:
-        """Integrated gradients: the way times the mean gradient along it."""
+        """Integrated gradients against one baseline: the way from it times the mean gradient along the way."""
         way = self.input - baseline
         nodes, weights = (torch.from_numpy(x).to(way.device) for x in np.polynomial.legendre.leggauss(steps))
         shape = (-1, *[1] * way.ndim)
@@ -352,10 +366,7 @@ def _over_channels(attribution: Float[Tensor, "positions ..."]) -> Float[Tensor,
 
 
 def long_term_noise(waveform: Float[Tensor, " samples"], generator: torch.Generator) -> Float[Tensor, " samples"]:
-    """Noise with the level and the long-term average spectrum (Welch, 32 ms windows) of a waveform: its sound, unsaid.
-
-    White Gaussian noise, filtered.
-    """
+    """Filter white noise to the level and the long-term average spectrum (Welch, 32 ms windows) of a waveform."""
     samples = len(waveform)
     window = min(WINDOW, samples)
     shape = torch.hann_window(window, dtype=waveform.dtype)
@@ -385,7 +396,7 @@ def _one(model: nn.Module, name: str) -> Site:
 
 
 def _entry(model: nn.Module, name: str) -> Site:
-    """The site of frames that enter a layer."""
+    """Give the site of frames that enter a layer."""
     site, layers = _one(model, name), find_backbone(model)[1].config.num_hidden_layers
     if site.name not in [f"hidden.{k}" for k in range(layers)]:
         raise ValueError(
@@ -395,7 +406,7 @@ def _entry(model: nn.Module, name: str) -> Site:
 
 
 def _replaceable(model: nn.Module, name: str) -> Site:
-    """A site where other values can be put in; an input may be read elsewhere too, where they would not arrive."""
+    """Give a site whose values can be replaced: not an input, which may be read elsewhere with its old values."""
     site = _one(model, name)
     replaceable = site.in_backbone and site.side == "output" and site.channels and not site.fixed
     if site.name != "wave" and not replaceable:
@@ -437,7 +448,7 @@ def _check_baselines(
 def _utterances(
     model: nn.Module, audio: Any, sampling_rate: int | None, attention_mask: Tensor | None
 ) -> tuple[tuple[str, ...], list[Tensor], tuple[Tensor, ...]]:
-    """Name of each utterance, what the model reads of it, without padding, and what one listens to."""
+    """Give each utterance's name, what the model reads of it without padding, and what one listens to."""
     config = find_backbone(model)[1].config
     values, mask, batch = as_inputs(audio, sampling_rate, attention_mask)
     ids = tuple(map(str, range(len(values)))) if batch is None else batch.ids
@@ -448,7 +459,7 @@ def _utterances(
     return ids, inputs, heard
 
 
-def _check_frame(target: Any, model: nn.Module) -> None:
+def _check_frame(target: Any) -> None:
     if target is not None and not (isinstance(target, int | np.integer) and target >= 0):
         raise ValueError(
             f"target={_describe(target)}: rollout and norms say where a frame looks; give its number, or None for all."
@@ -483,7 +494,7 @@ def _describe(target: Any, by_attention: bool = False) -> str:
 
 
 def _logit(output: Any, target: int | tuple[int, ...]) -> Float[Tensor, " rows"]:
-    """The score of a class, or of a class in a frame."""
+    """Read the score of a class, or of a class in a frame."""
     place = target if isinstance(target, tuple) else (target,)
     logits = getattr(output, "logits", None)
     if logits is None:
@@ -498,7 +509,7 @@ def _logit(output: Any, target: int | tuple[int, ...]) -> Float[Tensor, " rows"]
 
 
 def _of_attention(model: nn.Module, wave: Tensor, site: Site, method: str, frame: Any) -> Float[Tensor, "1 frames"]:
-    """Rollout or norms of one utterance."""
+    """Compute rollout or norms of one utterance."""
     layer = layer_number(site.name)
     assert layer is not None
     end = "" if method == "rollout" else layer + 1

@@ -1,4 +1,4 @@
-"""Edits as text, with the tensors that they hold, so that an experiment can be kept and run again."""
+"""Edits as text with their tensors, so that an experiment can be kept and run again."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ EDITS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Ablate, Patch, S
 
 
 def to_json(*edits: Intervention) -> str:
-    """Edits as text, tensors and sources with them (as base64 of safetensors); `from_json` gives them back.
+    """Write edits as text with their tensors and sources (as base64 of safetensors); `from_json` reads it.
 
     Raises
     ------
     ValueError
-        For `Edit`, which holds Python code.
+        If there is an `Edit`, which holds Python code.
     """
     return json.dumps([_encode_edit(edit) for edit in edits], ensure_ascii=False)
 
 
 def from_json(text: str) -> tuple[Intervention, ...]:
-    """The edits that `to_json` wrote; it makes nothing else, whatever the text says."""
+    """Read the edits that `to_json` wrote; no text can make it create anything else."""
     data = json.loads(text)
     if not isinstance(data, list):
         raise ValueError(
@@ -72,7 +72,7 @@ _LENGTHS = "#lengths"
 def _pack(tensors: dict[str, Tensor]) -> str:
     from safetensors.torch import save
 
-    # of its own memory: safetensors refuses tensors that share it, as two sites may
+    # a clone, since safetensors refuses tensors that share memory, as those of two sites may
     return base64.b64encode(save({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()})).decode()
 
 

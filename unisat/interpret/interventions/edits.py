@@ -1,4 +1,4 @@
-"""Edits: where (a site; heads, channels, seconds) and what becomes of it. `unisat.intervene` applies them."""
+"""Edits say where to change values (site, heads, channels, seconds) and how; `unisat.intervene` applies them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from unisat.precision import widen
 Mode = Literal["zero", "mean", "resample"]
 Align = Literal["error", "crop", "stretch"]
 Rows = Float[Tensor, "batch frames channels"]
-"""A site's values with all that is not batch or time flattened into channels (attention: heads by keys, by query)."""
+"""A site's values with all axes but batch and time flattened into channels; for attention, a row is a query."""
 
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """What `from_json` has in place of a trace: values and lengths of the sites that a `Patch` needs."""
+    """The values and lengths of sites that a `Patch` needs; `from_json` gives it in place of a trace."""
 
     values: dict[str, Tensor] = field(repr=False)
     frames: dict[str, Tensor] = field(repr=False)
@@ -50,15 +50,16 @@ Source = Trace | Recorded
 
 @dataclass(frozen=True)
 class Place:
-    """Where one edit acts in one forward pass.
+    """The place where one edit acts in one forward pass.
 
     Attributes
     ----------
     site : Site
+        The site.
     lengths : (batch,)
         Positions of each utterance along the site's time axis.
     active : (batch, frames, 1 or channels)
-        True where the edit counts: on the utterances, within its seconds.
+        True where the edit counts: on the utterances and within the edit's seconds.
     chosen : (channels,)
         Which of the site's flattened channels are edited.
     """
@@ -70,12 +71,12 @@ class Place:
 
     @property
     def valid(self) -> Bool[Tensor, "batch frames"]:
-        """True on the utterances, whatever the edit's seconds."""
+        """True on the utterances, also outside the edit's seconds."""
         return valid_positions(self.lengths, self.active.shape[1])
 
 
 class Intervention:
-    """An edit: a site, which of its heads, channels and seconds, and what becomes of them."""
+    """An edit: a site, some of its heads, channels and seconds, and what they become."""
 
     site: Any
     head: Any = None
@@ -88,11 +89,11 @@ class Intervention:
         return f"{type(self).__name__}({', '.join(said)})"
 
     def change(self, part: Rows, place: Place) -> Rows:
-        """What the chosen channels become; it counts only where ``place.active``."""
+        """Give what the chosen channels become; only values where ``place.active`` is True count."""
         raise NotImplementedError
 
     def check(self, site: Site) -> None:
-        """Refuse a site that this edit cannot act on, before any forward pass."""
+        """Refuse a site that this edit cannot change, before any forward pass."""
         if site.fixed:
             raise ValueError(f"{site.name} cannot be edited: {site.fixed}.")
         if self.head is not None:
@@ -109,7 +110,7 @@ class Intervention:
             _check_range("dims", dims, count, site.name)
 
     def chosen(self, site: Site, keys: int = 1) -> Int[Tensor, " channels"]:
-        """Numbers of the flattened channels that are edited."""
+        """Give the numbers of the flattened channels that are edited."""
         sizes = (site.sizes[1], keys) if site.is_square else site.channels or (1,)
         grid = torch.arange(math.prod(sizes)).view(sizes)
         if self.head is not None:
@@ -136,9 +137,9 @@ class _Chosen(Intervention):
     head : int or sequence of int, optional
         Which heads; None for all.
     dims : sequence of int or slice, optional
-        Which channels of the last axis (with ``head``: of each head); None for all.
+        Which channels of the last axis, of each head where there are heads; None for all.
     time : (start, end), optional
-        Only frames whose centre lies in these seconds; None for all. Of attention, the queries.
+        Only frames whose centre lies in these seconds are edited (of attention, such queries); None for all.
     """
 
     site: Selector
@@ -151,7 +152,7 @@ class _Chosen(Intervention):
             numbers = getattr(self, name)
             if numbers is None or isinstance(numbers, slice):
                 continue
-            # a copy: the caller may change its list
+            # a copy, since the caller may change its list
             own = index(numbers) if hasattr(numbers, "__index__") else tuple(index(number) for number in numbers)
             own = (own,) if name == "dims" and isinstance(own, int) else own
             object.__setattr__(self, name, own)
@@ -173,13 +174,13 @@ class Ablate(_Chosen):
         Where: a name, glob, range or regular expression of sites; which heads (int or several), channels of the last
         axis (several or a slice) and seconds (start, end). None for all.
     mode : {"zero", "mean", "resample"}
-        "zero" leaves the model's usual range most; "mean" keeps what all frames share; "resample" takes the frames of
-        another utterance of the batch, drawn from ``seed``, each frame the one at the same share of the utterance.
-        Attention scores and patterns can only be zeroed.
+        "zero" leads farthest out of the model's usual range. "mean" keeps what all frames share. "resample" takes the
+        frames of another utterance of the batch, which is drawn: each frame gets the one at the same share of that
+        utterance. Attention scores and patterns can only be zeroed.
     mean : (channels,), optional
-        For "mean": this vector, such as the mean over a corpus; None for the mean over the valid frames of the batch.
+        The vector for "mean", such as the mean over a corpus; None for the mean over the valid frames of the batch.
     seed : int
-        Of "resample".
+        Seed of "resample".
 
     Examples
     --------
@@ -199,7 +200,7 @@ class Ablate(_Chosen):
             raise ValueError(f"mean= belongs to mode='mean', not to {self.mode!r}.")
 
     def check(self, site: Site) -> None:
-        """Refuse a mean of another width, and modes that attention does not have."""
+        """Refuse a mean of another width, and modes that do not fit attention."""
         super().check(site)
         if site.is_square and self.mode != "zero":
             raise ValueError(
@@ -210,7 +211,7 @@ class Ablate(_Chosen):
             fit("mean", self.mean, site, self.chosen(site))
 
     def change(self, part: Rows, place: Place) -> Rows:
-        """Zeros, the mean, or another utterance."""
+        """Give zeros, the mean, or another utterance."""
         if self.mode == "zero":
             return torch.zeros_like(part)
         if self.mode == "mean" and self.mean is not None:
@@ -224,7 +225,7 @@ class Ablate(_Chosen):
             )
         order = torch.randperm(len(part), generator=torch.Generator().manual_seed(self.seed)).to(part.device)
         donor = torch.empty_like(order)
-        donor[order] = order.roll(1)  # nobody is their own
+        donor[order] = order.roll(1)  # no utterance is its own donor
         frames = stretched(place.lengths[donor], place.lengths, part.shape[1])
         return part[donor[:, None], frames]
 
@@ -238,11 +239,11 @@ class Patch(_Chosen):
     site, head, dims, time
         Where, as in `Ablate`.
     source : Trace
-        From `unisat.run` or `unisat.capture`, with the site: as many utterances as the batch, or one for all.
+        A trace of `unisat.run` or `unisat.capture` with the site: as many utterances as the batch, or one for all.
     align : {"error", "crop", "stretch"}
-        For utterances of different length: refuse; patch frame by frame as far as the source reaches and leave the
-        rest; or take for each frame the source's frame at the same share of the utterance. Attention scores and
-        patterns need equal lengths.
+        What to do with utterances of different length: refuse them; patch frame by frame as far as the source reaches
+        and leave the rest; or take for each frame the source's frame at the same share of the utterance. Attention
+        scores and patterns need equal lengths.
     """
 
     source: Source = field(repr=False)
@@ -254,7 +255,7 @@ class Patch(_Chosen):
             raise ValueError(f"align={self.align!r} must be one of {', '.join(get_args(Align))}.")
 
     def check(self, site: Site) -> None:
-        """Refuse a source without the site, or of another model."""
+        """Refuse a source without the site, or from another model."""
         super().check(site)
         name = site.name
         if name not in self.source.sites:
@@ -272,7 +273,7 @@ class Patch(_Chosen):
             )
 
     def change(self, part: Rows, place: Place) -> Rows:
-        """The source's values, frame by frame."""
+        """Give the source's values, frame by frame."""
         site = place.site
         value, lengths = self.source[site.name].to(part), self.source.lengths(site.name).to(part.device)
         if len(value) not in (1, len(part)):
@@ -280,7 +281,7 @@ class Patch(_Chosen):
                 f"the source of Patch at {site.name} has {len(value)} utterances, the batch {len(part)}; it needs as "
                 "many, or one for all."
             )
-        if site.is_square:  # other padding behind equal lengths
+        if site.is_square:  # the padding may differ where lengths are equal
             value = F.pad(value, (0, part.shape[1] - value.shape[-1]))
         rows = to_rows(site, value)[..., place.chosen].expand(len(part), -1, -1)
         lengths = lengths.expand(len(part))
@@ -311,8 +312,9 @@ class Steer(_Chosen):
     site, head, dims, time
         Where, as in `Ablate`.
     vector : (channels,)
-        Over all channels of the site, or over those that ``head`` and ``dims`` choose.
+        A vector over all channels of the site, or over those that ``head`` and ``dims`` choose.
     scale : float
+        Its factor.
     """
 
     vector: Tensor | np.ndarray = field(repr=False)
@@ -325,7 +327,7 @@ class Steer(_Chosen):
         fit("vector", self.vector, site, self.chosen(site))
 
     def change(self, part: Rows, place: Place) -> Rows:
-        """The values and the vector."""
+        """Add the vector to the values."""
         return part + self.scale * fit("vector", self.vector, place.site, place.chosen).to(part)
 
 
@@ -338,8 +340,8 @@ class Project(_Chosen):
     site, head, dims, time
         Where, as in `Ablate`.
     basis : (rank, channels) or (channels,)
-        Vectors that span the subspace, one a row, such as ``components_`` of scikit-learn; they need not be
-        orthogonal. Over all channels of the site, or over those that ``head`` and ``dims`` choose.
+        Vectors that span the subspace, one in each row, such as ``components_`` of scikit-learn. They need not be
+        orthogonal. They are over all channels of the site, or over those that ``head`` and ``dims`` choose.
     keep : bool
         True keeps only what lies in the subspace, False only what does not.
     """
@@ -354,7 +356,7 @@ class Project(_Chosen):
         self.orthonormal(site, self.chosen(site))
 
     def orthonormal(self, site: Site, chosen: Int[Tensor, " channels"]) -> Float[Tensor, "rank channels"]:
-        """Rows of length 1, at right angles, that span the same; as many as the rank."""
+        """Give orthonormal rows that span the same subspace, as many as its rank."""
         basis = torch.as_tensor(self.basis)
         rows = [fit("basis", row, site, chosen) for row in (basis if basis.ndim > 1 else basis[None])]
         if not rows:
@@ -367,7 +369,7 @@ class Project(_Chosen):
         return directions[:rank]
 
     def change(self, part: Rows, place: Place) -> Rows:
-        """The part in the subspace, or the rest."""
+        """Give the part in the subspace, or the rest."""
         directions = self.orthonormal(place.site, place.chosen).to(part)
         inside = (part @ directions.T) @ directions
         return inside if self.keep else part - inside
@@ -375,25 +377,25 @@ class Project(_Chosen):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Edit(Intervention):
-    """Whatever a function makes of each utterance's values.
+    """Replace each utterance's values by what a function makes of them.
 
     Parameters
     ----------
     site : str or re.Pattern
         Where, as in `Ablate`.
     fn : callable
-        From the values of one utterance without padding, such as (frames, hidden), (frames, heads, head_dim) or
-        (heads, queries, keys), to values of the same shape. It gets a copy.
+        A function from the values of one utterance without padding, such as (frames, hidden), (frames, heads,
+        head_dim) or (heads, queries, keys), to values of the same shape. It gets a copy.
     """
 
     site: Selector
     fn: Callable[[Tensor], Tensor]
 
     def change(self, part: Rows, place: Place) -> Rows:
-        """What the function gives, utterance by utterance."""
+        """Give what the function gives, utterance by utterance."""
         value = from_rows(place.site, part).clone()
         for row, length in enumerate(place.lengths.tolist()):
-            # a waveform's batch and samples come first too
+            # batch and samples come first in a waveform, too
             frames = (row, slice(None), slice(length), slice(length)) if place.site.is_square else (row, slice(length))
             before = value[frames].clone()
             after = self.fn(before)
@@ -409,17 +411,18 @@ class Edit(Intervention):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Placebo(Intervention):
-    """A change as large as another edit's, in random directions: what any disturbance of this size would do.
+    """A change as large as that of another edit, in random directions: what any disturbance of this size does.
 
     The change that the other edit would make is turned by one random rotation of the channels that it edits, the same
-    for all frames. So each frame changes by the same norm, changes of different frames stay as alike as they were, a
-    constant shift becomes a random direction, and a subspace a random one of equal rank.
+    for all frames. So each frame changes by the same norm, and changes of different frames stay as alike as they were.
+    A constant shift becomes a random direction, and a subspace a random subspace of equal rank.
 
     Parameters
     ----------
     of : Ablate, Patch, Steer, Project or Edit
+        The other edit.
     seed : int
-        Of the rotation, which is the same in each forward pass.
+        Seed of the rotation, which is the same in each forward pass.
     """
 
     of: Intervention
@@ -432,14 +435,14 @@ class Placebo(Intervention):
             object.__setattr__(self, name, getattr(self.of, name))
 
     def check(self, site: Site) -> None:
-        """Refuse what the edit refuses, and where no direction can be drawn."""
+        """Refuse what the edit refuses, and sites where no direction can be drawn."""
         self.of.check(site)
         _needs_channels("Placebo", site)
         if len(self.chosen(site)) < 2:
             raise ValueError(f"a random direction needs at least two channels, {self.of!r} edits one of {site.name}.")
 
     def change(self, part: Rows, place: Place) -> Rows:
-        """The values and the edit's change, turned."""
+        """Add the edit's change, turned, to the values."""
         return part + (self.of.change(part, place) - part) @ rotation(part.shape[-1], self.seed).to(part)
 
 
@@ -449,20 +452,20 @@ def _needs_channels(what: str, site: Site) -> None:
 
 
 def rotation(channels: int, seed: int) -> Float[Tensor, "channels channels"]:
-    """An orthogonal matrix drawn uniformly (Haar), the same on every device (Mezzadri, 2007, math-ph/0609050)."""
+    """Draw an orthogonal matrix uniformly (Haar), the same on every device (Mezzadri, 2007, math-ph/0609050)."""
     gaussian = torch.randn(channels, channels, generator=torch.Generator().manual_seed(seed))
     q, r = torch.linalg.qr(gaussian)
     return q * r.diagonal().sign()
 
 
 def stretched(source: Int[Tensor, " batch"], target: Int[Tensor, " batch"], frames: int) -> Int[Tensor, "batch frames"]:
-    """For each of ``target`` frames, which of ``source`` frames lies at the same share of the utterance."""
+    """Give for each of ``target`` frames the one of ``source`` frames at the same share of the utterance."""
     centres = 2 * torch.arange(frames, device=target.device) + 1
     return (centres * source[:, None] // (2 * target[:, None])).minimum(source[:, None] - 1)
 
 
 def fit(name: str, vector: Any, site: Site, chosen: Int[Tensor, " channels"]) -> Float[Tensor, " channels"]:
-    """A vector over the chosen channels, given over them or over all."""
+    """Give a vector over the chosen channels; it may be given over all channels."""
     flat = torch.as_tensor(vector).flatten()
     if not torch.isfinite(flat).all():
         raise ValueError(f"{name} for {site.name} has values that are not finite.")
@@ -475,7 +478,7 @@ def fit(name: str, vector: Any, site: Site, chosen: Int[Tensor, " channels"]) ->
 
 
 def to_rows(site: Site, value: Tensor) -> Rows:
-    """All that is not batch or time flattened into channels."""
+    """Flatten all axes but batch and time into channels."""
     if site.is_square:
         return value.transpose(1, 2).flatten(2)
     return value.flatten(2) if value.ndim > 2 else value[..., None]

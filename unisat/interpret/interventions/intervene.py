@@ -1,8 +1,8 @@
-"""Change what a model computes: `intervene` holds edits for the length of a ``with`` block.
+"""Change what a model computes: `intervene` applies edits for the length of a ``with`` block.
 
-Edits say *where* (a site; heads, channels, seconds) and *what*; they are applied in the order in which they are given,
-those of an outer block first, before anything is recorded, whichever scope was opened first. Only the frames of the
-utterances are edited, never the padding behind them, so that an utterance in a padded batch is edited as it is alone.
+Edits say *where* (a site; heads, channels, seconds) and *how*. They are applied in the order in which they are given,
+those of an outer block first, and always before anything is recorded, whichever scope was opened first. Only the frames
+of the utterances are edited, never the padding after them, so an utterance in a padded batch is edited as it is alone.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class _Scope:
                     f"{longest[0]:.3f} to {longest[-1]:.3f} s."
                 )
         chosen = edit.chosen(site, rows.shape[1]).to(value.device)
-        if site.is_square:  # keys of the padding stay out of attention
+        if site.is_square:  # keys on the padding get no attention
             active = active & valid.repeat(1, site.sizes[1])[:, None, chosen]
         part = rows[..., chosen]
         changed = edit.change(part, Place(site, lengths, active, chosen))
@@ -81,7 +81,7 @@ class _Installed:
     entries: list[_Entry]
 
 
-# hooks are shared by all scopes: PyTorch would run a second hook that goes first before the first one
+# all scopes share a hook: of two hooks with prepend=True PyTorch would call the second one first
 _INSTALLED: WeakKeyDictionary[nn.Module, dict[str, _Installed]] = WeakKeyDictionary()
 _SCOPES: list[_Scope] = []
 _LOCK = threading.RLock()
@@ -121,19 +121,19 @@ def intervene(model: nn.Module, *edits: Intervention, allow_train: bool = False)
     Parameters
     ----------
     model : UniSpeechSatModel or a model that holds one
-        Also compiled; inside the block it runs eagerly, since compiled code does not call hooks.
+        The model may be compiled; inside the block it runs eagerly, since compiled code does not call hooks.
     *edits : Ablate, Patch, Steer, Project, Edit or Placebo
-        Applied in this order, behind those of blocks around this one. `unisat.capture` records edited values, whether
-        it is opened before or after.
+        The edits in the order in which they are applied, after those of blocks around this one. `unisat.capture`
+        records edited values, whether it is opened before or after.
     allow_train : bool
-        Edit in training mode too, where dropout and masks make every pass different.
+        Whether to edit in training mode too, where dropout and masks make every pass different.
 
     Raises
     ------
     ValueError
-        Before any forward pass: if a selector matches nothing (with the nearest names), a site cannot be edited,
-        a head or channel is beyond the site, a source or vector does not fit, or the model is in training mode. In a
-        forward pass: if lengths differ (`Patch`), no frame lies in the seconds, or there is no other utterance.
+        Before any forward pass, if a selector matches nothing (the message names the nearest sites), a site cannot be
+        edited, a head or channel is beyond the site, a source or vector does not fit, or the model is in training mode.
+        In a forward pass, if lengths differ (`Patch`), no frame lies in the seconds, or there is no other utterance.
 
     Examples
     --------
@@ -176,7 +176,7 @@ def _check_training(backbone: UniSpeechSatModel, scope: _Scope, allow_train: boo
 
 
 def active_scopes() -> pd.DataFrame:
-    """What is edited at this moment: one row for each edit of each open `intervene`, outermost first.
+    """List what is edited at this moment: one row for each edit of each open `intervene`, the outermost first.
 
     Returns
     -------

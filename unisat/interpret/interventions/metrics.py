@@ -1,4 +1,4 @@
-"""Metrics of interventions: one number for each utterance of a model's output."""
+"""Metrics of interventions: they give one number for each utterance of a model's output."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from unisat.precision import widen
 
 @dataclass(frozen=True, eq=False)
 class Metric:
-    """One number for each utterance of a model's output, with what it compares each utterance with.
+    """A function that gives one number for each utterance of a model's output, and what it compares them with.
 
     Attributes
     ----------
     name : str
+        The metric's name.
     function : callable
-        From the output and, for each of ``values``, the rows of the batch's utterances, to (batch,).
+        Gives (batch,) from the output and, for each of ``values``, the rows of the batch's utterances.
     values : tuple of tensors (utterances, ...)
-        Or without axes: the same for all.
+        What each utterance is compared with; a tensor without axes is the same for all.
     """
 
     name: str
@@ -33,12 +34,12 @@ class Metric:
     values: tuple[Tensor, ...] = ()
 
     def __call__(self, output: Any, rows: Int[Tensor, " batch"] | None = None) -> Float[Tensor, " batch"]:
-        """The metric of utterances ``rows``; None where all are compared with the same.
+        """Give the metric of the utterances ``rows``; without ``rows`` all must be compared with the same value.
 
         Raises
         ------
         ValueError
-            If each utterance is compared with something of its own, and ``rows`` does not say which they are.
+            If each utterance is compared with a value of its own, and ``rows`` does not say which they are.
         """
         if rows is None and any(value.ndim for value in self.values):
             raise ValueError(
@@ -49,13 +50,13 @@ class Metric:
 
 
 def speaker_cosine(reference: Tensor | np.ndarray) -> Metric:
-    """Cosine of each x-vector and a reference voice, from -1 to 1; for models that give ``embeddings``.
+    """Cosine of each x-vector and a reference voice, from -1 to 1, for models that give ``embeddings``.
 
     Parameters
     ----------
     reference : (utterances, dim) or (dim,)
-        For each utterance (of `unisat.sweep`), or for all, such as the embedding of *another* utterance of the speaker:
-        an utterance's own would count its words and its noise as well.
+        One x-vector for each utterance (of `unisat.sweep`), or one for all. Take the embedding of *another* utterance
+        of the speaker: an utterance's own embedding would count its words and its noise as well.
 
     Examples
     --------
@@ -83,12 +84,12 @@ def speaker_cosine(reference: Tensor | np.ndarray) -> Metric:
 
 
 def logit_difference(right: int | Sequence[int] | Tensor, wrong: int | Sequence[int] | Tensor) -> Metric:
-    """Logit of one class less that of another; for models that give ``logits`` (batch, classes).
+    """Logit of one class less that of another, for models that give ``logits`` (batch, classes).
 
     Parameters
     ----------
     right, wrong : int or (utterances,)
-        The two classes, for all pairs or for each: that of the clean utterance and that of the corrupt one.
+        The class of the clean utterance and that of the corrupt one, for all pairs or for each.
     """
 
     def difference(output: Any, right: Tensor, wrong: Tensor) -> Tensor:

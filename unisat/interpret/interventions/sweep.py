@@ -1,9 +1,9 @@
-"""Activation patching, place by place: what a site or head of one utterance does to another's output.
+"""Activation patching place by place: what a site or head of one utterance does to the output of another.
 
 Every pair is a *clean* utterance and a *corrupt* one. The corrupt one is run with the clean one's values at one place
-(`unisat.Patch`) and a metric says how far its output moved towards the clean one's (Zhang and Nanda
-2024, arXiv:2309.16042: denoising). A placebo, the same change turned in a random direction, says how far any change of
-that size would have moved it.
+(`unisat.Patch`), and a metric says how far its output moved towards the clean one's (Zhang and Nanda 2024,
+arXiv:2309.16042: denoising). A placebo, the same change turned in a random direction, says how far any change of that
+size would have moved it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -33,22 +33,23 @@ from unisat.modules import fingerprint, unwrap
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SweepResult(Result):
-    """The effect of patching each place, with intervals and placebo; of `sweep`.
+    """The effect of patching each place, with intervals and placebos; `sweep` gives it.
 
     Attributes
     ----------
     units : DataFrame
-        One row for each place: ``site``, ``layer``, ``head``, ``start`` and ``end`` in seconds; empty where none.
+        One row for each place: ``site``, ``layer``, ``head``, ``start`` and ``end`` in seconds, empty where there is
+        none.
     clean, corrupt : (pairs,)
         The metric of either utterance as it is.
     patched : (units, pairs)
         The metric of the corrupt utterance with the clean one's values.
     placebos : (units, draws, pairs)
-        The metric with a change as large in random directions.
+        The metric with an equally large change in random directions.
     groups : (pairs,)
         What is drawn first for intervals and signs: speakers, or each pair by itself.
     n_boot, seed : int
-        Draws, and their seed.
+        Number of draws, and their seed.
     """
 
     units: pd.DataFrame
@@ -61,15 +62,15 @@ class SweepResult(Result):
     seed: int = 0
 
     def table(self, level: float = 0.95) -> pd.DataFrame:
-        """One row for each place.
+        """Give one row for each place.
 
-        Columns: ``site``, ``layer``, ``head``, ``start``, ``end``; ``effect``, the mean of patched - corrupt over the
-        mean of clean - corrupt (0: as corrupt, 1: as clean), with its interval ``low`` to ``high``, from a bootstrap
-        over groups, then pairs; ``difference``, the mean of patched - corrupt in the metric's unit; ``placebo``, the
-        mean effect of the placebos, and ``placebo_low`` to ``placebo_high``, the least and largest of the draws;
-        ``p_value`` of the effect less the placebo, from flipping its sign at random group by group, two-sided;
-        ``p_adjusted``, the same against the largest of all places in each draw (Westfall and Young 1993: the chance
-        that *any* place shows so much by accident); ``n`` pairs.
+        ``site``, ``layer``, ``head``, ``start`` and ``end`` say which place. ``effect`` is the mean of patched -
+        corrupt over the mean of clean - corrupt (0: as corrupt, 1: as clean), with its interval ``low`` to ``high``
+        from a bootstrap over groups, then pairs. ``difference`` is the mean of patched - corrupt in the metric's unit.
+        ``placebo`` is the mean effect of the placebos, ``placebo_low`` and ``placebo_high`` are the least and the
+        largest of the draws. ``p_value`` is that of the effect less the placebo, from flipping its sign at random
+        group by group, two-sided. ``p_adjusted`` is the same against the largest of all places in each draw (Westfall
+        and Young 1993: the chance that *any* place shows so much by accident). ``n`` is the number of pairs.
         """
         moved, gap = self.patched - self.corrupt, self.clean - self.corrupt
         counts = two_level(self.groups, self.n_boot, seed=self.seed)
@@ -93,24 +94,24 @@ class SweepResult(Result):
         )
 
     def _p_values(self) -> tuple[Float[np.ndarray, " units"], Float[np.ndarray, " units"]]:
-        """Of each place alone, and against the largest of all places."""
+        """Compute p-values of each place alone, and against the largest of all places."""
         names, codes = np.unique(self.groups, return_inverse=True)
         beyond = self.patched - self.placebos.mean(1)  # (units, pairs)
         sums = np.stack([np.bincount(codes, row, minlength=len(names)) for row in beyond])  # (units, groups)
-        size = np.sqrt(np.square(sums).sum(1))  # signs do not change it
+        size = np.sqrt(np.square(sums).sum(1))  # flipped signs do not change it
         sums = np.divide(sums, size[:, None], out=np.zeros_like(sums), where=size[:, None] > 0)
         signs = np.random.default_rng(self.seed).choice([-1.0, 1.0], size=(self.n_boot, len(names)))
-        flipped, observed = np.abs(signs @ sums.T), np.abs(sums.sum(1)) - 1e-9  # equal sums in another order
+        flipped, observed = np.abs(signs @ sums.T), np.abs(sums.sum(1)) - 1e-9  # equal sums may differ by rounding
         alone = (1 + (flipped >= observed).sum(0)) / (1 + self.n_boot)
         family = (1 + (flipped.max(1)[:, None] >= observed).sum(0)) / (1 + self.n_boot)
         return alone, family
 
     def plot(self, **options: Any) -> Any:
-        """Effects with intervals and placebos; see `unisat.plots.effects`."""
+        """Draw effects with intervals and placebos (`unisat.plots.effects`)."""
         return plots().interventions.effects(self.table(), **options)
 
     def heatmap(self, **options: Any) -> Any:
-        """Effects as colours, layers by heads or places by seconds; see `unisat.plots.effect_map`."""
+        """Draw effects as colours, layers by heads or places by seconds (`unisat.plots.effect_map`)."""
         return plots().interventions.effect_map(self.table(), **options)
 
 
@@ -137,29 +138,29 @@ def sweep(
     Parameters
     ----------
     model : UniSpeechSatModel or a model that holds one
-        In evaluation mode.
+        The model, in evaluation mode.
     clean, corrupt
-        As many utterances each, paired in order: batches, paths, or waveforms with their ``sampling_rate``.
+        Equally many utterances, paired in order: batches, paths, or waveforms with their ``sampling_rate``.
     sites : str, re.Pattern or several
-        Places, as in `unisat.capture`.
+        The sites, as in `unisat.capture`.
     metric : Metric or callable
         `speaker_cosine`, `logit_difference`, or a function from the model's output to one number for each utterance.
     heads : bool
-        Sites with heads one head at a time, not whole.
+        Whether sites with heads are patched one head at a time instead of whole.
     window : float, optional
-        Also one stretch of so many seconds at a time, from the start to where the shortest utterance ends.
+        Patch one stretch of so many seconds at a time, from the start to where the shortest utterance ends.
     align : {"error", "crop", "stretch"}
         What to do where the utterances of a pair differ in length; see `unisat.Patch`.
     placebo : int
-        Random directions for each place; 0 for none, and no p-values.
+        Number of random directions for each place; with 0 there are no p-values.
     groups : (pairs,), optional
-        What is drawn first for intervals and p-values. None for the speakers of the side that has fewer (but two at
-        least), where they are known, and each pair by itself elsewhere.
+        What is drawn first for intervals and p-values. The default is the speakers of the side that has fewer (but two
+        at least), where they are known, and otherwise each pair by itself.
     batch_size : int
         Pairs in one forward pass; with exact padding it does not change the result.
     n_boot, seed : int
-        Draws of intervals and of p-values, the smallest of which is ``1 / (1 + n_boot)``, and no less than
-        ``2 ** (1 - groups)``; seed of these and of the placebos.
+        Number of draws for intervals and p-values, and the seed of these and of the placebos. The smallest p-value is
+        ``1 / (1 + n_boot)``, and no less than ``2 ** (1 - groups)``.
 
     Returns
     -------
@@ -168,8 +169,8 @@ def sweep(
     Raises
     ------
     ValueError
-        For fewer than two pairs, pairs of different length without ``align``, a site that cannot be patched, a metric
-        that is not one finite number for each utterance or that does not tell clean from corrupt.
+        If there are fewer than two pairs, pairs differ in length and ``align`` is not given, a site cannot be patched,
+        or the metric does not give one finite number for each utterance or does not tell clean from corrupt.
 
     Examples
     --------
@@ -177,38 +178,42 @@ def sweep(
     >>> us.sweep(model, clean, corrupt, "block.*.attn.z", metric, align="stretch").heatmap()
     """
     pairs = as_batch(clean, sampling_rate), as_batch(corrupt, sampling_rate)
-    count = len(pairs[0])
-    if len(pairs[1]) != count or count < 2:
-        raise ValueError(
-            f"clean and corrupt have {count} and {len(pairs[1])} utterances; they are paired in order, and an interval "
-            "needs at least two pairs."
-        )
-    if placebo < 0 or batch_size < 1:
-        raise ValueError(f"placebo={placebo} must be at least 0 and batch_size={batch_size} at least 1.")
+    _check_choices(pairs, metric, placebo, batch_size)
     chosen = select(site_list(unwrap(model)), sites if isinstance(sites, list | tuple) else [sites])  # type: ignore[list-item]
     units = _units(chosen, heads, window, float(min(batch.seconds.min() for batch in pairs)))
     by, drawn_first = _groups(pairs, groups)
-    for value in metric.values if isinstance(metric, Metric) else ():
-        if value.ndim and len(value) != count:
-            raise ValueError(f"the metric compares with {len(value)} utterances, there are {count} pairs.")
-    found: dict[str, np.ndarray] = {
-        "clean": np.empty(count),
-        "corrupt": np.empty(count),
-        "patched": np.empty((len(units), count)),
-        "placebos": np.empty((len(units), placebo, count)),
-    }
     seeds = np.random.default_rng(seed).integers(2**31, size=(len(units), placebo))
-    batches = np.array_split(np.arange(count), -(-count // batch_size))
-    bar = tqdm(total=len(batches) * len(units), desc="sweep", unit=" patches", disable=not progress)
-    with bar, torch.no_grad():
-        for rows in batches:
-            measured = _patches(model, [batch[rows] for batch in pairs], chosen, units, metric, rows, align, seeds)
-            for name, unit, values in measured:
-                found[name][unit][rows] = values
-                bar.update(name == "patched")
-    gap = found["clean"] - found["corrupt"]
-    draws = two_level(by, n_boot, seed=seed) @ gap / count
-    low, high = interval(draws)
+    work = _Work(model, [site.name for site in chosen], units, metric, align, seeds)
+    found = _measure_all(work, pairs, batch_size, progress=progress)
+    settings: dict[str, Any] = {"model": fingerprint(unwrap(model)), "metric": _name(metric), "pairs": len(pairs[0])}
+    settings |= {"groups": drawn_first, "heads": heads, "window": window, "align": align, "placebo": placebo}
+    settings |= {"n_boot": n_boot, "seed": seed, "gap": _gap(found["clean"] - found["corrupt"], by, n_boot, seed)}
+    return SweepResult(settings=settings, units=units, groups=by, n_boot=n_boot, seed=seed, **found)
+
+
+def _check_choices(
+    pairs: tuple[Batch, Batch], metric: Metric | Callable[[Any], Tensor], placebo: int, batch_size: int
+) -> None:
+    clean, corrupt = map(len, pairs)
+    if corrupt != clean or clean < 2:
+        raise ValueError(
+            f"clean and corrupt have {clean} and {corrupt} utterances; they are paired in order, and an interval needs "
+            "at least two pairs."
+        )
+    if placebo < 0 or batch_size < 1:
+        raise ValueError(f"placebo={placebo} must be at least 0 and batch_size={batch_size} at least 1.")
+    for value in metric.values if isinstance(metric, Metric) else ():
+        if value.ndim and len(value) != clean:
+            raise ValueError(f"the metric compares with {len(value)} utterances, there are {clean} pairs.")
+
+
+def _name(metric: Metric | Callable[[Any], Tensor]) -> str:
+    return metric.name if isinstance(metric, Metric) else getattr(metric, "__name__", type(metric).__name__)
+
+
+def _gap(gap: Float[np.ndarray, " pairs"], by: np.ndarray, n_boot: int, seed: int) -> dict[str, float]:
+    """Measure how far apart clean and corrupt utterances are in the metric; effects are shares of this gap."""
+    low, high = interval(two_level(by, n_boot, seed=seed) @ gap / len(gap))
     if not gap.any() or abs(gap.mean()) < 1e-6 * np.abs(gap).max():
         raise ValueError(
             "the metric is the same for clean and corrupt utterances: there is no effect to take a share of."
@@ -217,26 +222,13 @@ def sweep(
         warnings.warn(
             f"clean and corrupt utterances differ by {gap.mean():.3g} in the metric, interval {low:.3g} to {high:.3g}: "
             "effects, which are shares of it, are not to be trusted. Choose pairs or a metric that tell them apart.",
-            stacklevel=2,
+            stacklevel=3,
         )
-    settings = {
-        "model": fingerprint(unwrap(model)),
-        "metric": metric.name if isinstance(metric, Metric) else getattr(metric, "__name__", type(metric).__name__),
-        "pairs": count,
-        "groups": drawn_first,
-        "heads": heads,
-        "window": window,
-        "align": align,
-        "placebo": placebo,
-        "n_boot": n_boot,
-        "seed": seed,
-        "gap": {"mean": float(gap.mean()), "low": low, "high": high},
-    }
-    return SweepResult(settings=settings, units=units, groups=by, n_boot=n_boot, seed=seed, **found)
+    return {"mean": float(gap.mean()), "low": low, "high": high}
 
 
 def _units(chosen: Sequence[Site], heads: bool, window: float | None, shortest: float) -> pd.DataFrame:
-    """The places, one row each."""
+    """List the places, one in each row."""
     starts = [np.nan]
     if window is not None:
         if not 0 < window <= shortest:
@@ -253,7 +245,7 @@ def _units(chosen: Sequence[Site], heads: bool, window: float | None, shortest: 
 
 
 def _groups(pairs: tuple[Batch, Batch], given: Sequence[str] | None) -> tuple[np.ndarray, str]:
-    """What is drawn first, and its name."""
+    """Say what is drawn first, and what it is called."""
     count = len(pairs[0])
     if given is not None:
         if len(given) != count:
@@ -270,32 +262,65 @@ def _groups(pairs: tuple[Batch, Batch], given: Sequence[str] | None) -> tuple[np
     return known[side], f"speakers of {side}"
 
 
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What is measured of every pair.
+
+    Attributes
+    ----------
+    sites : list of str
+        The sites whose values are taken from clean utterances.
+    units : DataFrame
+        The places where they are put into corrupt utterances.
+    seeds : (units, draws)
+        Seeds of the placebos.
+    """
+
+    model: nn.Module
+    sites: Sequence[str]
+    units: pd.DataFrame
+    metric: Metric | Callable[[Any], Tensor]
+    align: Align
+    seeds: Int[np.ndarray, "units draws"]
+
+
+def _measure_all(
+    work: _Work, pairs: tuple[Batch, Batch], batch_size: int, *, progress: bool
+) -> dict[str, Float[np.ndarray, ...]]:
+    """Measure all pairs: ``clean`` and ``corrupt`` as they are, ``patched`` and with ``placebos``."""
+    count, units = len(pairs[0]), len(work.units)
+    found = {"clean": np.empty(count), "corrupt": np.empty(count)}
+    found |= {"patched": np.empty((units, count)), "placebos": np.empty((*work.seeds.shape, count))}
+    batches = np.array_split(np.arange(count), -(-count // batch_size))
+    bar = tqdm(total=len(batches) * units, desc="sweep", unit=" patches", disable=not progress)
+    with bar, torch.no_grad():
+        for rows in batches:
+            for name, unit, values in _patches(work, pairs[0][rows], pairs[1][rows], rows):
+                found[name][unit][rows] = values
+                bar.update(name == "patched")
+    return found
+
+
 def _patches(
-    model: nn.Module,
-    pairs: Sequence[Batch],
-    chosen: Sequence[Site],
-    units: pd.DataFrame,
-    metric: Metric | Callable[[Any], Tensor],
-    rows: np.ndarray,
-    align: Align,
-    seeds: np.ndarray,
+    work: _Work, clean: Batch, corrupt: Batch, rows: np.ndarray
 ) -> Iterator[tuple[str, tuple[int, ...], np.ndarray]]:
-    """Measure the pairs of one batch: the name of a number, its place, and its values."""
-    clean, corrupt = pairs
+    """Measure the pairs of one batch; give for each measurement its name, its place and its values."""
+    model, metric = work.model, work.metric
     device = next(model.parameters()).device
-    output, source = run(model, clean, *(site.name for site in chosen), device=device)
+    output, source = run(model, clean, *work.sites, device=device)
     yield "clean", (), _measure(metric, output, rows)
     inputs = {
         "input_values": corrupt.input_values.to(device),
         "attention_mask": corrupt.attention_mask.to(device),
     }
     yield "corrupt", (), _measure(metric, model(**inputs), rows)
-    for number, unit in enumerate(units.itertuples()):
+    for number, unit in enumerate(work.units.itertuples()):
         head = None if pd.isna(unit.head) else int(unit.head)
         time = None if np.isnan(unit.start) else (unit.start, unit.end)
-        patch = Patch(unit.site, source, head=head, time=time, align=align)
+        patch = Patch(unit.site, source, head=head, time=time, align=work.align)
         edits: dict[tuple[str, tuple[int, ...]], Intervention] = {("patched", (number,)): patch}
-        edits |= {("placebos", (number, k)): Placebo(patch, int(drawn)) for k, drawn in enumerate(seeds[number])}
+        drawn = enumerate(work.seeds[number].tolist())
+        edits |= {("placebos", (number, k)): Placebo(patch, seed) for k, seed in drawn}
         for (name, place), edit in edits.items():
             with intervene(model, edit):
                 output = model(**inputs)

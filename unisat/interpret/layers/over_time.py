@@ -1,4 +1,4 @@
-"""The hidden states of a trace, frame by frame: which there are, and how alike they are from layer to layer."""
+"""The hidden states of a trace, frame by frame: their sizes, and how alike they are from layer to layer."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from unisat.interpret.features.bank import FeatureBank
 from unisat.interpret.layers.similarity import layer_similarity
 
 MOST = 500
-"""Frames that CKA compares, each with each."""
+"""Most frames that CKA compares, each with each."""
 
 
 def hidden_layers(trace: Trace) -> list[int]:
-    """Numbers of the hidden states that a trace holds whole, in order.
+    """Give the numbers of the hidden states that a trace holds, in order.
 
     Raises
     ------
     ValueError
-        If there are none, or a reducer has taken the frames away.
+        If the trace holds none, or a reducer has removed their frames.
     """
     layers = list(hidden_sites(trace.sites))
     if not layers:
@@ -39,7 +39,7 @@ def hidden_layers(trace: Trace) -> list[int]:
 
 
 def layer_frames(trace: Trace, utterance: int) -> Float[Tensor, "layers frames hidden"]:
-    """All captured hidden states of one utterance, without its padding, in float32."""
+    """Give all captured hidden states of one utterance, without its padding, in float32."""
     layers = hidden_layers(trace)
     frames = int(trace.lengths(f"hidden.{layers[0]}")[utterance])
     return torch.stack([trace[f"hidden.{layer}"][utterance, :frames].detach().float().cpu() for layer in layers])
@@ -48,7 +48,7 @@ def layer_frames(trace: Trace, utterance: int) -> Float[Tensor, "layers frames h
 def rms_norms(trace: Trace, *, utterance: int = 0) -> pd.DataFrame:
     """Root mean square over the channels of each captured ``hidden.*``: layers as rows, seconds as columns.
 
-    The norm divided by the square root of the number of channels, so that models of different widths compare.
+    This is the norm divided by the square root of the number of channels, so that models of different widths compare.
     """
     layers = hidden_layers(trace)
     site = f"hidden.{layers[0]}"
@@ -59,7 +59,7 @@ def rms_norms(trace: Trace, *, utterance: int = 0) -> pd.DataFrame:
 
 
 def frame_cosines(states: Float[Tensor, "layers frames hidden"]) -> Float[Tensor, "layers layers"]:
-    """Cosine of a frame's vectors in two layers, the mean over frames.
+    """Measure the cosine of a frame's vectors in two layers, and give its mean over frames.
 
     It is near 1 where layers add little to what passes through them, and also where all frames point in one direction.
     """
@@ -68,10 +68,11 @@ def frame_cosines(states: Float[Tensor, "layers frames hidden"]) -> Float[Tensor
 
 
 def frame_cka(trace: Trace) -> Float[Tensor, "layers layers"]:
-    """Debiased CKA (`unisat.layer_similarity`) over frames of all utterances of a trace, evenly taken, `MOST` at most.
+    """Measure debiased CKA (`unisat.layer_similarity`) over at most `MOST` frames, taken evenly from all utterances.
 
-    It asks whether two layers find the same frames alike, whatever direction all share. Frames 20 ms apart are not
-    independent, so it reads high; compare layers with one another, and take `us.collect` for a number to report.
+    CKA is high where two layers find the same frames alike, and a direction that all frames share does not count.
+    Frames 20 ms apart are not independent, so that it reads high: compare layers with one another, and take
+    `us.collect` for a number to report.
     """
     sites = [f"hidden.{layer}" for layer in hidden_layers(trace)]
     states = torch.cat([layer_frames(trace, utterance) for utterance in range(len(trace))], dim=1)

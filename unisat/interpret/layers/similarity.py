@@ -134,7 +134,7 @@ def layer_similarity(
     block, folds = _blocks(speakers, len(bank), blocks, seed), _folds(speakers, len(bank), seed)
     values, left_out = _measure(kind, left, right, rank, block, folds)
     reach = np.full_like(values, np.nan) if left_out is None else jackknife(left_out)
-    settings = {"kind": KINDS[kind], "model": bank.about.get("model"), "other_model": second.about.get("model")}
+    settings = {"kind": KINDS[kind], "model": bank.settings.get("model"), "other_model": second.settings.get("model")}
     settings |= {"utterances": len(bank), "speakers": None if speakers is None else len(set(speakers)), "pool": pool}
     settings |= {"components": None if kind == "cka" else rank}
     settings |= {"blocks": 0 if block is None else int(block.max()) + 1, "seed": seed}

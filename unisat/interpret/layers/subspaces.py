@@ -11,6 +11,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy.linalg import subspace_angles
 
+from unisat.clusters import contingency
 from unisat.interpret.features.bank import FeatureBank
 from unisat.interpret.features.labels import FrameLabels, label_codes, row_labels
 from unisat.interpret.result import Result, plots
@@ -116,7 +117,7 @@ def subspaces(
         numbers += [{"site": site, **row} for row in rows]
         curves += [{"site": site, **point} for point in points]
     held = rank if rank is not None else f"{EXPLAINED:.0%} of the centroids' variance"
-    settings = {"model": bank.about.get("model"), "first": titles[0], "second": titles[1], "rank": held}
+    settings = {"model": bank.settings.get("model"), "first": titles[0], "second": titles[1], "rank": held}
     settings |= {"pairs_of_classes_seen": filled, "utterances": len(bank), "pool": pool, "draws": draws, "seed": seed}
     return Subspaces(
         first=titles[0],
@@ -218,7 +219,7 @@ def _check_crossed(titles: tuple[str, ...], codes: Sequence[np.ndarray]) -> floa
     for title, code in zip(titles, codes, strict=True):
         if not len(code) or code.max() < 1:
             raise ValueError(f"{title!r} has one class only; there is no variance between classes to look at.")
-    pairs = pd.crosstab(codes[0], codes[1]).to_numpy() > 0
+    pairs = contingency(*codes) > 0
     for one, two, alone in ((*titles, pairs.sum(1) == 1), (*titles[::-1], pairs.sum(0) == 1)):
         if alone.all():
             raise ValueError(

@@ -66,7 +66,7 @@ class WeightedSums:
         trials = verify_trials(bank, bank.hidden[0], exclude_same_session=sessions)
         self.sites = tuple(bank.hidden)
         self._enrol, self._test, self._same = trials.enrol, trials.test, trials.same
-        pool = "mean" if "reduce" in bank.about else None
+        pool = "mean" if "reduce" in bank.settings else None
         self._layers = _normalized(np.stack([bank.features(site, pool) for site in self.sites]), normalize)
         self._other = speakers[:, None] != speakers
         self.chance = {"eer": 0.5}

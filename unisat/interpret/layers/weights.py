@@ -146,9 +146,9 @@ def layer_weights(heads: Head | Sequence[Head], bank: FeatureBank) -> LayerWeigh
     norms, products = _sizes(bank)
     change = np.full_like(weights, np.nan) if products is None else leave_one_out(weights, products)
     settings = {
-        "model": bank.about.get("model"),
-        "reduce": bank.about.get("reduce"),
-        "frames": bank.about.get("frames"),
+        "model": bank.settings.get("model"),
+        "reduce": bank.settings.get("reduce"),
+        "frames": bank.settings.get("frames"),
         "utterances": len(bank),
         "heads": len(listed),
     }
@@ -202,7 +202,7 @@ def _logits(head: Head, layers: int) -> np.ndarray:
 
 def _check_backbone(heads: Sequence[Head], bank: FeatureBank) -> None:
     """Refuse a bank of another model, where both say whose they are."""
-    known = bank.about.get("model")
+    known = bank.settings.get("model")
     models = [unwrap(head) for head in heads if isinstance(head, nn.Module)]
     models = [model for model in models if find(model, UniSpeechSatModel) is not None]
     if known is None or not models:
@@ -219,7 +219,7 @@ def _check_backbone(heads: Sequence[Head], bank: FeatureBank) -> None:
 
 def _sizes(bank: FeatureBank) -> tuple[np.ndarray, np.ndarray | None]:
     """RMS norm of each layer, and inner products of the layers where the bank has their vectors (else None)."""
-    sites, reduced = bank.hidden, bank.about.get("reduce")
+    sites, reduced = bank.hidden, bank.settings.get("reduce")
     if any(bank.is_frames(site) for site in sites):
         products = np.zeros((len(sites), len(sites)))
         for row in range(len(bank)):
@@ -300,7 +300,7 @@ def fit_layer_weights(
     runs = [_cross_validated(layers, codes, held, how, seed) for seed in range(seeds)]
     numbers = {name: np.stack([run[name] for run in runs]) for name in runs[0]}
     right = numbers.pop("right").mean(0)
-    settings = {"model": bank.about.get("model"), "target": target, "groups": groups, "pool": pool}
+    settings = {"model": bank.settings.get("model"), "target": target, "groups": groups, "pool": pool}
     settings |= {"normalize": normalize, "folds": folds, "seeds": list(range(seeds)), "steps": steps}
     settings |= {"weight_decay": weight_decay, "learning_rate": LEARNING_RATE, "n_boot": n_boot}
     settings |= {"utterances": len(bank), "classes": len(classes), "accuracy": numbers["accuracy"].tolist()}

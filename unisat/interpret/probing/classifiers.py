@@ -1,7 +1,7 @@
 """Linear probes: ridge and LDA in closed form, logistic regression by L-BFGS, and the folds on which they are tried.
 
-All of them work on features turned to the axes of their own covariance, of which there are no more than utterances:
-one decomposition serves a whole grid of penalties (Rifkin & Lippert 2007, MIT-CSAIL-TR-2007-025).
+Ridge and logistic regression work on features turned to the axes of their own covariance. There are no more axes than
+utterances, and one decomposition serves a whole grid of penalties (Rifkin & Lippert 2007, MIT-CSAIL-TR-2007-025).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 LAMBDAS = 10.0 ** np.arange(-1, 5.5, 0.5)
-"""Penalties that are tried, of features of unit variance; the same for each probe, layer and baseline."""
+"""Penalties that are tried on features of unit variance, the same for each probe, layer and baseline."""
 
 
 class Rotated(NamedTuple):
@@ -27,7 +27,7 @@ class Rotated(NamedTuple):
 
 
 def rotate(train: Float[np.ndarray, "units dim"], test: Float[np.ndarray, "others dim"]) -> Rotated:
-    """Turn centred features: inner products with training data stay, and there are at most as many axes as units."""
+    """Turn centred features to at most as many axes as units; inner products with training data do not change."""
     units, dim = train.shape
     if units > dim:
         spectrum, axes = np.linalg.eigh(train.T @ train)
@@ -44,9 +44,9 @@ def rotate(train: Float[np.ndarray, "units dim"], test: Float[np.ndarray, "other
 def group_folds(
     labels: Shaped[np.ndarray, " units"], groups: Shaped[np.ndarray, " units"], folds: int, seed: int = 0
 ) -> Int[np.ndarray, " units"]:
-    """Give each unit's fold: groups stay whole, each class is spread as evenly as it goes.
+    """Give each unit's fold: groups stay whole, and each class is spread as evenly as possible.
 
-    Groups come in random order; each goes where there is least of its classes, of equals to the smallest fold.
+    Groups come in random order. Each goes to the fold with the least of its classes; of equal folds to the smallest.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def group_folds(
 
 
 def selection_blocks(labels: Int[np.ndarray, " units"], groups: Int[np.ndarray, " units"]) -> Int[np.ndarray, " units"]:
-    """What is left out together when a penalty is chosen: a group, but single units of a class with one group only."""
+    """Say what is left out together when a penalty is chosen: a group, or single units of a class with one group."""
     pairs = np.unique(np.stack([labels, groups]), axis=1)
     alone = np.bincount(pairs[0], minlength=int(labels.max()) + 1)[labels] < 2
     return np.where(alone, int(groups.max()) + 1 + np.arange(len(groups)), groups)
@@ -89,10 +89,10 @@ def ridge(
     test: Float[np.ndarray, "others dim"],
     lambdas: Float[np.ndarray, " grid"] = LAMBDAS,
 ) -> tuple[Float[np.ndarray, "others outputs"], float]:
-    """Weighted least squares with an L2 penalty: what it says of ``test``, and the penalty it chose.
+    """Weighted least squares with an L2 penalty: give the predictions of ``test`` and the chosen penalty.
 
-    The penalty has the least squared error on units left out one by one: ``e_i / (1 - H_ii)``, with the hat matrix H
-    and the errors e of the fit to all.
+    The penalty is the one with the least squared error on units left out one by one. The error of such a unit is
+    ``e_i / (1 - H_ii)``, with the hat matrix H and the errors e of the fit to all units.
     """
     share, root = weights / weights.sum(), np.sqrt(weights)[:, None]
     centre, mean = share @ train, share @ targets
@@ -116,7 +116,7 @@ def ridge_scores(
     classes: int,
     lambdas: Float[np.ndarray, " grid"] = LAMBDAS,
 ) -> Float[np.ndarray, "others classes"]:
-    """Give each class's score by `ridge` to 1 for the class and -1 for the others, every class weighing the same."""
+    """Give each class's score: `ridge` to 1 for the class and -1 for the others, where all classes weigh the same."""
     weights = len(labels) / classes / np.bincount(labels, minlength=classes)[labels]
     return ridge(train, 2.0 * np.eye(classes)[labels] - 1, weights, test, lambdas)[0]
 
@@ -130,10 +130,10 @@ def lda_log_probabilities(
     test: Float[np.ndarray, "others dim"],
     classes: int,
 ) -> Float[np.ndarray, "others classes"]:
-    """Give the log probability of each class by LDA, all classes as likely before.
+    """Give the log probability of each class by LDA with equal priors.
 
-    The covariance is the mean of the classes' own, each shrunk towards its diagonal as far as its size asks for (Ledoit
-    & Wolf 2004, J. Multivariate Analysis 88), as scikit-learn has it with ``shrinkage="auto"``.
+    The covariance is the mean of the classes' own covariances. Each is shrunk towards its diagonal by the amount of
+    Ledoit & Wolf 2004 (J. Multivariate Analysis 88), as scikit-learn does with ``shrinkage="auto"``.
     """
     units, dim = train.shape
     means = np.stack([train[labels == label].mean(0) for label in range(classes)])
@@ -145,7 +145,7 @@ def lda_log_probabilities(
         amount, size = shrinkage(residuals[mine] / spread)
         residuals[mine] *= np.sqrt((1 - amount) / classes / mine.sum())
         diagonal += amount * size * spread**2 / classes
-    # where classes have no spread, or one unit each
+    # for classes without spread, or with one unit each
     diagonal += 1e-10 * max(float(train.var(0).mean()), np.finfo(float).tiny)
     scaled, centred = residuals / np.sqrt(diagonal), (means - means.mean(0)) / np.sqrt(diagonal)
     if units > dim:
@@ -158,7 +158,7 @@ def lda_log_probabilities(
 
 
 def shrinkage(centred: Float[np.ndarray, "units dim"]) -> tuple[float, float]:
-    """How far Ledoit & Wolf shrink the covariance of centred features, and the mean variance that they shrink to."""
+    """Give how far Ledoit & Wolf shrink the covariance of centred features, and the mean variance they shrink to."""
     units, dim = centred.shape
     lengths = (centred**2).sum(1)
     size = float(lengths.sum() / units / dim)
@@ -180,11 +180,12 @@ def fit_logistic(
     intercept_penalty: float = 1e-3,
     tolerance: float = 1e-4,
 ) -> Float[Tensor, "axes+1 grid classes"]:
-    """Coefficients of multinomial logistic regression, intercepts last, for all penalties at once.
+    """Fit multinomial logistic regression for all penalties at once; give the coefficients, intercepts last.
 
-    Minimises the sum of cross-entropies in nats plus ``lambda / 2`` times the squared coefficients. Intercepts have a
-    penalty of their own, so that a class not seen yet is unlikely, not impossible. Each axis is scaled by its
-    curvature, without which L-BFGS needs five times the iterations; it ends where a step gains less than ``tolerance``.
+    The fit minimises the sum of cross-entropies in nats plus ``lambda / 2`` times the squared coefficients. Intercepts
+    have a penalty of their own, so that a class not seen yet is unlikely and not impossible. Each axis is scaled by its
+    curvature, since L-BFGS needs five times the iterations otherwise. The fit ends where a step gains less than
+    ``tolerance``.
     """
     rows = torch.as_tensor(np.column_stack([features, np.ones(len(features))]), dtype=dtype)
     truth = torch.as_tensor(labels)
@@ -221,7 +222,7 @@ def fit_logistic(
 def predict_logistic(
     coefficients: Float[Tensor, "coefficients grid classes"], features: Float[np.ndarray, "others axes"]
 ) -> Float[np.ndarray, "others grid classes"]:
-    """Log probabilities in nats, for each penalty."""
+    """Give log probabilities in nats for each penalty."""
     rows = torch.as_tensor(features, dtype=coefficients.dtype)
     logits = torch.einsum("na,agc->ngc", rows, coefficients[:-1]) + coefficients[-1]
     return torch.log_softmax(logits.double(), -1).numpy()
@@ -237,7 +238,8 @@ def logistic_log_probabilities(
 ) -> Float[np.ndarray, "others classes"]:
     """Give the log probability of each class by logistic regression.
 
-    The penalty has the least cross-entropy on a quarter of the training data, of blocks of their own.
+    The penalty is the one with the least cross-entropy on a quarter of the training data, whose blocks are not in the
+    rest.
     """
     centre = train.mean(0)
     axes = rotate(train - centre, test - centre)
@@ -255,7 +257,7 @@ def _log_softmax(scores: np.ndarray) -> np.ndarray:
 
 
 def log_odds(log_probabilities: Float[np.ndarray, "units classes"]) -> Float[np.ndarray, "units classes"]:
-    """Log of each class's probability over that of all others: units can share a threshold."""
+    """Log of each class's probability over that of all others; units can share a threshold on it."""
     others = np.empty_like(log_probabilities)
     for label in range(log_probabilities.shape[1]):
         others[:, label] = np.logaddexp.reduce(np.delete(log_probabilities, label, axis=1), axis=1)
@@ -265,7 +267,7 @@ def log_odds(log_probabilities: Float[np.ndarray, "units classes"]) -> Float[np.
 # online codelength
 
 BLOCK_ENDS = np.array([0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0])
-"""Share of the data behind which the probe is fitted anew (Voita & Titov 2020)."""
+"""Shares of the data after which the probe is fitted anew (Voita & Titov 2020)."""
 
 
 def codelengths(
@@ -278,10 +280,10 @@ def codelengths(
 ) -> Float[np.ndarray, " units"]:
     """Bits that each label takes when labels are sent one after the other: the online code of Voita & Titov 2020.
 
-    arXiv:2003.12298, section 2.2. Whole groups come in random order; the first block costs ``log2(classes)`` a label,
-    each further one what logistic regression on those before it says (sender and receiver have the features). No
-    penalty is chosen: the code is that of the mixture of all in the grid, which costs at most ``log2(len(lambdas))``
-    bits more than the one that turns out best.
+    See arXiv:2003.12298, section 2.2; sender and receiver both have the features. Whole groups come in random order.
+    A label of the first block costs ``log2(classes)`` bits, and a label of each further block what logistic regression
+    on the blocks before it says. No penalty is chosen: the code is that of the mixture of all penalties of the grid,
+    which costs at most ``log2(len(lambdas))`` bits more than that of the best one.
     """
     _, codes = np.unique(groups, return_inverse=True)
     places = np.random.default_rng(seed).permutation(int(codes.max()) + 1)[codes]

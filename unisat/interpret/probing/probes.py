@@ -1,4 +1,4 @@
-"""Which layer knows it: linear probes on every layer, with controls on the same axes and intervals over speakers."""
+"""Which layer knows a label: linear probes on every layer, with controls and with intervals over speakers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Int
+from jaxtyping import Int, Shaped
 from tqdm.auto import tqdm
 
 from unisat.config import nearest
 from unisat.interpret.features.bank import FeatureBank
+from unisat.interpret.features.labels import known, row_labels
 from unisat.interpret.probing.classifiers import LAMBDAS, group_folds
 from unisat.interpret.probing.report import ACOUSTIC, CONTROLS, LayerReport, assemble
 from unisat.interpret.probing.scoring import METRICS, P_TARGET, Plan, Task, measure
@@ -24,14 +25,14 @@ PROBES = ("ridge", "logistic", "lda")
 
 @dataclass(frozen=True, eq=False)
 class _Units:
-    """What is classified: utterances, or frames of them, that have a label."""
+    """What is classified: utterances or frames that have a label."""
 
     bank: FeatureBank  # of the utterances with a label
     there: Int[np.ndarray, " utterances"]  # their rows in the bank that was given
     rows: Int[np.ndarray, " units"]  # of a site's features
     utterances: Int[np.ndarray, " units"]
-    values: np.ndarray  # class numbers, or a quantity
-    names: tuple[str, ...]  # of the classes; none for a quantity
+    values: np.ndarray  # numbers of classes, or a quantity
+    names: tuple[str, ...]  # of the classes; a quantity has none
     frames: bool
 
 
@@ -56,63 +57,65 @@ def probe_layers(
     """Ask every layer for a label with linear probes, on groups of utterances that the probe has not seen.
 
     Each layer's features are standardised on the training part of each fold. The penalty is chosen inside the training
-    part from one grid (`classifiers.LAMBDAS`): of ridge on units left out one by one, of logistic regression on a
+    part from one grid (`classifiers.LAMBDAS`): for ridge on units left out one by one, for logistic regression on a
     quarter of the groups. Folds, grid and bootstrap draws are the same for all layers and controls.
 
     Parameters
     ----------
     bank : FeatureBank
-        From `unisat.collect`, for the controls with ``baselines=("untrained", "logmel", "mfcc", "loudness")``.
+        A bank of `unisat.collect`, for the controls with ``baselines=("untrained", "logmel", "mfcc", "loudness")``.
     target : str or sequence
-        A column of the bank, or one label for each utterance, or for each frame (of sites collected with
-        ``reduce="frames"``, utterances one behind the other). Floats are a quantity (pitch, energy), all else are
-        classes. In a sequence None, NaN, "" and negative integers are units without a label, which are left out.
+        A column of the bank, or one label for each utterance, or one for each frame (of sites collected with
+        ``reduce="frames"``, one utterance after the other). Floats are a quantity (pitch, energy), all else are
+        classes. In a sequence None, NaN, "" and negative integers mean that there is no label; such units are left out.
     groups : str, sequence or None
         What stays together in a fold: a column, or a label for each utterance; None: each utterance by itself. Speakers
         to be told apart (``target="speaker"``) must be heard in other sessions than those they were learned from. A
-        target that is the same in all of a speaker's utterances (sex, accent, age) is asked of speakers that were not
-        learned from: then ``"session"`` means the speaker, and the report's settings say so.
+        target that is the same in all utterances of a speaker (sex, accent, age) is asked of other speakers than those
+        it was learned from: then ``"session"`` means the speaker, and the report's settings say so.
     probe : {"ridge", "logistic", "lda"}
-        Ridge classifier (every class weighs the same, closed form), multinomial logistic regression with L2, or LDA
+        Ridge classifier (all classes weigh the same, closed form), multinomial logistic regression with L2, or LDA
         with Ledoit-Wolf shrinkage and equal priors. A quantity takes ridge regression.
     sites : sequence of str, optional
-        Sites of the bank; all its hidden states by default.
+        Sites of the bank; by default all its hidden states.
     pool : {"mean", "mean+std"}, optional
         As in `FeatureBank.features`.
     controls : sequence of str, optional
-        By default all of these that the target can have:
+        Which controls; by default all of these that the target can have:
 
-        - ``shuffle``: the labels of each training part shuffled. Better than chance: the report is ``leaky``.
+        - ``shuffle``: the labels of each training part are shuffled. If that is better than chance, the report is
+          ``leaky``.
         - ``random_attribute``: Hewitt & Liang's control task (2019, arXiv:1909.03368), a label that is drawn at random
           for each type and means nothing. For a speaker's attribute and for what is said the type is the speaker, with
-          the same number of speakers in each class. Speakers, given random names, would be told apart as well as with
-          their own: for them the type is the session (the group, where sessions are not known), a random speaker for
-          each. Where sessions are held out that stays at chance; where they are not, it says how much of the accuracy
-          the recording channel can explain. ``selectivity`` is the accuracy less this one.
+          the same number of speakers in each class. Speakers with random names would be told apart as well as with
+          their own. So for them the type is the session (or the group, where sessions are not known), and each gets a
+          random speaker. Where sessions are held out that stays at chance. Where they are not, it says how much of the
+          accuracy the recording channel can explain. ``selectivity`` is the accuracy less this one.
         - ``untrained``: the same sites with fresh weights, averaged over the bank's seeds.
         - ``logmel``, ``mfcc``, ``loudness`` (with length): acoustic statistics, which have no layers.
     metrics : sequence of str, optional
-        Default: ``bal_acc``, ``eer`` and ``min_dcf``; ``r2`` for a quantity.
+        Which metrics; by default ``bal_acc``, ``eer`` and ``min_dcf``, and ``r2`` for a quantity.
 
         - ``bal_acc``: balanced accuracy.
         - ``eer``, ``min_dcf``: equal error rate, and detection cost at 5 % targets as a share of the best cost without
-          the scores (NaN where trials are too few, `error_rates.trials_needed`), of all pairs of a unit and a class.
-        - ``bits``: usable information, H(label) less the cross-entropy on held-out units; also as ``bits_share`` of
-          H(label). By logistic regression, whatever ``probe``; takes far longer than ridge.
+          scores, over all pairs of a unit and a class (NaN where trials are too few, see `error_rates.trials_needed`).
+        - ``bits``: usable information, H(label) less the cross-entropy on held-out units; also ``bits_share``, its
+          share of H(label). It is measured by logistic regression, whatever ``probe`` is, and takes far longer than
+          ridge.
         - ``mdl``: online codelength of all labels in bits (`classifiers.codelengths`), averaged over ``seeds`` orders;
-          also ``compression``, ``n log2(classes)`` divided by it. Labels of ``shuffle`` are all shuffled here.
+          also ``compression``, ``n log2(classes)`` divided by it. For ``shuffle`` all labels are shuffled here.
         - ``r2``: 1 less the squared error on held-out units over that of the training part's mean.
     cv : int
-        Folds; at most as many as there are groups, and where speakers are told apart, as each of them has: those whose
-        group is held out would else be rarer in training than the others, which tells who they are.
+        Number of folds, but no more than there are groups. Where speakers are told apart, no more than each of them has
+        groups: a speaker whose group is held out would otherwise be rarer in training, which tells who it is.
     seeds : int
-        Assignments of groups to folds; the value is the mean over them.
+        Number of assignments of groups to folds; the value is the mean over them.
     n_boot : int
-        Draws of the bootstrap: speakers, then their utterances, then seeds.
+        Number of draws of the bootstrap: speakers, then their utterances, then seeds.
     speakers : str
         The column whose values are drawn first.
     seed : int
-        The first seed, of folds, shuffles and draws.
+        The first seed of folds, shuffles and draws.
 
     Returns
     -------
@@ -121,8 +124,8 @@ def probe_layers(
     Raises
     ------
     ValueError
-        If there is one class only, a class lies in a single group, every speaker has a single session, features are not
-        finite (with utterance and site), a column is missing or partly empty, or the bank lacks a control.
+        If there is only one class, a class lies in a single group, every speaker has a single session, features are not
+        finite (the message names utterance and site), a column is missing or partly empty, or the bank lacks a control.
     """
     chosen = _check_choices(bank, probe, sites, cv, seeds, n_boot)
     units = _read_target(bank, target, chosen)
@@ -140,28 +143,13 @@ def probe_layers(
     plan = Plan(probe, measured, "standard" if standardize else "centre", seed, weights)
     found = _measure(units, pool, _jobs(units.bank, chosen, asked), tasks, plan, progress)
     folds = tasks["trained"].folds
-    settings = {
-        "target": target if isinstance(target, str) else "(given)",
-        "kind": kind,
-        "classes": list(units.names),
-        "groups": groups_name,
-        "probe": probe,
-        "sites": chosen,
-        "pool": pool,
-        "controls": asked,
-        "metrics": measured,
-        "folds": int(folds.max()) + 1,
-        "seeds": seeds,
-        "seed": seed,
-        "n_boot": n_boot,
-        "speakers": speakers,
-        "n_speakers": len(np.unique(voices)),
-        "standardize": standardize,
-        "lambdas": LAMBDAS.tolist(),
-        "p_target": P_TARGET,
-        "heard_in_training": _overlap(units, folds),
-        "model": bank.about.get("model"),
-    }
+    said = target if isinstance(target, str) else "(given)"
+    settings: dict[str, Any] = {"target": said, "kind": kind, "classes": list(units.names)}
+    settings |= {"groups": groups_name, "probe": probe, "sites": chosen, "pool": pool, "controls": asked}
+    settings |= {"metrics": measured, "folds": int(folds.max()) + 1, "seeds": seeds, "seed": seed, "n_boot": n_boot}
+    settings |= {"speakers": speakers, "n_speakers": len(np.unique(voices)), "standardize": standardize}
+    settings |= {"lambdas": LAMBDAS.tolist(), "p_target": P_TARGET, "heard_in_training": _overlap(units, folds)}
+    settings["model"] = bank.settings.get("model")
     return assemble(found, len(units.names), len(units.rows), int(grouped.max()) + 1, seed, settings)
 
 
@@ -184,38 +172,18 @@ def _check_choices(
 
 
 def _read_target(bank: FeatureBank, target: Any, sites: Sequence[str]) -> _Units:
-    """The units that have a label, and the bank of their utterances."""
-    frames = bank.is_frames(sites[0])
-    lengths = bank.lengths(sites[0]) if frames else np.ones(len(bank), dtype=int)
-    for site in sites[1:]:
-        if bank.is_frames(site) != frames or (frames and not np.array_equal(bank.lengths(site), lengths)):
-            raise ValueError(f"{site} has other rows than {sites[0]}; probe sites with the same frames, or with none.")
-    if isinstance(target, str):
-        values = bank.labels(target)  # refuses what is missing
-        if bank.table[target].dtype.kind == "f":
-            values = bank.table[target].to_numpy(float)
-        if frames:
-            raise ValueError(
-                f"{sites[0]} has a row for each frame, {target!r} a label for each utterance: give a label for each "
-                f"frame, np.repeat(bank.labels({target!r}), bank.lengths({sites[0]!r})), or collect with "
-                "reduce='mean+std'."
-            )
-    else:
-        values = np.asarray(target)
-        if values.shape != (lengths.sum(),):
-            raise ValueError(
-                f"target must be a column of the bank or a label for each of the {lengths.sum()} "
-                f"{'frames' if frames else 'utterances'}, got {values.shape}."
-            )
-    known = _known(values)
-    if not known.any():
+    """Find the units that have a label, and the bank of their utterances."""
+    lengths = _rows_of_each(bank, sites)
+    values = _labels(bank, target, sites[0])
+    labelled = known(values)
+    if not labelled.any():
         raise ValueError("target has no label: all are None, NaN, '' or negative.")
     utterances = np.repeat(np.arange(len(bank)), lengths)
-    there = np.unique(utterances[known])
-    rows = np.flatnonzero(known[np.isin(utterances, there)])
+    there = np.unique(utterances[labelled])
+    rows = np.flatnonzero(labelled[np.isin(utterances, there)])
     what = f"target {target!r}" if isinstance(target, str) else "target"
     names: tuple[str, ...] = ()
-    values = values[known]
+    values = values[labelled]
     if values.dtype.kind == "f":
         values = values.astype(float)
         if not np.ptp(values) > 0:
@@ -225,24 +193,41 @@ def _read_target(bank: FeatureBank, target: Any, sites: Sequence[str]) -> _Units
         names = tuple(str(name) for name in classes)
         if len(names) < 2:
             raise ValueError(f"{what} has one class only, {names[0]!r}; a probe needs two to tell apart.")
-    return _Units(bank.take(there), there, rows, np.searchsorted(there, utterances[known]), values, names, frames)
+    of_units = np.searchsorted(there, utterances[labelled])
+    return _Units(bank.take(there), there, rows, of_units, values, names, bank.is_frames(sites[0]))
 
 
-def _known(values: np.ndarray) -> Bool[np.ndarray, " units"]:
-    if values.dtype.kind in "iu":
-        return values >= 0
-    known = ~pd.isna(values)
-    return known & (values.astype(str) != "") if values.dtype.kind in "OU" else known
+def _rows_of_each(bank: FeatureBank, sites: Sequence[str]) -> Int[np.ndarray, " utterances"]:
+    """Count the rows of each utterance at the sites, which must all have the same rows."""
+    frames = bank.is_frames(sites[0])
+    lengths = bank.lengths(sites[0]) if frames else np.ones(len(bank), dtype=int)
+    for site in sites[1:]:
+        if bank.is_frames(site) != frames or (frames and not np.array_equal(bank.lengths(site), lengths)):
+            raise ValueError(f"{site} has other rows than {sites[0]}; probe sites with the same frames, or with none.")
+    return lengths
+
+
+def _labels(bank: FeatureBank, target: Any, site: str) -> Shaped[np.ndarray, " rows"]:
+    """Read the label of each row of a site, as it is given."""
+    values = row_labels(bank, site, target, "target")  # refuses a column with labels missing
+    if isinstance(target, str) and bank.is_frames(site):
+        raise ValueError(
+            f"{site} has a row for each frame, {target!r} a label for each utterance: give a label for each frame, "
+            f"np.repeat(bank.labels({target!r}), bank.lengths({site!r})), or collect with reduce='mean+std'."
+        )
+    if isinstance(target, str) and bank.table[target].dtype.kind == "f":
+        return bank.table[target].to_numpy(float)
+    return values
 
 
 def _codes(*columns: np.ndarray) -> Int[np.ndarray, " units"]:
-    """A number for each value, or combination of values."""
+    """Give a number for each value, or combination of values."""
     numbers = [np.unique(column, return_inverse=True)[1] for column in columns]
     return np.unique(np.stack(numbers), axis=1, return_inverse=True)[1].reshape(-1)
 
 
 def _kind(units: _Units, voices: np.ndarray) -> str:
-    """Whether the target is the speaker, an attribute that speakers keep, or changes within a speaker."""
+    """Say whether the target is the speaker, an attribute that speakers keep, or changes within a speaker."""
     pairs = pd.DataFrame({"speaker": voices[units.utterances], "label": units.values}).drop_duplicates()
     if pairs["speaker"].duplicated().any():
         return "changing"
@@ -250,7 +235,7 @@ def _kind(units: _Units, voices: np.ndarray) -> str:
 
 
 def _read_groups(units: _Units, groups: Any, kind: str, speakers: str) -> tuple[str, np.ndarray]:
-    """Name of the groups, and that of each utterance."""
+    """Give the name of the groups, and the group of each utterance."""
     if groups is None:
         return "id", np.arange(len(units.bank))
     if not isinstance(groups, str):
@@ -267,7 +252,7 @@ def _read_groups(units: _Units, groups: Any, kind: str, speakers: str) -> tuple[
 
 
 def _check_groups(units: _Units, grouped: np.ndarray, name: str, kind: str) -> None:
-    """A class needs two groups: one to learn from, one to be asked about."""
+    """Refuse classes with one group: a class needs one group to learn from and one to be asked about."""
     labels = units.values if units.names else np.zeros(len(grouped), dtype=int)
     of_class = np.bincount(np.unique(np.stack([labels, grouped]), axis=1)[0])
     few = np.flatnonzero(of_class < 2)
@@ -305,7 +290,7 @@ def _check_metrics(metrics: Sequence[str] | None, names: Sequence[str], probe: s
 
 
 def _types(units: _Units, kind: str, spoken: np.ndarray, grouped: np.ndarray) -> Int[np.ndarray, " units"] | None:
-    """What gets a random label each; None where a random attribute makes no sense."""
+    """Give the types, each of which gets a random label; None where a random attribute makes no sense."""
     if units.frames or not units.names:
         return None
     if kind == "speaker":
@@ -323,12 +308,12 @@ def _tasks(
     cv: int,
     seeds: tuple[int, int],
 ) -> dict[str, Task]:
-    """What is asked: the labels, and a random attribute where there are ``types`` that have one.
+    """Make the tasks: the labels, and a random attribute if there are ``types``.
 
     Parameters
     ----------
     seeds : (int, int)
-        The first seed, and how many assignments of groups to folds there are.
+        The first seed, and the number of assignments of groups to folds.
     """
     seed, count = seeds
     numbers = np.random.SeedSequence(seed).generate_state(count)
@@ -350,7 +335,7 @@ def _tasks(
 def _random_labels(
     units: _Units, kind: str, types: np.ndarray, seeds: int, seed: int
 ) -> Int[np.ndarray, "seeds units"]:
-    """Those of the types permuted; classes of equal size, where a type has several labels."""
+    """Permute the labels of the types; where a type has several labels, draw classes of equal size."""
     first = np.unique(types, return_index=True)[1]
     own = np.arange(len(first)) % len(units.names) if kind == "changing" else units.values[first]
     return np.stack([np.random.default_rng([seed, row, 1]).permutation(own)[types] for row in range(seeds)])
@@ -392,7 +377,7 @@ def _untrained(bank: FeatureBank, site: str) -> list[str]:
 
 
 def _jobs(bank: FeatureBank, sites: Sequence[str], asked: Sequence[str]) -> list[tuple[str, str, str]]:
-    """What is measured: which features, for which control and site."""
+    """List what is measured: which features, for which control and site."""
     own: list[str] = [name for name in ("trained", "shuffle", "random_attribute") if name in ("trained", *asked)]
     jobs = [(site, control, site) for control in own for site in sites]
     if "untrained" in asked:
@@ -408,7 +393,7 @@ def _measure(
     plan: Plan,
     progress: bool,
 ) -> dict[tuple[str, str], list[dict[str, np.ndarray]]]:
-    """What probes find, by control and site: of each model, every metric's value and draws."""
+    """Measure all jobs; give by control and site the metrics' values and draws of each model."""
 
     def features_of(name: str) -> np.ndarray:
         return units.bank.features(name, None if name in ACOUSTIC else pool)[units.rows]
@@ -424,7 +409,7 @@ def _measure(
 
 
 def _overlap(units: _Units, folds: np.ndarray) -> dict[str, float]:
-    """Share of held-out units whose speaker, session, sentence or text was also learned from."""
+    """Give the share of held-out units whose speaker, session, sentence or text is also in training."""
     shares = {}
     for column in ("speaker", "session", "sentence", "text"):
         if column not in units.bank.table or units.bank.table[column].isna().any():

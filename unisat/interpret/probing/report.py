@@ -1,4 +1,4 @@
-"""What probes found at every layer and of every control: a `LayerReport`."""
+"""A `LayerReport` holds what probes found at every layer and for every control."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from unisat.interpret.statistics.intervals import as_good_as_best, interval, low
 
 ACOUSTIC = ("logmel", "mfcc", "loudness")
 CONTROLS = ("shuffle", "random_attribute", "untrained", *ACOUSTIC)
-"""Beside ``trained``, the model itself."""
+"""All controls; ``trained`` is the model itself."""
 
 Found = Mapping[tuple[str, str], list[dict[str, Float[np.ndarray, "seeds draws"]]]]
-"""By control and site (an acoustic control is its own site): of each model, each metric's value and draws."""
+"""Each metric's value and draws for each model, by control and site (an acoustic control is its own site)."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -31,13 +31,13 @@ class LayerReport(Result):
     Attributes
     ----------
     rows : DataFrame
-        See `table`.
+        The rows of `table`.
     draws : dict
-        (n_boot,) by metric, control and site; a number of a draw is the same utterances in all of them.
+        Draws (n_boot,) by metric, control and site; draws with the same number have the same utterances.
     leaky : bool or None
-        Whether probes that were taught shuffled labels do better than chance at some layer: then labels of held-out
-        utterances found their way into training, and no number here is to be trusted. By the first metric, with one
-        bound for all layers (`bootstrap.lower_bounds`). None without the control ``shuffle``.
+        Whether probes that were taught shuffled labels do better than chance at some layer. Then labels of held-out
+        utterances found their way into training, and no number here can be trusted. It is measured by the first
+        metric, with one bound for all layers (`bootstrap.lower_bounds`). None without the control ``shuffle``.
     """
 
     rows: pd.DataFrame
@@ -47,15 +47,15 @@ class LayerReport(Result):
     def table(self) -> pd.DataFrame:
         """Give a row for each metric, control and site.
 
-        ``layer`` (missing for what has no layers), ``site``, ``control`` (``trained``: the model itself), ``metric``,
-        ``value``, ``low`` and ``high`` (95 % interval), ``spread`` (standard deviation over seeds; of ``untrained``
-        over its models), ``chance``, ``selectivity`` (value less that of the random attribute), ``n`` (utterances or
-        frames), ``n_groups``.
+        The columns are ``layer`` (missing for what has no layers), ``site``, ``control`` (``trained`` is the model
+        itself), ``metric``, ``value``, ``low`` and ``high`` (95 % interval), ``spread`` (standard deviation over seeds;
+        of ``untrained`` over its models), ``chance``, ``selectivity`` (value less that of the random attribute), ``n``
+        (utterances or frames) and ``n_groups``.
         """
         return self.rows.copy()
 
     def plot(self, metric: str | None = None, **options: Any) -> Any:
-        """Draw a metric over layers with its controls (`unisat.plots.probe_curves`); the `best_layers` are filled."""
+        """Draw a metric over layers with its controls (`unisat.plots.probe_curves`); `best_layers` are filled."""
         metric = self._metric(metric)
         best = self.best_layers(metric)
         return plots().probe_curves(self.rows, metric=metric, best=best, leaky=bool(self.leaky), **options)
@@ -64,7 +64,7 @@ class LayerReport(Result):
         """Give the layers that cannot be told from the best one: a set, not an argmax.
 
         Differences are paired, and bounded for each layer by one max-statistic over all others
-        (`bootstrap.as_good_as_best`): the set holds the truly best layer with probability ``level``. It is empty where
+        (`bootstrap.as_good_as_best`). The set holds the truly best layer with probability ``level``. It is empty where
         the metric could not be measured.
         """
         metric = self._metric(metric)
@@ -82,12 +82,13 @@ class LayerReport(Result):
         Parameters
         ----------
         a, b : int or str
-            A layer or its site; ``b`` also a control: of the same layer, if it has layers
-            (``difference(4, "untrained")``, ``difference(4, "logmel")``).
+            A layer or its site. ``b`` may also be a control, of the same layer if it has layers:
+            ``difference(4, "untrained")``, ``difference(4, "logmel")``.
 
         Notes
         -----
-        The interval is of this one difference; of layers chosen by looking at the curve `best_layers` says more.
+        The interval is that of this one difference. If you chose the layers by looking at the curve, `best_layers`
+        says more.
         """
         metric = self._metric(metric)
         site = self._site(a)
@@ -118,7 +119,7 @@ class LayerReport(Result):
 
 
 def assemble(found: Found, classes: int, units: int, groups: int, seed: int, settings: dict[str, Any]) -> LayerReport:
-    """Make the report: means over seeds and models; draws in which seeds and models are drawn as well."""
+    """Make the report: means over seeds and models, and draws in which seeds and models are drawn as well."""
     layers = _layers([site for control, site in found if control == "trained"])
     first = next(iter(found.values()))[0]
     metrics, n_boot = list(first), next(iter(first.values())).shape[1] - 1
@@ -151,20 +152,20 @@ def assemble(found: Found, classes: int, units: int, groups: int, seed: int, set
 
 
 def _shares(number: int, n_boot: int, seed: tuple[int, int]) -> Float[np.ndarray, "number n_boot"]:
-    """The weight of each of so many seeds or models in each draw, as uneven as a mean of so few is uncertain."""
+    """Draw the weights of seeds or models in each draw, as uneven as a mean of so few is uncertain."""
     drawn = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), n_boot).T
     # a resample varies less than a sample, by (number - 1) / number
     return (1 + (drawn - 1) * np.sqrt(number / max(1, number - 1))) / number
 
 
 def _layers(sites: Sequence[str]) -> dict[str, int]:
-    """The number in each name; its place, where names do not differ in that."""
+    """Give the layer of each site by the number in its name, or by its place where numbers do not differ."""
     found = [number for site in sites if (number := layer_number(site)) is not None]
     return dict(zip(sites, found if len(set(found)) == len(sites) else range(len(sites)), strict=True))
 
 
 def _leaky(rows: pd.DataFrame, draws: Mapping[tuple[str, str, str], np.ndarray]) -> bool:
-    """Whether shuffled labels beat chance at some layer, by the first metric."""
+    """Say whether shuffled labels beat chance at some layer, by the first metric."""
     metric = rows["metric"].iloc[0]
     shuffled = rows[(rows["metric"] == metric) & (rows["control"] == "shuffle")]
     sign = -1 if metric in LOWER_IS_BETTER else 1

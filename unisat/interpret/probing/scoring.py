@@ -1,4 +1,4 @@
-"""What probes say of units that they have not seen, as numbers with bootstrap draws."""
+"""Metrics of what probes say about units that they have not seen, with bootstrap draws."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ from unisat.interpret.statistics.scaling import Scale, scaling
 METRICS = ("bal_acc", "eer", "min_dcf", "bits", "mdl")
 LOWER_IS_BETTER = ("eer", "min_dcf", "mdl")
 P_TARGET = 0.05
-"""Share of trials of one speaker that ``min_dcf`` reckons with."""
+"""Share of target trials that ``min_dcf`` assumes."""
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Labels and folds by seed: of what is asked, or of a control.
+    """Labels and folds of what is asked, or of a control, by seed.
 
     Attributes
     ----------
     labels : (seeds, units)
-        Class numbers, or a quantity.
+        Numbers of classes, or a quantity.
     classes : int
-        0 of a quantity.
+        Number of classes; 0 for a quantity.
     groups : (units,)
+        The group of each unit.
     folds : (seeds, units)
+        The fold of each unit.
     utterances : (units,)
-        A unit is an utterance, or a frame of one.
+        The utterance of each unit, which is an utterance or a frame of one.
     one_speaker_each : bool
         Whether classes are speakers, so that a speaker drawn twice is a class drawn twice.
     """
@@ -46,14 +48,14 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What is measured of every task: how, and with which draws.
+    """What is measured of every task, how, and with which draws.
 
     Attributes
     ----------
     scale : {"standard", "centre"}
         What happens to each channel before a probe is fitted.
     weights : (1 + n_boot, utterances)
-        How often each utterance counts: once, and in each draw.
+        How often each utterance counts, at first once and then in each draw.
     """
 
     probe: str
@@ -63,7 +65,7 @@ class Plan:
     weights: Float[np.ndarray, "draws utterances"]
 
     def sums(self, values: np.ndarray, task: Task) -> Float[np.ndarray, "seeds draws"]:
-        """Sums of (seeds, units) over what is drawn."""
+        """Sum (seeds, units) over the utterances of each draw."""
         total = self.weights.shape[1]
         return np.stack([np.bincount(task.utterances, row, total) for row in values]) @ self.weights.T
 
@@ -71,7 +73,7 @@ class Plan:
 def measure(
     features: Float[np.ndarray, "units dim"], task: Task, plan: Plan, *, shuffle: bool = False
 ) -> dict[str, Float[np.ndarray, "seeds draws"]]:
-    """Give each metric by seed: its value, then its value in each draw; ``shuffle`` shuffles labels to learn from."""
+    """Give each metric by seed: its value, then its value in each draw. ``shuffle`` shuffles the training labels."""
     if not task.classes:
         said = held_out(features, task, "ridge", plan, shuffle=shuffle)
         errors, without = (plan.sums((said[..., which] - task.labels) ** 2, task) for which in (0, 1))
@@ -101,10 +103,10 @@ def measure(
 def held_out(
     features: Float[np.ndarray, "units dim"], task: Task, probe: str, plan: Plan, *, shuffle: bool = False
 ) -> Float[np.ndarray, "seeds units classes"]:
-    """Scores of each unit by the probe that has not seen its group.
+    """Score each unit by the probe that has not seen its group.
 
-    Log probabilities of logistic regression (with the priors of the training part) and LDA (with equal ones); of a
-    quantity what is predicted, and the mean of the training part.
+    The scores of logistic regression and LDA are log probabilities, with the priors of the training part and with equal
+    priors. For a quantity they are the prediction and the mean of the training part.
     """
     out = np.empty((*task.labels.shape, task.classes or 2))
     for row, (labels, folds) in enumerate(zip(task.labels, task.folds, strict=True)):
@@ -128,10 +130,10 @@ def held_out(
 
 
 def _even_folds(log_p: np.ndarray, task: Task) -> tuple[np.ndarray, Float[np.ndarray, "seeds 1 classes"]]:
-    """Log probabilities, had each class been as frequent in training as it is on the whole, and how frequent that is.
+    """Correct log probabilities to the frequency that each class has in all units; give both, as logarithms.
 
-    Where a group is held out its class is rarer in training, which would make a probe without information do worse
-    than the label's frequency.
+    Where a group is held out its class is rarer in training. That would make a probe without information do worse than
+    the label's frequency.
     """
     out = log_p.copy()
     counts = np.stack([np.bincount(labels, minlength=task.classes) for labels in task.labels])
@@ -158,7 +160,7 @@ def _balanced_accuracy(scores: np.ndarray, task: Task, weights: np.ndarray) -> F
 
 
 def _information(log_p: np.ndarray, priors: np.ndarray, task: Task, plan: Plan) -> dict[str, np.ndarray]:
-    """Usable information: how many bits less a label takes, given the features, than by its frequency."""
+    """Usable information: how many bits less a label takes given the features than given its frequency alone."""
     own = task.labels[..., None]
     given, before = (np.take_along_axis(each, own, -1)[..., 0] / np.log(2) for each in (log_p, priors))
     gained = plan.sums(given - before, task)
@@ -177,7 +179,7 @@ def _online_code(features: np.ndarray, task: Task, plan: Plan, shuffle: bool) ->
 
 
 def _detection(scores: np.ndarray, task: Task, weights: np.ndarray) -> dict[str, Float[np.ndarray, "seeds draws"]]:
-    """Error rates of all pairs of a unit and a class: exact values; draws on a grid of some 400 thresholds."""
+    """Error rates of all pairs of a unit and a class: exact values, and draws on a grid of some 400 thresholds."""
     total = weights.shape[1]
     rates: list[np.ndarray] = []
     costs: list[np.ndarray] = []
@@ -187,7 +189,7 @@ def _detection(scores: np.ndarray, task: Task, weights: np.ndarray) -> dict[str,
         grid = np.unique(np.concatenate([np.quantile(said[kind], shares) for kind in (same, ~same)]))
         cells = len(grid) + 1
         places = np.searchsorted(grid, said, side="right") + cells * task.utterances[:, None]
-        # how many trials of each utterance lie below each threshold; the last cell has all
+        # the number of trials of each utterance below each threshold; the last cell counts all of them
         below = [np.bincount(places[kind], minlength=total * cells).reshape(total, cells) for kind in (same, ~same)]
         rejected, refused = (weights @ counts.cumsum(1) for counts in below)
         start = np.zeros((len(weights), 1))

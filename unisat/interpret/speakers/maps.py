@@ -1,4 +1,4 @@
-"""A layer in two dimensions, with the numbers that say how much of it the picture keeps."""
+"""Pictures of a layer in two dimensions, with the numbers that say how much of the layer they keep."""
 
 from __future__ import annotations
 
@@ -28,30 +28,31 @@ __getattr__ = renamed(
 
 METHODS = ("umap", "pca", "lda")
 NEIGHBORS = 5
-"""Most neighbours that the purity looks at."""
+"""Number of neighbours that the purity looks at, at most."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Embedding(Result):
-    """Utterances as points; of `embed`.
+    """Utterances as points; `embed` gives it.
 
     Attributes
     ----------
     site, method, color : str
-        ``color`` is the column whose classes the points are coloured by.
+        The choices; ``color`` is the column whose classes the points are coloured by.
     utterances : DataFrame
-        The bank's table, a row for each point.
+        The bank's table, with a row for each point.
     coordinates : (points, 2)
+        The points.
     near, near_drawn : (points, 5 or fewer)
-        Each point's nearest neighbours, in the features and in the picture.
+        Each point's nearest neighbours in the features and in the picture.
     trustworthiness : float
         1 if all neighbours in the picture are neighbours in the features (Venna and Kaski 2001), over ``n_neighbors``.
     explained : (2,), optional
         Share of the variance (PCA), or of the variance between classes (LDA), along each axis.
     held_out : bool, optional
-        Of LDA, whether it has not seen the points that are shown.
+        Only for LDA: whether it was fitted on other points than those that are shown.
     mapper : callable, optional
-        From features (points, dim) to coordinates; `place` calls it.
+        A function from features (points, dim) to coordinates, which `place` calls.
     """
 
     site: str
@@ -67,20 +68,21 @@ class Embedding(Result):
     mapper: Callable[[np.ndarray], np.ndarray] | None = field(default=None, repr=False)
 
     def place(self, features: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, "points 2"]:
-        """Give the points of other utterances on the same picture: the map is not fitted again.
+        """Give the points of other utterances in the same picture, without fitting the map again.
 
-        PCA and LDA project them. On UMAP a point lies between its three nearest neighbours in the features, the nearer
-        the more: UMAP's own search for a place takes seconds at first, and can end beside an equal point.
+        PCA and LDA project them. In a UMAP picture a point lies between its three nearest neighbours in the features,
+        nearer to the nearer ones. UMAP's own search for a place takes seconds at first, and may place a point beside an
+        equal one.
         """
         if self.mapper is None:
             raise ValueError("this embedding was made without its map; make it anew with us.embed.")
         return self.mapper(np.asarray(features, dtype=float))
 
     def purity(self, column: str | None = None) -> dict[str, float]:
-        """Give the share of nearest neighbours of a point's own class, a mean over points.
+        """Give the share of nearest neighbours that are of a point's own class, as a mean over points.
 
-        ``original`` is that in the features, ``drawn`` that in the picture, ``chance`` that of neighbours drawn at
-        random, and ``neighbors`` how many are looked at: 5, or one less than the smallest class has points.
+        ``original`` is the share in the features, ``drawn`` that in the picture, and ``chance`` that of neighbours
+        drawn at random. ``neighbors`` says how many count: 5, or one less than the points of the smallest class.
         """
         name = self.color if column is None else column
         if name not in self.utterances or self.utterances[name].isna().any():
@@ -98,7 +100,7 @@ class Embedding(Result):
         return self.utterances.assign(x=self.coordinates[:, 0], y=self.coordinates[:, 1])
 
     def plot(self, color: str | None = None, **options: Any) -> Any:
-        """Draw the points coloured by a column; the title says how far the picture can be trusted."""
+        """Draw the points, coloured by a column; the title says how far the picture can be trusted."""
         name = self.color if color is None else color
         pure = self.purity(name)
         fitted = {True: ", utterances held out", False: ", fitted on these labels", None: ""}[self.held_out]
@@ -125,26 +127,26 @@ def embed(
 ) -> Embedding:
     """Give a two-dimensional picture of a site's utterances, with the numbers without which it shows nothing.
 
-    The numbers are computed in the (standardised) features, so it is they that are the evidence. Distances between
-    groups and the size of groups mean nothing in UMAP; look at several neighbourhoods, and at PCA beside::
+    The numbers are the evidence: they are computed in the (standardised) features. In a UMAP picture the distances
+    between groups and the sizes of groups mean nothing. Look at several sizes of neighbourhood, and also at PCA::
 
         [us.embed(bank, "hidden.4", n_neighbors=n).plot() for n in (5, 15, 50)]
 
     Parameters
     ----------
     bank : FeatureBank
-        One row for each utterance.
+        A bank with one row for each utterance.
     method : {"umap", "pca", "lda"}
-        ``"lda"`` (shrinkage of Ledoit and Wolf) places the classes of ``color`` as far apart as it can: it shows the
-        utterances that it was fitted on apart, whether they are or not.
+        ``"lda"`` (with the shrinkage of Ledoit and Wolf) places the classes of ``color`` as far apart as it can. It
+        separates the utterances that it was fitted on, whether their classes differ or not.
     n_neighbors : int
-        Of UMAP, and of the trustworthiness (there at most just below half of the utterances).
+        Neighbours of UMAP and of the trustworthiness (there always fewer than half of the utterances).
     seed : int
-        Of UMAP, which runs on one thread to give the same picture each time.
+        Seed of UMAP, which runs on one thread to give the same picture each time.
     standardize : bool
-        Bring each channel to mean 0 and variance 1 first: otherwise the few largest channels decide.
+        Whether to bring each channel to mean 0 and variance 1 first; otherwise the few largest channels decide.
     fit_on : (utterances,) of bool, optional
-        Of LDA: utterances to fit on. The others alone are shown and counted.
+        Only for LDA: the utterances to fit on. Only the others are shown and counted.
 
     Raises
     ------
@@ -171,7 +173,7 @@ def embed(
     points = len(values)
     near, near_drawn = (_nearest(data, min(NEIGHBORS, points - 1)) for data in (values, coordinates))
     chosen = {"site": site, "method": method, "color": color}
-    settings = {"model": bank.about.get("model"), **chosen, "n_neighbors": n_neighbors, "seed": seed}
+    settings = {"model": bank.settings.get("model"), **chosen, "n_neighbors": n_neighbors, "seed": seed}
     settings |= {"standardize": standardize, "pool": pool, "fitted": int(fitted.sum()), "shown": points}
     result = Embedding(
         **chosen,
@@ -265,7 +267,7 @@ def _pca(values: np.ndarray) -> _Drawn:
     total = np.square(scales).sum()
     if len(scales) < 2 or not total > 0:
         raise ValueError("PCA needs features that vary, in at least two channels.")
-    # the largest loading positive: the same picture on any machine
+    # the largest loading is positive, so that the picture is the same on any machine
     signs = np.sign(right[np.arange(2), np.abs(right[:2]).argmax(1)])
     share = np.square(scales[:2]) / total
     loadings = right[:2].T * signs
@@ -285,7 +287,7 @@ def _lda(values: np.ndarray, labels: np.ndarray, fitted: np.ndarray, color: str)
     discriminant.set_params(n_components=2, priors=np.full(len(classes), 1 / len(classes)))
     try:
         coordinates = discriminant.fit(values[fitted], labels[fitted]).transform(values)
-    except np.linalg.LinAlgError as error:  # of two utterances Ledoit and Wolf shrink nothing
+    except np.linalg.LinAlgError as error:  # for two utterances there is no shrinkage
         least = min((labels[fitted] == name).sum() for name in classes)
         raise ValueError(
             f"LDA needs at least 3 utterances of each class to fit on, {color!r} has a class with {least}. Collect "

@@ -1,8 +1,8 @@
-"""Probabilistic linear discriminant analysis, as the two-covariance model: voices differ, and so do their recordings.
+"""Probabilistic linear discriminant analysis as the two-covariance model: voices differ, and recordings of a voice do.
 
-A speaker is a point ``y ~ N(mean, between)``, a recording of theirs ``x = y + e`` with ``e ~ N(0, within)`` (Brümmer
-and de Villiers, "The speaker partitioning problem", Odyssey 2010; Sizov, Lee and Kinnunen, "Unifying probabilistic
-linear discriminant analysis variants in biometric authentication", S+SSPR 2014).
+A speaker is a point ``y ~ N(mean, between)``, and a recording of the speaker is ``x = y + e`` with ``e ~ N(0, within)``
+(Brümmer and de Villiers, "The speaker partitioning problem", Odyssey 2010; Sizov, Lee and Kinnunen, "Unifying
+probabilistic linear discriminant analysis variants in biometric authentication", S+SSPR 2014).
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ class PLDA:
     Attributes
     ----------
     mean : (dim,)
+        Mean of speakers.
     between : (dim, dim)
         Covariance of speakers.
     within : (dim, dim)
         Covariance of one speaker's recordings.
     log_likelihood : float
-        Of the data it was fitted to, in nats for each recording.
+        Log-likelihood of the data it was fitted to, in nats for each recording.
     """
 
     mean: Float[np.ndarray, " dim"]
@@ -37,8 +38,8 @@ class PLDA:
     def scores(
         self, enrol: Float[np.ndarray, "trials dim"], test: Float[np.ndarray, "trials dim"]
     ) -> Float[np.ndarray, " trials"]:
-        """Log-likelihood ratio of each trial, in nats: the two recordings are of one speaker rather than of two."""
-        # in these coordinates within is 1 and between is diagonal, so that each has a ratio of its own
+        """Log-likelihood ratio of each trial, in nats: that both recordings are of one speaker rather than of two."""
+        # in these coordinates `within` is 1 and `between` is diagonal, so that each has a ratio of its own
         upper = np.linalg.inv(np.linalg.cholesky(self.within)).T
         values, vectors = np.linalg.eigh(upper.T @ self.between @ upper)
         between = np.maximum(values, 0)
@@ -62,12 +63,13 @@ def fit_plda(
     Parameters
     ----------
     features : (utterances, dim)
+        Features of the utterances.
     speakers : (utterances,)
-        Who speaks in each.
+        Who speaks in each utterance.
     iterations : int
-        At most so many.
+        Number of iterations, at most.
     tolerance : float
-        Stop where the log-likelihood of a recording gains less than this, in nats.
+        The fit stops where the log-likelihood of a recording gains less than this, in nats.
 
     Raises
     ------
@@ -131,7 +133,10 @@ def _log_likelihood(
     between: np.ndarray,
     within: np.ndarray,
 ) -> float:
-    """Of all recordings: those around their speaker's mean have ``within``, the means ``between + within / size``."""
+    """Log-likelihood of all recordings.
+
+    Recordings have the covariance ``within`` around their speaker's mean, and means ``between + within / size``.
+    """
     dim, recordings = len(mean), sizes.sum()
     total = -0.5 * np.trace(np.linalg.solve(within, scatter))
     total -= 0.5 * (recordings - len(sizes)) * (np.linalg.slogdet(within)[1] + dim * np.log(2 * np.pi))

@@ -1,4 +1,4 @@
-"""Are two recordings of one voice: trials of a bank, and their scores by cosine, LDA or PLDA."""
+"""Speaker verification: do two recordings have one voice? Trials of a bank, with scores by cosine, LDA or PLDA."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from unisat.interpret.statistics.scaling import Scale, scaling
 
 Backend = Literal["cosine", "lda", "plda"]
 MOST_PAIRS = 20_000_000
-"""All pairs of more utterances than make this many would fill the memory; a trial list is needed then."""
+"""Most pairs that `verify_trials` makes by itself, since more would fill the memory; above it needs a trial list."""
 
 PRIORS = (0.01, 0.05)  # of target trials, in a summary
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TrialScores(Result):
-    """Scored trials: what `verify_trials` gives.
+    """Scored trials, which `verify_trials` gives.
 
     Attributes
     ----------
@@ -36,9 +36,9 @@ class TrialScores(Result):
     enrol, test : (trials,)
         Rows of ``utterances``.
     same : (trials,)
-        True for a target trial: both recordings are of one speaker.
+        True for a target trial, whose recordings are both of one speaker.
     scores : (trials,)
-        Higher for more alike: a cosine, or PLDA's log-likelihood ratio in nats.
+        A cosine, or PLDA's log-likelihood ratio in nats: higher scores mean more similar voices.
     """
 
     utterances: pd.DataFrame
@@ -48,26 +48,26 @@ class TrialScores(Result):
     scores: Float[np.ndarray, " trials"]
 
     def eer(self) -> float:
-        """The equal error rate (`eer`)."""
+        """Give the equal error rate (`eer`)."""
         return eer(self.scores, self.same)
 
     def min_dcf(
         self, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0, *, rule_of_30: bool = True
     ) -> float:
-        """The least detection cost (`min_dcf`); NaN where the trials are too few for it."""
+        """Give the least detection cost (`min_dcf`); NaN where there are too few trials for it."""
         return min_dcf(self.scores, self.same, p_target, c_miss, c_fa, rule_of_30=rule_of_30)
 
     def det(self) -> pd.DataFrame:
-        """The detection error trade-off, threshold by threshold (`det`)."""
+        """Give the detection error trade-off, threshold by threshold (`det`)."""
         return det(self.scores, self.same)
 
     def interval(self, by: str = "speaker", *, level: float = 0.95) -> tuple[float, float]:
-        """Interval of the equal error rate over speakers, or what another column of the table says (`eer_interval`).
+        """Give an interval of the equal error rate over speakers, or over another column of the table (`eer_interval`).
 
         Raises
         ------
         ValueError
-            If an utterance of the trials has nothing in the column.
+            If the column is empty for an utterance of the trials.
         """
         names = FeatureBank.from_arrays(self.utterances.iloc[self._heard()], {}).labels(by)
         column = np.empty(len(self.utterances), dtype=object)
@@ -77,7 +77,7 @@ class TrialScores(Result):
         return eer_interval(self.scores, self.same, sides, **how)
 
     def histogram(self, bins: int = 50) -> pd.DataFrame:
-        """How the scores of both kinds of trials spread.
+        """Count the scores of both kinds of trials in bins.
 
         Returns
         -------
@@ -92,7 +92,7 @@ class TrialScores(Result):
         return pd.DataFrame({"low": edges[:-1], "high": edges[1:], **shares})
 
     def table(self) -> pd.DataFrame:
-        """One row for each trial: ``enrol``, ``test`` (ids), their speakers where known, ``same``, ``score``."""
+        """Give one row for each trial: ``enrol``, ``test`` (ids), their speakers if known, ``same``, ``score``."""
         ids = self.utterances["id"].to_numpy()
         columns = {"enrol": ids[self.enrol], "test": ids[self.test]}
         if "speaker" in self.utterances:
@@ -101,11 +101,11 @@ class TrialScores(Result):
         return pd.DataFrame({**columns, "same": self.same, "score": self.scores})
 
     def summary(self) -> pd.DataFrame:
-        """One row: counts, the equal error rate with its interval over speakers, costs, and errors among one sex.
+        """Give one row: counts, the equal error rate with its interval over speakers, costs, and errors among one sex.
 
-        ``min_dcf_0.01`` and ``min_dcf_0.05`` are NaN where there are too few trials; ``false_alarms_0.01`` says how
-        many false alarms were made where the cost is least. ``eer_same_sex`` leaves impostors of the other sex out:
-        with them, telling the sexes apart already does much of the work; NaN where the sexes are not known.
+        ``min_dcf_0.01`` and ``min_dcf_0.05`` are NaN where there are too few trials. ``false_alarms_0.01`` counts the
+        false alarms at the threshold with the least cost. ``eer_same_sex`` leaves out impostors of the other sex, who
+        are easily told apart; it is NaN where the sexes are not known.
         """
         known = "speaker" in self.utterances and self.utterances["speaker"].iloc[self._heard()].notna().all()
         low, high = self.interval() if known else (np.nan, np.nan)
@@ -130,7 +130,7 @@ class TrialScores(Result):
         return pd.DataFrame([row])
 
     def plot(self, kind: Literal["det", "scores"] = "det", **options: Any) -> Any:
-        """Draw the detection error trade-off, or how the scores spread (``kind="scores"``)."""
+        """Draw the detection error trade-off, or the distribution of the scores (``kind="scores"``)."""
         if kind not in ("det", "scores"):
             raise ValueError(f"kind={kind!r} must be 'det' or 'scores'.")
         if kind == "scores":
@@ -144,7 +144,7 @@ class TrialScores(Result):
         return np.unique(np.concatenate([self.enrol, self.test]))
 
     def _same_sex(self) -> float:
-        """The error rate without the impostors of the other sex."""
+        """Give the error rate without impostors of the other sex."""
         if "sex" not in self.utterances or self.utterances["sex"].iloc[self._heard()].isna().any():
             return float("nan")
         sex = self.utterances["sex"].astype(str).to_numpy()
@@ -166,51 +166,53 @@ def verify_trials(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> TrialScores:
-    """Score trials of speakers that nothing was fitted on: does the space tell new voices apart.
+    """Score trials of speakers on whom nothing was fitted: this says whether the space tells new voices apart.
 
     Parameters
     ----------
     bank : FeatureBank
-        With one row for each utterance.
+        A bank with one row for each utterance.
     layer : int or str
         ``3`` for ``hidden.3``, or the name of a site.
     backend : {"cosine", "lda", "plda"}
-        ``"lda"``: the cosine behind a linear discriminant analysis whose covariance is shrunk (scikit-learn's Ledoit-
-        Wolf), fitted on ``train``. ``"plda"``: the log-likelihood ratio of the two-covariance model in that space
+        ``"lda"`` is the cosine after a linear discriminant analysis with a shrunk covariance (scikit-learn's Ledoit-
+        Wolf), fitted on ``train``. ``"plda"`` is the log-likelihood ratio of the two-covariance model in that space
         (`unisat.interpret.speakers.plda`). Speakers of ``train`` with one utterance say nothing about the scatter
         within a speaker and are left out of the fit.
     trials : DataFrame or path of a CSV, optional
-        ``enrol_path`` and ``test_path`` (or ``enrol_id`` and ``test_id``, or ``enrol`` and ``test``): ids or paths of
-        the bank, or the last parts of its paths; and ``label``, 1 or True or "target" for one speaker, which may be
-        missing where the bank knows the speakers. Such a list is taken as it is. None for all pairs, each once.
+        A list with ``enrol_path`` and ``test_path`` (or ``enrol_id`` and ``test_id``, or ``enrol`` and ``test``): ids
+        or paths of the bank, or the last parts of its paths. ``label`` is 1 or True or "target" for one speaker; it may
+        be missing where the bank knows the speakers. A list is used as it is. None: all pairs, each once.
     train : FeatureBank, optional
-        Of other speakers, from the same model.
+        A bank of other speakers, from the same model.
     pool : {"mean", "mean+std"} or None
-        Which half of what ``reduce="mean+std"`` gave; None for all there is. A bank that does not say how it was
-        reduced is taken as it is.
+        ``"mean"`` takes the means out of what ``reduce="mean+std"`` gave; None takes all that is there. A bank whose
+        settings do not say how it was reduced is taken as it is.
     scale : {"standard", "centre", "raw"}
-        What happens to each channel first: mean 0 and variance 1, mean 0, or nothing; over ``train``, without it over
-        the bank itself (which uses no label; ``settings["scaled_on"]`` says so). Hidden states point in nearly one
-        direction, and a few channels are far larger than all others: without it a cosine hardly sees the rest.
+        What happens to each channel first: mean 0 and variance 1, mean 0, or nothing. It is learned from ``train``, or
+        without it from the bank itself, which uses no label (``settings["scaled_on"]`` says so). Hidden states all
+        point in nearly one direction, and a few channels are far larger than all others. Without scaling a cosine
+        hardly sees the rest.
     dimensions : int
-        Directions that the discriminant analysis keeps, at most the speakers of ``train`` less one.
+        Number of directions that the discriminant analysis keeps; there is one less than speakers in ``train``.
     exclude_same_session : bool
-        Of all pairs, leave out target trials of one session, which the channel and the day make easy. (Impostor trials
-        stay: sessions are compared within a speaker, many corpora number them anew for each.)
+        Whether to leave out, of all pairs, target trials of one session, which the channel and the day make easy.
+        Impostor trials stay: many corpora number the sessions of each speaker anew, so they are compared within a
+        speaker only.
     n_boot, seed : int
-        Of the interval.
+        Number of draws for the interval, and their seed.
 
     Raises
     ------
     ValueError
-        If a trial is not in the bank, its label contradicts the bank's speakers, ``train`` is missing, of another model
-        or shares a speaker, sessions are needed and not known, no target or no impostor trial is left, or a value is
-        not finite.
+        If a trial is not in the bank, its label contradicts the bank's speakers, ``train`` is missing, from another
+        model or shares a speaker, sessions are needed but not known, no target or no impostor trial is left, or a value
+        is not finite.
 
     Warns
     -----
     UserWarning
-        For ``"plda"`` with fewer than 50 speakers or 5 utterances each to train on, too few for its covariances.
+        If ``"plda"`` is trained on fewer than 50 speakers or 5 utterances each: too few for its covariances.
     """
     site = f"hidden.{layer}" if isinstance(layer, int) else layer
     _check_choices(bank, train, backend, scale, dimensions, n_boot)
@@ -219,7 +221,7 @@ def verify_trials(
     features, known = _scaled(bank, train, site, pool, scale)
     settings = {
         "site": site,
-        "model": bank.about.get("model"),
+        "model": bank.settings.get("model"),
         "backend": backend,
         "pool": pool,
         "scale": scale,
@@ -262,7 +264,7 @@ def _check_choices(
 
 
 def _check_both_kinds(same: Bool[np.ndarray, " trials"], removed: int) -> None:
-    """Refuse trials that are all of one kind; ``removed`` targets were left out of them."""
+    """Refuse trials that are all of one kind; ``removed`` is the number of targets that were left out."""
     if same.any() and not same.all():
         return
     said = (
@@ -278,7 +280,7 @@ def _check_both_kinds(same: Bool[np.ndarray, " trials"], removed: int) -> None:
 def _scaled(
     bank: FeatureBank, train: FeatureBank | None, site: str, pool: str | None, scale: Scale
 ) -> tuple[Float[np.ndarray, "utterances dim"], Float[np.ndarray, "others dim"]]:
-    """Features of the bank and of ``train``, both scaled by what ``train`` says; without it, by the bank itself."""
+    """Give features of the bank and of ``train``, both with the scaling of ``train``, or without it of the bank."""
     features = _features(bank, site, pool)
     known = features if train is None else _features(train, site, pool)
     if known.shape[1] != features.shape[1]:
@@ -299,12 +301,12 @@ def _warn_of_few(speakers: int, utterances: int) -> None:
 
 
 def _cosine(enrol: Float[np.ndarray, "trials dim"], test: Float[np.ndarray, "trials dim"]) -> np.ndarray:
-    """Of vectors of length 1."""
+    """Cosine of vectors of length 1."""
     return np.einsum("td,td->t", enrol, test)
 
 
 def _check_train(bank: FeatureBank, train: FeatureBank) -> None:
-    ours, theirs = bank.about.get("model"), train.about.get("model")
+    ours, theirs = bank.settings.get("model"), train.settings.get("model")
     if ours is not None and theirs is not None and ours != theirs:
         raise ValueError(f"bank and train are of different models ({ours}, {theirs}); collect both from one.")
     if both := sorted({*bank.labels("speaker")} & {*train.labels("speaker")}):
@@ -317,13 +319,13 @@ def _check_train(bank: FeatureBank, train: FeatureBank) -> None:
 def _features(bank: FeatureBank, site: str, pool: str | None) -> Float[np.ndarray, "utterances dim"]:
     if bank.is_frames(site):
         raise ValueError(f"{site} has a row for each frame; trials compare utterances: collect it with 'mean+std'.")
-    return bank.features(site, pool if "reduce" in bank.about else None)
+    return bank.features(site, pool if "reduce" in bank.settings else None)
 
 
 def _discriminant(
     features: np.ndarray, known: np.ndarray, who: np.ndarray, dimensions: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Both in the space of a linear discriminant analysis, and the speakers of what it was fitted on."""
+    """Bring both into the space of a linear discriminant analysis; also give the speakers it was fitted on."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     several = pd.Series(who).groupby(who).transform("size").to_numpy() > 1
@@ -338,7 +340,7 @@ def _discriminant(
 def _trials(
     bank: FeatureBank, trials: pd.DataFrame | str | Path | None, exclude_same_session: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Rows of both sides, which trials are targets, and how many targets of one session were left out."""
+    """Give the rows of both sides, which trials are targets, and how many targets of one session are left out."""
     if trials is not None:
         return *_listed(bank, trials if isinstance(trials, pd.DataFrame) else pd.read_csv(trials)), 0
     pairs = len(bank) * (len(bank) - 1) // 2
@@ -361,7 +363,7 @@ def _trials(
 
 
 def _listed(bank: FeatureBank, trials: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A trial list's rows of both sides, and which trials are targets."""
+    """Read a trial list: the rows of both sides, and which trials are targets."""
     kind = next((kind for kind in ("_path", "_id", "") if {f"enrol{kind}", f"test{kind}"} <= set(trials)), None)
     if kind is None or trials.empty:
         raise ValueError(
@@ -388,7 +390,7 @@ def _listed(bank: FeatureBank, trials: pd.DataFrame) -> tuple[np.ndarray, np.nda
 
 
 def _rows(places: Mapping[str, int], names: pd.Series, side: str) -> Int[np.ndarray, " trials"]:
-    """Rows of the bank that one side of a trial list names."""
+    """Find the rows of the bank that one side of a trial list names."""
     rows = np.array([places.get(str(name), -1) for name in names], dtype=int)
     if (lost := names[rows < 0]).any():
         raise ValueError(
@@ -399,7 +401,7 @@ def _rows(places: Mapping[str, int], names: pd.Series, side: str) -> Int[np.ndar
 
 
 def _targets(labels: pd.Series) -> Bool[np.ndarray, " trials"]:
-    """Which trials a column of labels calls targets."""
+    """Read from a column of labels which trials are targets."""
     meanings = {"1": True, "target": True, "true": True, "0": False, "nontarget": False, "false": False}
     found = [meanings.get(str(label).lower().removesuffix(".0")) for label in labels]
     if None in found:
@@ -409,7 +411,7 @@ def _targets(labels: pd.Series) -> Bool[np.ndarray, " trials"]:
 
 
 def _places(bank: FeatureBank) -> dict[str, int]:
-    """The row of each utterance by its id, its path and the last parts of its path; -1 where several share a name."""
+    """Give the row of each utterance by id, path and the last parts of its path; -1 where several share a name."""
     named: dict[str, set[int]] = {}
     for row, name in enumerate(bank.ids):
         named.setdefault(str(name), set()).add(row)

@@ -19,7 +19,7 @@ from unisat.modules import evaluating, fingerprint
 from unisat.xvector import UniSpeechSatForXVector
 
 SAME = ("max_seconds", "do_normalize", "sites", "frames", "baselines", "untrained_seeds", "seed")
-"""Settings of a bank that `collect_like` takes over."""
+"""Settings of a bank that `collect_like` uses again."""
 
 
 def xvectors(
@@ -37,7 +37,7 @@ def xvectors(
     Parameters
     ----------
     model : UniSpeechSatForXVector
-        It is put into evaluation mode for the time.
+        The model, which is in evaluation mode while this function runs.
     max_seconds : float, optional
         The model hears only the beginning of longer utterances.
     do_normalize : bool
@@ -68,8 +68,8 @@ def xvectors(
             with ahead.working():
                 found.append(_embeddings(model, batch).numpy())
             rows.extend(batch.rows)
-    about = {"model": fingerprint(model), "max_seconds": max_seconds, "do_normalize": do_normalize}
-    bank = FeatureBank.from_arrays(table, {"xvector": np.concatenate(found)[np.argsort(rows)]}, about)
+    settings = {"model": fingerprint(model), "max_seconds": max_seconds, "do_normalize": do_normalize}
+    bank = FeatureBank.from_arrays(table, {"xvector": np.concatenate(found)[np.argsort(rows)]}, settings)
     bank.timing = ahead.timing()
     return bank
 
@@ -97,14 +97,15 @@ def collect_like(model: nn.Module, bank: FeatureBank, speech: Batch) -> FeatureB
     ValueError
         If it is another model, or the bank does not say how it was made.
     """
-    if "model" not in bank.about:
+    if "model" not in bank.settings:
         raise ValueError("the bank does not say how it was made; make it with us.collect or xvectors.")
-    if bank.about["model"] not in (fingerprint(model), fingerprint(find_backbone(model)[1])):
+    if bank.settings["model"] not in (fingerprint(model), fingerprint(find_backbone(model)[1])):
         raise ValueError("the bank was made with another model than this; pass the one that was given to us.collect.")
-    same: dict[str, Any] = {name: value for name, value in bank.about.items() if name in SAME}
-    if "reduce" not in bank.about:
+    same: dict[str, Any] = {name: value for name, value in bank.settings.items() if name in SAME}
+    if "reduce" not in bank.settings:
         return xvectors(cast(UniSpeechSatForXVector, model), speech, **same)
-    if bank.about["reduce"] not in ("mean", "mean+std"):
-        raise ValueError(f"reduce={bank.about['reduce']!r} cannot be repeated here; collect with 'mean' or 'mean+std'.")
+    reduce = bank.settings["reduce"]
+    if reduce not in ("mean", "mean+std"):
+        raise ValueError(f"reduce={reduce!r} cannot be repeated here; collect with 'mean' or 'mean+std'.")
     same["untrained_seeds"] = max(1, same["untrained_seeds"])
-    return collect(model, speech, reduce=bank.about["reduce"], progress=False, **same)
+    return collect(model, speech, reduce=reduce, progress=False, **same)

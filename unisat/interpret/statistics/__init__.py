@@ -1,1 +1,1 @@
-"""Uncertainty and error rates, each written once: intervals, detection errors, information, shuffles, scaling."""
+"""How sure a number is: intervals, error rates, floors of shuffled labels, scaling."""

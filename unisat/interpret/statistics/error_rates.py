@@ -1,4 +1,4 @@
-"""Error rates of scored trials, costs of decisions, and intervals over speakers."""
+"""Error rates of scored trials, costs of decisions, and their intervals over speakers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from unisat.interpret.statistics.intervals import interval
+
 LEAST_ERRORS = 30
-"""Doddington's rule of 30: with so many errors a rate lies within 30 % of the truth, at 90 % confidence."""
+"""Doddington's rule of 30: with 30 errors a rate lies within 30 % of the truth, at 90 % confidence."""
 
 BLOCK = 4_000_000  # weights of trials in memory at once, in a bootstrap
 
@@ -27,7 +29,7 @@ def _check(scores: np.ndarray, same: np.ndarray, weights: np.ndarray) -> None:
 
 
 def _rates(scores: np.ndarray, same: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Thresholds from strict (nothing is accepted) to lax, with the shares accepted of targets and impostors."""
+    """Give thresholds from strict (none is accepted) to lax, and the shares of targets and impostors accepted there."""
     order = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # the last of equal scores
     hits, alarms = (np.cumsum((weights * kind)[order]) for kind in (same, ~same))
@@ -42,16 +44,16 @@ def _eer_rounds(
     second: np.ndarray,
     count: Float[np.ndarray, "speakers rounds"],
 ) -> np.ndarray:
-    """The `eer` in each round of a bootstrap that has trials of both kinds, as if each were computed alone.
+    """Compute the `eer` of each round of a bootstrap that has trials of both kinds.
 
-    What a trial counts depends only on the pair of its speakers. So the sorted trials are cut into blocks, a table says
-    how often each pair comes in each block, one product of matrices gives all rounds' rates at the blocks' ends, and
-    only the block where a round's rates cross is looked at trial by trial.
+    The weight of a trial depends only on the pair of its speakers. So the sorted trials are cut into blocks, and a
+    table counts each pair in each block. One product of matrices then gives the rates of all rounds at the ends of the
+    blocks, and only the block in which a round's rates cross is computed trial by trial.
     """
     order = np.argsort(-scores, kind="stable")
     scores, same, first, second = scores[order], same[order], first[order], second[order]
     last = np.append(np.diff(scores) != 0, True)
-    threshold = np.cumsum(last) - last  # number of each trial's own
+    threshold = np.cumsum(last) - last  # the number of each trial's own threshold
     keys, pair = np.unique((first * len(count) + second) * 2 + same, return_inverse=True)
     weights = count[keys // 2 // len(count)] * count[keys // 2 % len(count)]  # (pairs, rounds)
     target = keys % 2 == 1
@@ -77,12 +79,12 @@ def _eer_rounds(
 
 
 def crossing(accepted: np.ndarray, false_alarm: np.ndarray) -> Any:
-    """Rate at which the misses equal the false alarms; a straight line between two thresholds.
+    """Give the rate at which misses equal false alarms, on a straight line between two thresholds.
 
     Parameters
     ----------
     accepted, false_alarm : (thresholds, ...)
-        Shares of targets and of impostors that are let in, from strict (none) to lax (all).
+        Shares of targets and of impostors that are accepted, from strict (none) to lax (all).
     """
     gap = (1 - accepted) - false_alarm  # from 1 down to -1
     after = np.argmax(gap <= 0, axis=0, keepdims=True)
@@ -92,9 +94,9 @@ def crossing(accepted: np.ndarray, false_alarm: np.ndarray) -> Any:
 
 
 def eer(scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """Equal error rate: where as many impostors are let in as true speakers are kept out, both as shares.
+    """Equal error rate: that at which the share of impostors accepted equals the share of true speakers rejected.
 
-    Between two thresholds the curve is a straight line (as scikit-learn's ROC and s3prl have it).
+    Between two thresholds the curve is a straight line, as in scikit-learn's ROC and in s3prl.
 
     Parameters
     ----------
@@ -108,7 +110,7 @@ def eer(scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None = None)
     Raises
     ------
     ValueError
-        If there are no trials of one of the two kinds, or scores are not finite.
+        If there are no trials of one of the two kinds, or a score is not finite.
     """
     scores, same = np.asarray(scores, dtype=float), np.asarray(same, dtype=bool)
     weights = np.ones(len(scores)) if weights is None else np.asarray(weights, dtype=float)
@@ -117,14 +119,14 @@ def eer(scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None = None)
 
 
 def det(scores: np.ndarray, same: np.ndarray) -> pd.DataFrame:
-    """The detection error trade-off: one row for each threshold, from the strictest to the most lax.
+    """Give the detection error trade-off: one row for each threshold, from the strictest to the most lax.
 
     Returns
     -------
     DataFrame
-        ``threshold`` (a trial is accepted from there on; the first accepts none), ``false_alarm`` (share of impostor
-        trials accepted), ``miss`` (share of target trials rejected). Martin et al., "The DET curve in assessment of
-        detection task performance", Eurospeech 1997.
+        ``threshold`` (trials with this score or a higher one are accepted; the first accepts none), ``false_alarm``
+        (share of impostor trials accepted) and ``miss`` (share of target trials rejected). Martin et al., "The DET
+        curve in assessment of detection task performance", Eurospeech 1997.
     """
     scores, same = np.asarray(scores, dtype=float), np.asarray(same, dtype=bool)
     _check(scores, same, np.ones(len(scores)))
@@ -150,9 +152,9 @@ def min_dcf(
     scores, same
         As in `eer`.
     p_target : float
-        How likely a trial is to be a target where the system will be used.
+        The probability of a target trial where the system will be used.
     c_miss, c_fa : float
-        What a miss and a false alarm cost.
+        The costs of a miss and of a false alarm.
     rule_of_30 : bool
         Give NaN where the trials are too few (see `trials_needed`).
 
@@ -170,13 +172,13 @@ def min_dcf(
 
 
 def trials_needed(p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0) -> tuple[int, int]:
-    """How many impostor and how many target trials a `min_dcf` needs.
+    """Give how many impostor and how many target trials a `min_dcf` needs.
 
-    A system is only worth having where its false alarms alone cost less than accepting nobody, that is up to a rate of
-    ``c_miss p / (c_fa (1 - p))``, 1 in 99 at ``p = 0.01``. There at least 30 false alarms must be expected
-    (Doddington's rule of 30), or one impostor more or less moves the cost by more than a thirtieth: 2970 impostor
-    trials at ``p = 0.01``. The same for misses. It depends on the trials alone, not on the scores, so that a good
-    system is not hidden for making few errors; how many it made, `TrialScores.summary` says.
+    A system is of use only where its false alarms alone cost less than accepting nobody, that is up to a rate of
+    ``c_miss p / (c_fa (1 - p))``, 1 in 99 at ``p = 0.01``. At that rate at least 30 false alarms must be expected
+    (Doddington's rule of 30), or a single impostor moves the cost by more than a thirtieth: at ``p = 0.01`` it takes
+    2970 impostor trials. The same holds for misses. The rule looks at the number of trials, not at the scores, so that
+    it does not hide a good system that makes few errors; `TrialScores.summary` says how many it made.
     """
     if not 0 < p_target < 1 or not c_miss > 0 or not c_fa > 0:
         raise ValueError(
@@ -198,18 +200,23 @@ def eer_interval(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Interval of the `eer` when other speakers had been drawn: a bootstrap over speakers, not over trials.
+    """Interval of the `eer` over the speakers that might have been drawn, by a bootstrap over speakers.
 
-    Trials share speakers and so are not independent. Each round draws speakers with replacement; a trial of one speaker
-    counts as often as that speaker was drawn, a trial of two as often as the product.
+    Trials share speakers, so they are not independent and cannot be drawn themselves. Each round draws speakers with
+    replacement. A trial of one speaker counts as often as that speaker was drawn, a trial of two speakers as often as
+    the product of both counts.
 
     Parameters
     ----------
     speakers : two sequences of (trials,)
         Who speaks in the first and in the second recording of each trial.
     versus : (trials,), optional
-        Scores of another system on the same trials: the interval is then that of the difference, this one's rate less
-        the other's, which is far narrower than the two rates' own where the same speakers are hard for both.
+        Scores of another system on the same trials. The interval is then that of this system's rate less the other's,
+        which is far narrower than those of the two rates where the same speakers are hard for both.
+    level : float
+        The probability that the interval holds.
+    n_boot, seed : int
+        How many rounds are drawn, and the seed they are drawn from.
     """
     scores, same = np.asarray(scores, dtype=float), np.asarray(same, dtype=bool)
     systems = [scores] if versus is None else [scores, np.asarray(versus, dtype=float)]
@@ -217,7 +224,7 @@ def eer_interval(
         _check(system, same, np.ones(len(same)))
     names, codes = np.unique(np.concatenate([np.asarray(side, dtype=str) for side in speakers]), return_inverse=True)
     first, second = codes[: len(scores)], codes[len(scores) :]
-    second = np.where(first == second, len(names), second)  # which counts once in every round
+    second = np.where(first == second, len(names), second)  # an extra speaker that counts once in every round
     draw = np.random.default_rng(seed)
     size, rates = max(1, min(n_boot, BLOCK // min(len(scores), len(names) ** 2))), np.zeros(0)
     while len(rates) < n_boot:
@@ -226,5 +233,4 @@ def eer_interval(
         count = np.concatenate([count, np.ones_like(count[:1])]).astype(float)
         found = [_eer_rounds(system, same, first, second, count) for system in systems]
         rates = np.append(rates, found[0] if versus is None else found[0] - found[1])
-    low, high = np.quantile(rates[:n_boot], [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return interval(rates[:n_boot], level)

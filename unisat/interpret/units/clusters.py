@@ -249,9 +249,10 @@ def units(bank: FeatureBank, site: str, k: int = 100, *, seed: int = 0) -> Units
     if k < 2:
         raise ValueError(f"k={k} must be at least 2.")
     lengths = bank.lengths(site)
-    if bank.about.get("frames") not in (None, "valid"):
+    if bank.settings.get("frames") not in (None, "valid"):
         raise ValueError(
-            f"the bank has {bank.about['frames']} frames only, whose times are not known; collect with frames='valid'."
+            f"the bank has {bank.settings['frames']} frames only, whose times are not known; collect with "
+            "frames='valid'."
         )
     features = torch.from_numpy(bank.features(site).astype(np.float32))
     found = fit(features, k, seed)
@@ -260,13 +261,13 @@ def units(bank: FeatureBank, site: str, k: int = 100, *, seed: int = 0) -> Units
     distances = torch.cat([part.norm(dim=1) for part in near])
     settings = {
         "site": site,
-        "model": bank.about.get("model"),
+        "model": bank.settings.get("model"),
         "k": k,
         "seed": seed,
         "frames": len(features),
         "mean_squared_distance": found.inertia,
-        "hop": bank.about.get("hop", 320),
-        "receptive_field": bank.about.get("receptive_field", 400),
+        "hop": bank.settings.get("hop", 320),
+        "receptive_field": bank.settings.get("receptive_field", 400),
     }
     return Units(
         clusters=found,

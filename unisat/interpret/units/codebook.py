@@ -377,9 +377,9 @@ def _read(source: FeatureBank | np.ndarray, site: str, entries: int | None) -> _
         )
     elif source.is_frames(site):
         codes, lengths = source[site], source.lengths(site)
-        use = _Use(source.table, _count(codes, lengths, entries), codes, lengths, source.about)
+        use = _Use(source.table, _count(codes, lengths, entries), codes, lengths, source.settings)
     else:
-        use = _Use(source.table, source[site], about=source.about)
+        use = _Use(source.table, source[site], about=source.settings)
     _check_counts(use.counts, entries, use.utterances["id"].tolist())
     return use
 

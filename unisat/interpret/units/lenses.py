@@ -327,7 +327,7 @@ def kmeans_lens(
         units = clusters.fit(features[fitted], k, seed).assign(features).numpy()
         about = {"model": model, "layer": layer}
         rows += [{**about, **numbers} for numbers in _measure(units, codes, shuffled, group)]
-    settings = {"model": bank.about.get("model"), "k": k, "groups": groups, "shuffles": shuffles, "sample": sample}
+    settings = {"model": bank.settings.get("model"), "k": k, "groups": groups, "shuffles": shuffles, "sample": sample}
     settings |= {"seed": seed, "frames": int((codes >= 0).sum()), "labels": int(codes.max()) + 1}
     settings |= {"utterances": len(bank)}
     return KMeansLens(numbers=pd.DataFrame(rows), settings=settings)
