@@ -14,7 +14,7 @@ from unisat.config import UniSpeechSatConfig
 from unisat.corpus import Batch
 from unisat.frames import frame_seconds
 from unisat.interpret.activations.attention import head_measures, measures
-from unisat.plots.attention import pooled
+from unisat.plots._attention import pooled
 
 pytestmark = pytest.mark.usefixtures("no_widget_is_left")
 

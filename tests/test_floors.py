@@ -1,9 +1,12 @@
 """Imports only look down: what each module may import, read from its source."""
 
 import ast
+import importlib
 import pydoc
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -86,6 +89,21 @@ def test_plots_know_no_widgets():
     paths = [path for path in MODULES if room(path) == "plots"]
     assert paths
     assert not [name for path in paths for name in imported(path) if name.startswith("ipywidgets")]
+
+
+@pytest.mark.parametrize("name", ["plots", "widgets"])
+def test_a_face_shows_functions_and_the_rooms_behind_it_are_private(name):
+    face = getattr(unisat, name)
+    assert [path.name for path in (PACKAGE / name).glob("*.py") if not path.name.startswith("_")] == []
+    assert not [shown for shown in face.__all__ if isinstance(getattr(face, shown), ModuleType)]
+    for old in [key for key in sys.modules if key.startswith(f"unisat.{name}.")]:
+        assert isinstance(importlib.import_module(old), ModuleType)
+    assert dir(face) == sorted(face.__all__)
+
+
+def test_a_subject_has_one_name_from_plots_to_widgets():
+    rooms = [{path.name for path in (PACKAGE / name).glob("_[a-z]*.py")} for name in ("plots", "widgets")]
+    assert rooms[1] - rooms[0] == {"_picture.py", "_stage.py"}  # what all widgets are made of
 
 
 def test_every_public_name_is_there():

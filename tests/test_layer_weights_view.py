@@ -11,9 +11,9 @@ from unisat.interpret.layers.weighted_sums import LEAST, MOST, WeightedSums
 from unisat.interpret.layers.weights import fit_layer_weights
 from unisat.interpret.layers.weights import layer_weights as measured
 from unisat.interpret.statistics.error_rates import eer
-from unisat.plots.weighted_sum import layer_shares, set_layer_shares, set_own_sum, sum_result
-from unisat.widgets.layer_weights_view import LayerWeightsView, layer_weights
-from unisat.widgets.picture import Refusal
+from unisat.plots._layer_weights import layer_shares, set_layer_shares, set_own_sum, sum_result
+from unisat.widgets._layer_weights import LayerWeightsView, layer_weights
+from unisat.widgets._picture import Refusal
 
 pytestmark = pytest.mark.usefixtures("no_widget_is_left")
 

@@ -9,9 +9,10 @@ from conftest import shuffled, small_config
 
 import unisat as us
 from unisat.interpret.layers.over_time import MOST, frame_cka, frame_cosines, hidden_layers, layer_frames
-from unisat.plots.layer_frames import frame_similarity, outline, set_frame_similarity, set_outline
-from unisat.widgets.layers_view import LayersView, layers
-from unisat.widgets.picture import Refusal
+from unisat.plots._layers import frame_similarity, outline, set_frame_similarity, set_outline
+from unisat.plots._show import wav
+from unisat.widgets._layers import LayersView, layers
+from unisat.widgets._picture import Refusal
 
 pytestmark = pytest.mark.usefixtures("no_widget_is_left")
 
@@ -131,7 +132,7 @@ def test_another_utterance_has_its_own_frames_norms_and_sound(view, trace):
         assert ax.get_xlim() == pytest.approx((float(times[0]) - hop / 2, float(times[-1]) + hop / 2), abs=1e-4)
         assert ax.images[0].get_extent()[:2] == pytest.approx(ax.get_xlim())
     assert [len(view.stage.cursors), view.stage.cursors[0]["t1"]] == [2, pytest.approx(view.map.get_xlim()[1])]
-    assert view.stage.sounds[0]["wav"] == us.plots.show.wav(sound().waveforms[1])
+    assert view.stage.sounds[0]["wav"] == wav(sound().waveforms[1])
     view.controls["utterance"].value = 0
     assert view.png == first
 

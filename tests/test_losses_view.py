@@ -13,8 +13,8 @@ import unisat as us
 from unisat.interpret.objective import clean_targets, one_step
 from unisat.masking import span_mask
 from unisat.mixing import mix_utterances
-from unisat.plots.step import contributions
-from unisat.widgets.losses_view import ALL, COMPARED, KEPT, WANTED, losses
+from unisat.plots._objective import contributions
+from unisat.widgets._objective import ALL, COMPARED, KEPT, WANTED, losses
 
 pytestmark = pytest.mark.usefixtures("no_widget_is_left")
 
@@ -162,7 +162,7 @@ def test_first_look(view, model):
 
 
 def test_what_draws_and_what_only_shows(view, monkeypatch):
-    import unisat.widgets.losses_view as module
+    import unisat.widgets._objective as module
 
     taken = []
     monkeypatch.setattr(module, "one_step", lambda *a, **k: taken.append(k) or one_step(*a, **k))

@@ -7,12 +7,13 @@ from matplotlib.patches import StepPatch
 from shown import sounds
 
 import unisat
-from unisat import plots, widgets
+from unisat import widgets
 from unisat.config import UniSpeechSatConfig
 from unisat.corpus import Batch
 from unisat.frames import stack_length
 from unisat.masking import SpecAugment, audible, span_mask, spans
-from unisat.plots.masks import summary
+from unisat.plots import _sound
+from unisat.plots._masks import summary
 
 pytestmark = pytest.mark.usefixtures("no_widget_is_left")
 
@@ -74,7 +75,7 @@ def test_each_mask_control_does_what_it_says(mask_widget, name, value):
         assert len(ax.collections[-1].get_paths()) == len(spans(mask_widget.mask))
     assert mask_widget.wave.get_title() == summary(mask_widget.mask)
     assert mask_widget.wave.get_xlim() == mask_widget.spectrum.get_xlim() == (0, len(waveform) / 16_000)
-    np.testing.assert_array_equal(mask_widget.wave.lines[0].get_ydata(), plots.wave.envelope(waveform.numpy())[1])
+    np.testing.assert_array_equal(mask_widget.wave.lines[0].get_ydata(), _sound.envelope(waveform.numpy())[1])
     bars = [bar.get_height() for bar in mask_widget.runs.containers[0]]
     assert sum(bars) == len(spans(mask_widget.mask))
     left, hidden = sounds(mask_widget).values()

@@ -7,7 +7,7 @@ import unisat
 from unisat import widgets
 from unisat.corpus import Batch
 from unisat.mixing import mix_pair
-from unisat.widgets.mixing_view import mixing
+from unisat.widgets import mixing
 
 pytestmark = pytest.mark.usefixtures("no_widget_is_left")
 

@@ -14,9 +14,9 @@ from PIL import Image
 from shown import decoded, sounds
 
 from unisat import plots, widgets
-from unisat.plots.show import player, wav
-from unisat.widgets import picture
-from unisat.widgets.picture import LOCK, Look, Picture, Refusal, Sound, answers, content, control, new_figure, upload
+from unisat.plots._show import player, wav
+from unisat.widgets import _picture as picture
+from unisat.widgets._picture import LOCK, Look, Picture, Refusal, Sound, answers, content, control, new_figure, upload
 
 pytestmark = pytest.mark.usefixtures("no_widget_is_left")
 

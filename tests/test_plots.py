@@ -18,7 +18,7 @@ from unisat.audio import decibels
 from unisat.frames import SAMPLE_RATE, frame_seconds
 from unisat.interpret.activations.attention import measures
 from unisat.interpret.layers.over_time import rms_norms
-from unisat.plots import style, wave
+from unisat.plots import _sound
 
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 HOP = 320
@@ -80,14 +80,36 @@ DRAWN = {
     "features": lambda ax: plots.features(torch.randn(4, 8), seconds=Trace().seconds(""), ax=ax),
     "norms": lambda ax: plots.norms(Trace(), ax=ax),
     "pattern": lambda ax: plots.pattern(torch.rand(4, 4), seconds=Trace().seconds(""), ax=ax),
+    "entry_scores": lambda ax: plots.entry_scores(np.array([0.2, 0.8]), np.array([0.6, 0.4]), ax=ax),
+    "code_track": lambda ax: plots.code_track(np.array([0.1, 0.2]), np.array([3, 4]), entries=8, ax=ax),
+    "code_counts": lambda ax: plots.code_counts(np.array([3, 0, 1]), ax=ax),
+    "perplexity": lambda ax: plots.perplexity(pd.DataFrame({"step": [1, 2], "soft": [3.0, 4.0]}), entries=8, ax=ax),
     "mixing": lambda ax: plots.mixing(torch.zeros(800), start=100, end=300, snr_db=0.0, ax=ax),
     "similarity": lambda ax: plots.similarity(torch.rand(4, 4), torch.tensor([0, 0, 1, 1]), ax=ax),
     "terms": lambda ax: plots.terms(pd.DataFrame({"contrastive": [0.5, 0.4]}), ax=ax),
 }
 
 
+NO_PLOTS = {
+    "CLASSES",
+    "CellFigure",
+    "MAGNITUDE",
+    "SIGNED",
+    "axes",
+    "describe",
+    "heat_map",
+    "listen",
+    "run_counts",
+    "say",
+}
+UNITS = {
+    "run_lengths": "(frames",
+    **dict.fromkeys(["similarity", "terms", "entry_scores", "code_counts", "perplexity"], ""),
+}
+
+
 def test_every_plot_is_tested():
-    assert set(DRAWN) | set(RESULTS) == set(plots.__all__) - {"axes", "describe", "listen", "say"}
+    assert set(DRAWN) | set(RESULTS) == set(plots.__all__) - NO_PLOTS
     assert not set(DRAWN) & set(RESULTS)
 
 
@@ -103,10 +125,8 @@ def test_draws_where_told_or_into_a_new_figure(name):
 @pytest.mark.parametrize("name", DRAWN)
 def test_axes_are_named_with_units(name):
     ax = DRAWN[name](None)
-    # over frames and over steps there are no seconds
-    unit = {"similarity": "", "terms": "", "run_lengths": "(frames"}.get(name, "(s)")
     assert ax.get_xlabel()
-    assert unit in ax.get_xlabel()
+    assert UNITS.get(name, "(s)") in ax.get_xlabel()  # over frames, entries and steps there are no seconds
     assert ax.get_ylabel()
     bars = ax.figure.axes[1:]
     assert len(bars) == (len(ax.images) if name != "mask_cells" else 0)  # whose three colours have a legend
@@ -128,7 +148,7 @@ def test_long_waveform_keeps_its_peaks():
     samples[77_777], samples[160_002] = 0.9, -0.8
     (line,) = plots.waveform(samples).lines
     x, y = line.get_xdata(), line.get_ydata()
-    assert len(x) < 3 * wave.POINTS
+    assert len(x) < 3 * _sound.POINTS
     assert (np.diff(x) > 0).all()
     assert (y.max(), y.min()) == (pytest.approx(0.9), pytest.approx(-0.8))
     assert x[y.argmax()] == pytest.approx(77_777 / SAMPLE_RATE, abs=0.005)
@@ -362,7 +382,7 @@ def seen(colour, sight):
 @pytest.mark.parametrize("sight", SIGHT)
 def test_classes_are_told_apart_by_everyone(sight):
     distances = [
-        np.linalg.norm(seen(one, sight) - seen(other, sight)) for one, other in itertools.combinations(style.CLASSES, 2)
+        np.linalg.norm(seen(one, sight) - seen(other, sight)) for one, other in itertools.combinations(plots.CLASSES, 2)
     ]
     assert len(distances) == 28
     assert min(distances) > 10
@@ -370,5 +390,5 @@ def test_classes_are_told_apart_by_everyone(sight):
 
 @pytest.mark.parametrize("sight", SIGHT)
 def test_more_is_always_lighter(sight):
-    lightness = [seen(colour, sight)[0] for colour in colormaps[style.MAGNITUDE](np.linspace(0, 1, 32))]
+    lightness = [seen(colour, sight)[0] for colour in colormaps[plots.MAGNITUDE](np.linspace(0, 1, 32))]
     assert (np.diff(lightness) > 0).all()

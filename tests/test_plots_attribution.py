@@ -9,9 +9,7 @@ from matplotlib.figure import Figure
 
 from unisat.interpret.interventions.attribution import Attribution
 from unisat.interpret.units.lenses import KMeansLens, Lens
-from unisat.plots.attribution import attribution
-from unisat.plots.lenses import kmeans_lens, lens, lens_layers
-from unisat.plots.style import CLASSES
+from unisat.plots import CLASSES, attribution, kmeans_lens, lens, lens_layers
 
 
 def sound(samples=1600):

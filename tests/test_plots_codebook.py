@@ -6,10 +6,9 @@ import pytest
 from test_codebook import planted
 from test_units import bank_of
 
+from unisat import plots
 from unisat.interpret.units.clusters import units
 from unisat.interpret.units.codebook import codebook_usage
-from unisat.plots import codebook as plots
-from unisat.plots import units as unit_plots
 
 
 def labelled(ax):
@@ -88,7 +87,7 @@ def test_units_over_frequency_and_duration():
     assert {text.get_text() for text in ax.texts} == {"0", "1", "2"}
     assert ax.get_ylabel() == "mean duration (ms)"
     with pytest.raises(ValueError, match="no unit has a frame"):
-        unit_plots.unit_durations(table[:0])
+        plots.unit_durations(table[:0])
     names = np.array(["a", "b", "c"])[phones]
     ax = found.plot(names)
     np.testing.assert_allclose(np.asarray(ax.images[0].get_array()), 100 * np.eye(3))
@@ -96,4 +95,4 @@ def test_units_over_frequency_and_duration():
     order = [int(text.get_text()) for text in ax.get_xticklabels()]
     assert [names[found.assigned == unit][0] for unit in order] == ["a", "b", "c"]
     with pytest.raises(ValueError, match="no unit has a label"):
-        unit_plots.unit_labels(pd.DataFrame())
+        plots.unit_labels(pd.DataFrame())

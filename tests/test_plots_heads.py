@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from unisat import plots
 from unisat.frames import frame_seconds
-from unisat.plots.style import CLASSES
+from unisat.plots import CLASSES
 
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 SECONDS = frame_seconds(4, KERNELS, STRIDES)  # centres, the first cell begins at 2.5 ms

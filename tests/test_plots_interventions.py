@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from unisat.plots import interventions
-from unisat.plots.interventions import effect_map, effects
+from unisat.plots import effect_map, effects
 
 
 def table(sites, heads=(None,), windows=(np.nan,)):
@@ -151,4 +150,4 @@ def test_draws_where_told_or_into_a_new_figure(draw):
 )
 def test_what_cannot_be_drawn_is_refused(data, options, message):
     with pytest.raises(ValueError, match=message):
-        interventions.effect_map(data, **options)
+        effect_map(data, **options)

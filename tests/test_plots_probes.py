@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from unisat.interpret.features.bank import FeatureBank
 from unisat.interpret.probing.probes import probe_layers
-from unisat.plots.probes import LABELS, STYLES, probe_curves
+from unisat.plots._probes import LABELS, STYLES, probe_curves
 
 FLAT = ("logmel", "mfcc", "loudness")
 

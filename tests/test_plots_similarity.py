@@ -11,10 +11,7 @@ from unisat.interpret.layers.similarity import layer_similarity as compare
 from unisat.interpret.layers.subspaces import subspaces as measure_subspaces
 from unisat.interpret.layers.weights import layer_weights as weigh
 from unisat.interpret.speakers.maps import embed
-from unisat.plots.embedding import embedding
-from unisat.plots.layer_similarity import layer_similarity, subspaces
-from unisat.plots.layer_weights import layer_weights
-from unisat.plots.style import CLASSES
+from unisat.plots import CLASSES, embedding, layer_similarity, layer_weights, subspaces
 
 
 def bank(layers=3, classes=4, each=9, width=6):

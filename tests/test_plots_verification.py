@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from test_verification import voices
 
+from unisat import plots
 from unisat.interpret.speakers.trials import verify_trials
 from unisat.interpret.statistics.error_rates import det
-from unisat.plots import verification as plots
 
 
 def test_curves_show_their_points_on_normal_deviates():

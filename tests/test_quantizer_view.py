@@ -10,7 +10,7 @@ from conftest import small_config
 from shown import sounds
 
 import unisat
-from unisat import UniSpeechSatForPreTraining, UniSpeechSatModel
+from unisat import UniSpeechSatForPreTraining, UniSpeechSatModel, plots
 from unisat.corpus import Batch
 from unisat.frames import frame_seconds
 from unisat.interpret.features.collect import draw_masks
@@ -22,9 +22,8 @@ from unisat.interpret.units.perplexity import (
     perplexity_over_steps,
     step_of_temperature,
 )
-from unisat.plots import quantizer as plots
 from unisat.quantizer import gumbel_choice
-from unisat.widgets.quantizer_view import ALL, HIDDEN, quantizer
+from unisat.widgets._quantizer import ALL, HIDDEN, quantizer
 
 pytestmark = pytest.mark.usefixtures("no_widget_is_left")
 

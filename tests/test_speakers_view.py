@@ -14,9 +14,9 @@ from unisat.corpus import Batch
 from unisat.interpret.features.bank import FeatureBank
 from unisat.interpret.speakers.maps import again, embed, neighbours, xvectors
 from unisat.interpret.statistics.error_rates import eer
-from unisat.plots.style import CLASSES
-from unisat.widgets.picture import Refusal
-from unisat.widgets.speakers_view import LEAST, SpeakersView, speakers
+from unisat.plots import CLASSES
+from unisat.widgets._picture import Refusal
+from unisat.widgets._speakers import LEAST, SpeakersView, speakers
 
 
 def bank(people=5, each=6, sites=("hidden.1", "hidden.2"), width=8, spread=0.8, **about):

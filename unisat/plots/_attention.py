@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from torch import Tensor
 
-from unisat.plots.style import MAGNITUDE, array, axes, cells, heat_map, quantile
+from unisat.plots._style import MAGNITUDE, array, axes, cells, heat_map, quantile
 
 
 def pattern(pattern: Float[Tensor, "query key"], *, seconds: Float[Tensor, " frames"], ax: Axes | None = None) -> Axes:

@@ -29,10 +29,10 @@ from unisat.interpret.units.perplexity import (
     read_history,
     step_of_temperature,
 )
-from unisat.plots import quantizer as plots
-from unisat.plots.style import CLASSES
+from unisat.plots import _quantizer as plots
+from unisat.plots._style import CLASSES
 from unisat.quantizer import GumbelVectorQuantizer
-from unisat.widgets.picture import Look, Picture, Sound, answers, control, new_figure
+from unisat.widgets._picture import Look, Picture, Sound, answers, control, new_figure
 
 LOGITS, MASK = "quant.logits", "mask.indices"
 ALL, HIDDEN = "all, nothing hidden", "hidden ones, as in pretraining"

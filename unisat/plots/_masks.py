@@ -17,8 +17,8 @@ from torch import Tensor
 
 from unisat.frames import SAMPLE_RATE, hop, receptive_field, stack_length
 from unisat.masking import spans
-from unisat.plots.style import CLASSES, axes
-from unisat.plots.wave import waveform as draw_waveform
+from unisat.plots._sound import waveform as draw_waveform
+from unisat.plots._style import CLASSES, axes
 
 
 def summary(mask_time_indices: Bool[Tensor, " frames"]) -> str:

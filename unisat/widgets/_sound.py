@@ -15,7 +15,7 @@ from unisat.interpret.activations.capture import run
 from unisat.interpret.layers.over_time import rms_norms
 from unisat.plots import norms, waveform
 from unisat.pretrained import UniSpeechSatPreTrainedModel
-from unisat.widgets.picture import Look, Picture, content, new_figure, upload
+from unisat.widgets._picture import Look, Picture, content, new_figure, upload
 
 LONGEST = 60.0
 """Seconds of the longest recording that is run: attention takes time and memory with the square of it."""

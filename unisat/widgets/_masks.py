@@ -16,11 +16,11 @@ from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE, hop, stack_length
 from unisat.interpret.activations.capture import Trace
 from unisat.masking import audible, span_lengths, span_mask
-from unisat.plots import masks as plots
-from unisat.plots.wave import set_spectrogram, set_waveform, spectrogram
-from unisat.plots.wave import waveform as draw_waveform
+from unisat.plots import _masks as plots
+from unisat.plots._sound import set_spectrogram, set_waveform, spectrogram
+from unisat.plots._sound import waveform as draw_waveform
 from unisat.pretrained import UniSpeechSatPreTrainedModel
-from unisat.widgets.picture import Look, Picture, answers, control, new_figure
+from unisat.widgets._picture import Look, Picture, answers, control, new_figure
 
 DRAWS = (25, 8)  # batches, and masks in each: a batch is rounded up or down as one
 STEPS = (5, 10, 20, 40, 80, 1000)  # ends of the histogram's axis, which then seldom moves

@@ -12,11 +12,10 @@ from torch import Tensor
 from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE, hop
 from unisat.interpret.objective import Step, clean_targets, one_step
-from unisat.plots import step as plots
-from unisat.plots.objective import similarity as draw_similarity
-from unisat.plots.style import CLASSES
+from unisat.plots import _objective as plots
+from unisat.plots._style import CLASSES
 from unisat.pretraining import UniSpeechSatForPreTraining
-from unisat.widgets.picture import Look, Picture, answers, control, new_figure
+from unisat.widgets._picture import Look, Picture, answers, control, new_figure
 
 ALL, COMPARED, WANTED = "all cosines", "only what is compared", "the right answers"
 LONGEST = 60.0  # seconds of the batch with its padding: the matrix grows with the square of them
@@ -114,7 +113,7 @@ class LossesView(Picture):
     def _build(self) -> None:
         self.figure = figure = new_figure(8.4, 6.0)
         grid = figure.add_gridspec(3, 2, height_ratios=(2.4, 1.2, 1.4), width_ratios=(1.25, 1))
-        self.cells = draw_similarity(self.step.cosines, self.step.utterances, ax=figure.add_subplot(grid[:2, 0]))
+        self.cells = plots.similarity(self.step.cosines, self.step.utterances, ax=figure.add_subplot(grid[:2, 0]))
         self.bars = plots.contributions(self.table, ax=figure.add_subplot(grid[0, 1]))
         self.marks = plots.anchor(self.step.cosines[0], self.step.positives[0], ax=figure.add_subplot(grid[1, 1]))
         self.wave = plots.heard(self.step.mixed[0], ax=figure.add_subplot(grid[2, :]))

@@ -1,6 +1,9 @@
-"""What every picture shares: its colours, a figure that needs no pyplot, checked arrays, frames as cells."""
+"""What every picture shares: colours, a figure that needs no pyplot, checked arrays, frames as cells, named layers."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -9,7 +12,7 @@ from matplotlib.image import AxesImage
 from torch import Tensor
 
 from unisat.frames import SAMPLE_RATE
-from unisat.plots.show import CellFigure
+from unisat.plots._show import CellFigure
 
 CLASSES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 """Okabe and Ito's colours for up to eight classes, told apart in every common form of colour blindness."""
@@ -19,6 +22,12 @@ MAGNITUDE = "viridis"
 
 SIGNED = "RdBu_r"
 """Colour map of what has a sign: blue below zero, red above, white at zero."""
+
+LABELS = 13
+"""Most layers with a label of their own on an axis."""
+
+ANNOTATED = 10
+"""Most layers a side with numbers in the cells."""
 
 DEFAULT_HOP = 320 / SAMPLE_RATE  # seconds; the width of a cell where a single frame leaves no difference to take
 
@@ -91,3 +100,26 @@ def heat_map(
     ends = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
     ax.figure.colorbar(image, ax=ax, label=label, extend=ends[below, above])
     return image
+
+
+def layer_names(sites: Sequence[str]) -> tuple[list[str], str]:
+    """Short names of sites, and what they are: numbers of layers where all are hidden states of one model."""
+    stems = {site.rpartition(".")[0] for site in sites}
+    if len(stems) == 1 and all(site.rpartition(".")[2].isdigit() for site in sites):
+        stem = stems.pop()
+        return [site.rpartition(".")[2] for site in sites], "layer" if stem == "hidden" else f"layer of {stem}"
+    return list(sites), "site"
+
+
+def label_layers(ax: Axes, sites: Sequence[str], axis: str = "x") -> None:
+    """Name the layers along an axis, every second or third one where there are many."""
+    names, title = layer_names(sites)
+    step = -(-len(names) // LABELS)
+    turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if axis == "x" and title == "site" else {}
+    ax.set(**{f"{axis}label": title})
+    (ax.set_xticks if axis == "x" else ax.set_yticks)(range(0, len(names), step), names[::step], **turned)
+
+
+def beside(ax: Axes, **options: Any) -> None:
+    """Put the legend to the right of the data, never over them."""
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8, **options)

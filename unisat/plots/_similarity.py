@@ -3,43 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from unisat.plots.style import CLASSES, axes, heat_map
-
-LABELS = 13
-"""Most layers with a label of their own on an axis."""
-
-ANNOTATED = 10
-"""Most layers a side with numbers in the cells."""
+from unisat.plots._style import ANNOTATED, CLASSES, axes, beside, heat_map, label_layers
 
 NAMES = {
     "cka": "debiased CKA",
     "cca": "held-out canonical correlation",
     "projection": "overlap of principal subspaces",
 }
-
-
-def layer_names(sites: Sequence[str]) -> tuple[list[str], str]:
-    """Short names of sites, and what they are: numbers of layers where all are hidden states of one model."""
-    stems = {site.rpartition(".")[0] for site in sites}
-    if len(stems) == 1 and all(site.rpartition(".")[2].isdigit() for site in sites):
-        stem = stems.pop()
-        return [site.rpartition(".")[2] for site in sites], "layer" if stem == "hidden" else f"layer of {stem}"
-    return list(sites), "site"
-
-
-def label_layers(ax: Axes, sites: Sequence[str], axis: str = "x") -> None:
-    """Name the layers along an axis, every second or third one where there are many."""
-    names, title = layer_names(sites)
-    step = -(-len(names) // LABELS)
-    turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if axis == "x" and title == "site" else {}
-    ax.set(**{f"{axis}label": title})
-    (ax.set_xticks if axis == "x" else ax.set_yticks)(range(0, len(names), step), names[::step], **turned)
 
 
 def layer_similarity(
@@ -124,8 +99,3 @@ def subspaces(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set(ylabel="share of variance left", ylim=(-0.03, 1.03))
     beside(ax)
     return ax
-
-
-def beside(ax: Axes, **options: Any) -> None:
-    """Put the legend to the right of the data, never over them."""
-    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8, **options)

@@ -27,8 +27,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from unisat.frames import SAMPLE_RATE
-from unisat.plots.show import fewer_colours, wav
-from unisat.widgets.stage import LIMIT, Stage, Upload
+from unisat.plots._show import fewer_colours, wav
+from unisat.widgets._stage import LIMIT, Stage, Upload
 
 LOCK = threading.RLock()
 """Held while a widget draws: newer kernels run callbacks in a thread of their own, even while a cell runs."""

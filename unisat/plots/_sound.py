@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unisat.audio import decibels
 from unisat.frames import SAMPLE_RATE
-from unisat.plots.style import CLASSES, array, axes, heat_map
+from unisat.plots._style import CLASSES, array, axes, heat_map
 
 POINTS = 4000
 """Samples up to which a waveform is drawn sample by sample: more than a picture has columns."""

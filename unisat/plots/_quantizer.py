@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
-from unisat.plots.style import CLASSES, axes
+from unisat.plots._style import CLASSES, axes
 
 CURVES: dict[str, dict[str, Any]] = {
     "soft": {"color": CLASSES[0], "linestyle": "-"},

@@ -15,8 +15,8 @@ from unisat.interpret.features.bank import FeatureBank
 from unisat.interpret.layers.weighted_sums import WeightedSums
 from unisat.interpret.layers.weights import LayerWeights
 from unisat.interpret.layers.weights import layer_weights as measured
-from unisat.plots.weighted_sum import layer_shares, set_layer_shares, set_own_sum, sum_result
-from unisat.widgets.picture import Look, Picture, answers, control, new_figure
+from unisat.plots._layer_weights import layer_shares, set_layer_shares, set_own_sum, sum_result
+from unisat.widgets._picture import Look, Picture, answers, control, new_figure
 
 TRAINED, UNIFORM, OWN = "trained", "uniform", "own"
 START = "start from"

@@ -16,11 +16,11 @@ from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE, frames_between
 from unisat.interpret.activations.attention import head_measures, measures
 from unisat.interpret.activations.capture import Trace
-from unisat.plots.attention import heads as draw_heads
-from unisat.plots.attention import pattern as draw_pattern
-from unisat.plots.attention import pooled
-from unisat.plots.style import CLASSES, cells, quantile
-from unisat.widgets.picture import Look, Picture, Sound, answers, control, new_figure
+from unisat.plots._attention import heads as draw_heads
+from unisat.plots._attention import pattern as draw_pattern
+from unisat.plots._attention import pooled
+from unisat.plots._style import CLASSES, cells, quantile
+from unisat.widgets._picture import Look, Picture, Sound, answers, control, new_figure
 
 BEFORE, AFTER = "block.", ".attn.pattern"
 MEAN = -1  # in the place of a head: the mean of all
@@ -208,7 +208,7 @@ def attention(trace: Trace, batch: Batch | None = None, utterance: int = 0) -> A
     much of its weight stays within 3 frames (`unisat.interpret.activations.attention.measures`). Beside it all heads of
     the layer, each with its distance and its entropy in the part shown; a click on one chooses it, a second one goes
     back to the mean. A table below has the numbers of every layer and head over the whole utterance. Maps of more
-    frames than they have pixels show means over cells (`unisat.plots.attention.pooled`).
+    frames than they have pixels show means over cells (`unisat.plots._attention.pooled`).
 
     Parameters
     ----------

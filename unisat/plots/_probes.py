@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from unisat.plots.style import CLASSES, axes
+from unisat.plots._style import CLASSES, axes
 
 LABELS = {
     "bal_acc": "balanced accuracy",

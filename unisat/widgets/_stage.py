@@ -55,7 +55,7 @@ class Stage(anywidget.AnyWidget):
 class Upload(anywidget.AnyWidget):
     """A file chooser; ``value`` is None, or a dict of ``name``, ``size`` in bytes and ``content``.
 
-    The content of a file beyond ``limit`` bytes stays in the page; `unisat.widgets.picture.content` says so.
+    The content of a file beyond ``limit`` bytes stays in the page; `unisat.widgets._picture.content` says so.
     """
 
     _esm, _css = SCRIPT, STYLE

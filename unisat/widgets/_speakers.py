@@ -21,11 +21,11 @@ from unisat.frames import SAMPLE_RATE
 from unisat.interpret.features.bank import FeatureBank
 from unisat.interpret.speakers.maps import Embedding, again, embed, neighbours, xvectors
 from unisat.interpret.speakers.trials import verify_trials
-from unisat.plots.embedding import MARKERS, REST, axis_names, marks
-from unisat.plots.style import CLASSES
+from unisat.plots._speakers import MARKERS, REST, axis_names, marks
+from unisat.plots._style import CLASSES
 from unisat.pretrained import UniSpeechSatPreTrainedModel
-from unisat.widgets.picture import Look, Picture, answers, content, control, new_figure, upload
-from unisat.widgets.recording_view import checked
+from unisat.widgets._picture import Look, Picture, answers, content, control, new_figure, upload
+from unisat.widgets._sound import checked
 from unisat.xvector import UniSpeechSatForXVector
 
 LEAST = 8

@@ -1,11 +1,12 @@
-"""One step of the pretraining objective: what each term adds to the loss, and one anchor's answers.
+"""The pretraining objective: what is compared with what, what each term adds, and the terms over steps.
 
-Each picture has a second function that gives its artists other numbers, for a widget that redraws only these.
+The pictures of one step have a second function that gives their artists other numbers, for a widget that redraws only
+these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,9 +18,75 @@ from torch import Tensor
 
 from unisat.frames import SAMPLE_RATE
 from unisat.masking import spans
-from unisat.plots.style import CLASSES, axes
-from unisat.plots.wave import envelope
-from unisat.plots.wave import waveform as draw_waveform
+from unisat.plots._sound import envelope
+from unisat.plots._sound import waveform as draw_waveform
+from unisat.plots._style import CLASSES, SIGNED, array, axes, heat_map
+
+
+def similarity(
+    similarity: Float[Tensor, "frames frames"],
+    utterances: Int[Tensor, " frames"],
+    *,
+    names: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Anchors against quantized frames, (S, S); lines part utterances, the blocks on the diagonal are positives.
+
+    Parameters
+    ----------
+    similarity : (S, S)
+        From `unisat.losses.contrastive_similarity`: row = anchor, column = quantized frame.
+    utterances : (S,)
+        The utterance of each masked frame, in order.
+    names : sequence of str, optional
+        Names of the utterances; their numbers, if None.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure if None.
+    """
+    values = array(similarity, "similarity", "frames", "frames")
+    rows = utterances.detach().cpu().numpy()
+    if rows.shape != values.shape[:1] or values.shape[0] != values.shape[1] or (np.diff(rows) < 0).any():
+        raise ValueError(
+            f"utterances must name the utterance of each of the {len(values)} masked frames in order, got "
+            f"{rows.shape} numbers for a matrix of {values.shape}."
+        )
+    ax = axes(ax, 5.6, 4.6)
+    size, most = len(values), float(np.abs(values).max())
+    extent = (0.0, float(size))
+    heat_map(values, x=extent, y=extent, label="cosine / temperature", limits=(-most, most), colours=SIGNED, ax=ax)
+    _part_utterances(rows, names, ax)
+    ax.set_xlabel("quantized frames, by utterance")
+    ax.set_ylabel("anchors, by utterance")
+    return ax
+
+
+def set_similarity(
+    values: Float[np.ndarray, "frames frames"],
+    utterances: Int[Tensor, " frames"],
+    names: Sequence[str],
+    most: float,
+    ax: Axes,
+    keep: Artist,
+) -> None:
+    """Give what `similarity` drew another matrix, perhaps of other frames; it is grey where it is masked."""
+    size = len(values)
+    ax.images[0].set(data=values, clim=(-most, most), extent=(0, size, 0, size))
+    ax.set(xlim=(0, size), ylim=(0, size), facecolor="0.75")
+    for line in [line for line in ax.lines if line is not keep]:
+        line.remove()
+    _part_utterances(utterances.cpu().numpy(), names, ax)
+
+
+def _part_utterances(rows: Int[np.ndarray, " frames"], names: Sequence[str] | None, ax: Axes) -> None:
+    """Draw a line where the next utterance begins, and name each of them along both axes."""
+    starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    for start in starts[1:]:
+        ax.axhline(start, color="black", linewidth=0.8)
+        ax.axvline(start, color="black", linewidth=0.8)
+    middles = (starts + np.append(starts[1:], len(rows))) / 2
+    labels = [str(row) if names is None else names[row] for row in rows[starts]]
+    ax.set_xticks(middles, labels)
+    ax.set_yticks(middles, labels)
 
 
 def contributions(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -59,29 +126,6 @@ def set_contributions(table: pd.DataFrame, ax: Axes) -> None:
         near = end < 0.5 * ax.get_xlim()[1]
         text.set(x=end + 0.03 * ax.get_xlim()[1] if near else 0.02 * ax.get_xlim()[1])
     ax.set_title(f"loss {table['contribution'].sum():.3f}, term by term")
-
-
-def set_similarity(
-    values: Float[np.ndarray, "frames frames"],
-    utterances: Int[Tensor, " frames"],
-    names: Sequence[str],
-    most: float,
-    ax: Axes,
-    keep: Artist,
-) -> None:
-    """Give what `unisat.plots.similarity` drew another matrix, perhaps of other frames; grey where it is masked."""
-    size, rows = len(values), utterances.cpu().numpy()
-    ax.images[0].set(data=values, clim=(-most, most), extent=(0, size, 0, size))
-    ax.set(xlim=(0, size), ylim=(0, size), facecolor="0.75")
-    starts = np.flatnonzero(np.diff(rows, prepend=-1))
-    for line in [line for line in ax.lines if line is not keep]:
-        line.remove()
-    for start in starts[1:]:
-        ax.axhline(start, color="black", linewidth=0.8)
-        ax.axvline(start, color="black", linewidth=0.8)
-    middles = (starts + np.append(starts[1:], size)) / 2
-    ax.set_xticks(middles, [names[row] for row in rows[starts]])
-    ax.set_yticks(middles, [names[row] for row in rows[starts]])
 
 
 def anchor(
@@ -161,3 +205,25 @@ def set_heard(
 
 def _box(start: float, end: float, height: float) -> list[tuple[float, float]]:
     return [(start, 0.0), (start, height), (end, height), (end, 0.0)]
+
+
+def terms(
+    table: pd.DataFrame,
+    *,
+    chance: Mapping[str, float] | None = None,
+    label: str = "loss (nats)",
+    ax: Axes | None = None,
+) -> Axes:
+    """Columns of a table over its index (steps), with each column's chance level, where given, as a dotted line."""
+    if table.empty:
+        raise ValueError("there are no steps to draw; the table is empty.")
+    ax = axes(ax, 8.0, 3.0)
+    for place, name in enumerate(table):
+        colour = CLASSES[place % len(CLASSES)]
+        ax.plot(table.index, table[name], color=colour, label=name, marker="o", markersize=3)
+        if chance and name in chance:
+            ax.axhline(chance[name], color=colour, linestyle=":", label=f"{name}: chance")
+    ax.set_xlabel("step")
+    ax.set_ylabel(label)
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    return ax

@@ -16,10 +16,9 @@ from unisat.corpus import Batch
 from unisat.frames import stack_length
 from unisat.interpret.activations.capture import Trace
 from unisat.interpret.layers.over_time import frame_cka, frame_cosines, hidden_layers, layer_frames, rms_norms
-from unisat.plots.layer_frames import frame_similarity, outline, set_frame_similarity, set_outline
-from unisat.plots.layers import hidden, norms
-from unisat.plots.style import cells, quantile
-from unisat.widgets.picture import Look, Picture, Sound, answers, control, new_figure
+from unisat.plots._layers import frame_similarity, hidden, norms, outline, set_frame_similarity, set_outline
+from unisat.plots._style import cells, quantile
+from unisat.widgets._picture import Look, Picture, Sound, answers, control, new_figure
 
 COSINE, CKA = "cosine of frames", "debiased CKA"
 

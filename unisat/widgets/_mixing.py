@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
 from ipywidgets import Dropdown, FloatSlider
@@ -10,9 +10,9 @@ from ipywidgets import Dropdown, FloatSlider
 from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE
 from unisat.mixing import mix_pair
-from unisat.plots import objective as plots
-from unisat.plots.wave import envelope
-from unisat.widgets.picture import Look, Picture, Sound, answers, control, new_figure
+from unisat.plots._mixing import mixing as draw_mixing
+from unisat.plots._mixing import set_mixing
+from unisat.widgets._picture import Look, Picture, Sound, answers, control, new_figure
 
 
 class MixingView(Picture):
@@ -52,7 +52,7 @@ class MixingView(Picture):
         length = min(round(share * len(main)), len(main) - self.start, len(secondary))
         self.end = self.start + length
         self.mixture = mix_pair(main, secondary, snr_db=snr_db, start=self.start, length=length)
-        self._draw(utterance, snr_db)
+        self._draw(snr_db)
         names = self.batch.ids[utterance], self.batch.ids[other]
         sentence = (
             f"{names[0]} with {length / SAMPLE_RATE:.2f} s of {names[1]} from {self.start / SAMPLE_RATE:.2f} s on, "
@@ -64,23 +64,14 @@ class MixingView(Picture):
             sounds["what is mixed in"] = Sound(secondary[:length], self.start / SAMPLE_RATE)
         return Look(sentence=sentence, sounds=sounds)
 
-    def _draw(self, utterance: int, snr_db: float) -> None:
+    def _draw(self, snr_db: float) -> None:
+        there: dict[str, Any] = {"start": self.start, "end": self.end, "snr_db": snr_db}
         if self.figure is None:
             self.figure = new_figure(8.0, 2.6)
-            ax = self.figure.add_subplot()
-            plots.mixing(self.mixture, start=self.start, end=self.end, snr_db=snr_db, ax=ax)
+            ax = draw_mixing(self.mixture, **there, ax=self.figure.add_subplot())
             self.moving(*ax.patches, *ax.lines, ax.title)
             self.cursor(ax)
-        (ax,) = self.figure.axes
-        first, last = self.start / SAMPLE_RATE, self.end / SAMPLE_RATE
-        ax.lines[0].set_data(*envelope(self.mixture.numpy()))
-        ax.patches[0].set(x=first, width=last - first)
-        ax.set_title(f"two speak from {first:.2f} to {last:.2f} s, the main one {snr_db:+.1f} dB")
-        # limits that seldom change, for then everything is drawn anew
-        height = 2.0 ** math.ceil(math.log2(1.02 * max(float(self.mixture.abs().max()), 1e-3)))
-        limits = (0.0, len(self.mixture) / SAMPLE_RATE, -height, height)
-        if ax.axis() != limits:
-            ax.axis(limits)
+        if set_mixing(self.mixture, **there, ax=self.figure.axes[0]):
             self.still()
 
 
