@@ -35,6 +35,20 @@ def pattern(pattern: Float[Tensor, "query key"], *, seconds: Float[Tensor, " fra
     return ax
 
 
+def set_pattern(
+    pattern: Float[Tensor, "query key"], seconds: Float[Tensor, " frames"], title: str, ax: Axes, *, most: int
+) -> bool:
+    """Give what `pattern` drew other weights, in at most ``most`` cells a side; True if its axes had to change."""
+    start, end = cells(seconds, len(seconds))
+    weights = pooled(pattern, most)
+    changed = (ax.get_xlim(), ax.get_ylim()) != ((start, end), (end, start))
+    ax.images[0].set(data=weights, clim=(0, quantile(weights, 1.0)), extent=(start, end, end, start))
+    averaged = f" (mean over cells of {len(seconds) / most:.1f} frames)" if len(seconds) > most else ""
+    ax.set_title(title + averaged)
+    ax.set(xlim=(start, end), ylim=(end, start))
+    return changed
+
+
 def pooled(patterns: Float[Tensor, "*heads query key"], most: int) -> Float[np.ndarray, "*heads rows columns"]:
     """Patterns with at most ``most`` cells a side, each the mean of the frames that it covers.
 
@@ -77,3 +91,14 @@ def heads(
         ax.set_title(titles[head], fontsize=7, pad=2)
         small.append(ax)
     return small
+
+
+def set_heads(
+    patterns: Float[Tensor, "heads query key"], titles: Sequence[str], small: Sequence[Axes], *, most: int = 40
+) -> None:
+    """Give what `heads` drew other patterns and titles."""
+    for ax, values, title in zip(small, pooled(patterns, most), titles, strict=True):
+        side = len(values)
+        ax.images[0].set(data=values, clim=(0, quantile(values, 1.0)), extent=(0, side, side, 0))
+        ax.set(xlim=(0, side), ylim=(side, 0))
+        ax.title.set_text(title)

@@ -66,9 +66,31 @@ def hidden(
 
     The colours end at the 99th percentile of the absolute value: a few channels are far larger than all else.
     """
-    values = array(hidden_state, "hidden_state", "frames", "hidden").T
-    limit = quantile(np.abs(values), 0.99) or 1.0
+    values, limit = array(hidden_state, "hidden_state", "frames", "hidden").T, colour_limit(hidden_state)
     return rows_over_time(values, seconds, (-limit, limit), row="channel", colours=SIGNED, ax=ax)
+
+
+def colour_limit(hidden_state: Float[Tensor, "frames hidden"]) -> float:
+    """Where the colours of `hidden` end: the 99th percentile of the absolute value."""
+    return quantile(np.abs(array(hidden_state, "hidden_state", "frames", "hidden")), 0.99) or 1.0
+
+
+def set_hidden(hidden_state: Float[Tensor, "frames hidden"], limit: float, ax: Axes) -> None:
+    """Give what `hidden` drew another hidden state of as many frames."""
+    values = array(hidden_state, "hidden_state", "frames", "hidden").T
+    ax.images[0].set(data=values, clim=(-limit, limit))
+
+
+def set_norms(table: pd.DataFrame, ax: Axes) -> None:
+    """Give what `norms` drew another table."""
+    values = table.to_numpy(dtype=float)
+    ax.images[0].set(data=values, clim=(0, quantile(values, 1.0)))
+
+
+def place_rows(seconds: Float[Tensor, " frames"], ax: Axes) -> None:
+    """Let rows over time, and with them the axes, end where other frames end."""
+    _, _, low, high = ax.images[0].get_extent()
+    ax.images[0].set_extent((*cells(seconds, len(seconds)), low, high))
 
 
 def features(

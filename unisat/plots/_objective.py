@@ -17,6 +17,7 @@ from matplotlib.collections import PolyCollection
 from torch import Tensor
 
 from unisat.frames import SAMPLE_RATE
+from unisat.interpret.objective import Comparison
 from unisat.masking import spans
 from unisat.plots._sound import envelope
 from unisat.plots._sound import waveform as draw_waveform
@@ -128,50 +129,39 @@ def set_contributions(table: pd.DataFrame, ax: Axes) -> None:
     ax.set_title(f"loss {table['contribution'].sum():.3f}, term by term")
 
 
-def anchor(
-    scores: Float[Tensor, " candidates"],
-    same: Bool[Tensor, " candidates"],
-    *,
-    threshold: float = 0.0,
-    ax: Axes | None = None,
-) -> Axes:
+def anchor(compared: Comparison, *, ax: Axes | None = None) -> Axes:
     """Scores of what one anchor is compared with, a dot each: its own utterance above, the others below.
+
+    Dots of its own utterance should lie to the right of the line, the others to the left.
 
     Parameters
     ----------
-    scores : (candidates,)
-        Cosine over temperature of the anchor with each quantized frame that it is compared with.
-    same : (candidates,)
-        True where that frame comes from the anchor's utterance: it should lie to the right of the line.
-    threshold : float
-        Where the line is: 0 is where the released loss says yes.
+    compared : Comparison
+        From ``unisat.interpret.objective.Step.compare``.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure if None.
     """
     ax = axes(ax, 6.0, 1.8)
     for row in (0, 1):
         ax.plot([], [], color=CLASSES[1 - row], marker="o", markersize=3, linestyle="none")
-    ax.axvline(threshold, color="black", linewidth=0.8)
+    ax.axvline(compared.threshold, color="black", linewidth=0.8)
     ax.set_yticks([0, 1], ["own\nutterance", "others"])
     ax.set_ylim(1.5, -0.5)
     ax.set_xlabel("cosine / temperature")
-    most = max([1.0, *scores.abs().tolist()])
+    most = max([1.0, *compared.scores.abs().tolist()])
     ax.set_xlim(-most, most)
-    set_anchor(scores, same, threshold, ax)
+    set_anchor(compared, ax)
     return ax
 
 
-def set_anchor(
-    scores: Float[Tensor, " candidates"], same: Bool[Tensor, " candidates"], threshold: float, ax: Axes
-) -> None:
+def set_anchor(compared: Comparison, ax: Axes) -> None:
     """Give what `anchor` drew another anchor's scores."""
-    for row, chosen in enumerate((same, ~same)):
-        values = scores[chosen].detach().float().cpu().numpy()
+    for row, chosen in enumerate((compared.same, ~compared.same)):
+        values = compared.scores[chosen].detach().float().cpu().numpy()
         # many share a code, and thus a score: one above the other
         ax.lines[row].set_data(values, row + np.linspace(-0.4, 0.4, len(values)))
-    ax.lines[2].set_xdata([threshold, threshold])
-    right = int(((scores >= threshold) == same).sum())
-    ax.set_title(f"one anchor: {right} of {len(scores)} right")
+    ax.lines[2].set_xdata([compared.threshold, compared.threshold])
+    ax.set_title(f"one anchor: {int(compared.right.sum())} of {len(compared.right)} right")
 
 
 def heard(waveform: Float[Tensor, " samples"], *, ax: Axes | None = None) -> Axes:

@@ -127,6 +127,11 @@ def player(name: str, samples: Float[Tensor, " samples"]) -> str:
     return f'<div style="display: flex; align-items: center; gap: 1em">{sound} {label}</div>'
 
 
+def loudness(samples: Float[Tensor, " samples"]) -> str:
+    """Peak and root mean square of a sound, in words."""
+    return f"peak {samples.abs().max():.2f}, RMS {samples.square().mean().sqrt():.3f}"
+
+
 @dataclass(frozen=True)
 class Player:
     """A sound that a notebook plays at the end of a cell; made by `listen`."""
@@ -135,8 +140,7 @@ class Player:
     name: str
 
     def __repr__(self) -> str:
-        peak, rms = self.samples.abs().max(), self.samples.square().mean().sqrt()
-        return f"{self.name}, {len(self.samples) / SAMPLE_RATE:.1f} s, peak {peak:.2f}, RMS {rms:.3f}"
+        return f"{self.name}, {len(self.samples) / SAMPLE_RATE:.1f} s, {loudness(self.samples)}"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         return {"text/html": player(self.name, self.samples), "text/plain": repr(self)}

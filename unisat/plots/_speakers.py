@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from unisat.plots._style import CLASSES, axes, beside
@@ -83,6 +87,92 @@ def axis_names(method: str, explained: tuple[float, float] | None = None) -> tup
     if method == "lda" and explained is not None:
         units = [f" ({share:.0%} of the variance between classes)" for share in explained]
     return AXES[method].format(1) + units[0], AXES[method].format(2) + units[1]
+
+
+@dataclass(frozen=True)
+class PointMap:
+    """What `point_map` drew, for `set_point_map` and `ring_points`.
+
+    Attributes
+    ----------
+    points : dict of str to PathCollection
+        The points of each shape.
+    others : PathCollection
+        Points without a class of their own, in grey.
+    star, ring, rings : Line2D
+        A point from elsewhere, the one that is chosen, and all that are selected.
+    """
+
+    ax: Axes
+    points: dict[str, PathCollection]
+    others: PathCollection
+    star: Line2D
+    ring: Line2D
+    rings: Line2D
+
+
+def point_map(ax: Axes) -> PointMap:
+    """Prepare a map of utterances without points; `set_point_map` puts them there."""
+    edge: dict[str, Any] = {"edgecolors": "0.25", "linewidths": 0.4}
+    around: dict[str, Any] = {"marker": "o", "ls": "", "mfc": "none", "mec": "black"}
+    return PointMap(
+        ax=ax,
+        points={mark: ax.scatter([], [], s=26, marker=mark, **edge) for mark in MARKERS},
+        others=ax.scatter([], [], s=8, color=REST, linewidths=0, zorder=0),
+        star=ax.plot([], [], "*", ms=18, mfc="white", mec="black", mew=1.5)[0],
+        ring=ax.plot([], [], ms=14, mew=2.4, **around)[0],
+        rings=ax.plot([], [], ms=9, mew=1.0, **around)[0],
+    )
+
+
+def set_point_map(
+    drawn: PointMap,
+    where: Float[np.ndarray, "points 2"],
+    labels: pd.Series,
+    *,
+    grey: Bool[np.ndarray, " points"],
+    star: Float[np.ndarray, "stars 2"],
+) -> None:
+    """Put points on a map, with the look that `marks` gives to their labels.
+
+    Parameters
+    ----------
+    where : (points, 2)
+    labels : Series
+        The class of each point, as text.
+    grey : (points,)
+        True on points that are drawn in grey whatever their class.
+    star : (stars, 2)
+        Points from elsewhere, one or none.
+    """
+    styles = marks(labels)
+    colours, shapes = (labels.map({name: one[what] for name, one in styles.items()}) for what in ("color", "marker"))
+    plain = shapes.isna() | grey
+    drawn.others.set_offsets(where[plain])
+    for shape, artist in drawn.points.items():
+        mine = (shapes == shape) & ~plain
+        artist.set(offsets=where[mine], facecolors=colours[mine].to_list())
+    drawn.star.set_data(*star.T)
+    every = np.concatenate([where, star])
+    low, high = every.min(0), every.max(0)
+    room = 0.06 * (high - low) + 1e-9
+    drawn.ax.set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))
+
+
+def ring_points(
+    drawn: PointMap, where: Float[np.ndarray, "points 2"], chosen: int, selected: Bool[np.ndarray, " points"]
+) -> None:
+    """Draw a ring around one point of a map, and smaller ones around those that are selected."""
+    drawn.ring.set_data(*where[[chosen]].T)
+    drawn.rings.set_data(*where[selected].T)
+
+
+def class_legend(labels: pd.Series, title: str, ax: Axes) -> None:
+    """Name the colours and shapes of the classes in axes of their own."""
+    styles = marks(labels)
+    keys = [Line2D([], [], ls="", ms=5, mec="0.25", mew=0.4, label=name, **styles[name]) for name in styles]
+    style: dict[str, Any] = {"frameon": False, "fontsize": 8, "columnspacing": 0.6, "handletextpad": 0.1}
+    ax.legend(handles=keys, title=title, loc="upper left", ncols=1 + (len(keys) > len(CLASSES)), **style)
 
 
 def _probit(share: np.ndarray) -> np.ndarray:

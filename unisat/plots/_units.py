@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from unisat.interpret.units.lenses import over_frames
 from unisat.plots._style import CLASSES, array, axes, cells, heat_map
 
 LETTER = 0.012
@@ -83,27 +84,19 @@ def lens_layers(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         "accuracy": ("frames_counted", "accuracy_constant", "accuracy"),
     }
     ax = axes(ax, 7.0, 3.4)
-    for colour, (column, (weight, constant, label)) in zip(CLASSES, shares.items(), strict=False):
+    for colour, (column, (count, constant, label)) in zip(CLASSES, shares.items(), strict=False):
         if column not in table:
             continue
-        known = table[table[column].notna() & (table[weight] > 0)]
-        layers, mean = _pooled(known, column, weight)
+        known, mean = table[table[count] > 0], over_frames(table, column, count)
         ax.plot(known["layer"], known[column], ".", color=colour, alpha=0.4, markersize=4)
-        ax.plot(layers, mean, color=colour, marker="o", markersize=4, label=label)
+        ax.plot(mean.index, mean, color=colour, marker="o", markersize=4, label=label)
         if constant is not None:
-            _, level = _pooled(known, constant, weight)
-            ax.axhline(level[0], color=colour, linestyle=":", label="always the most frequent")
+            level = over_frames(table, constant, count).iloc[0]
+            ax.axhline(level, color=colour, linestyle=":", label="always the most frequent")
     ax.set(xlabel="layer", ylabel="share of frames", ylim=(-0.03, 1.03))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, frameon=False)
     return ax
-
-
-def _pooled(table: pd.DataFrame, column: str, weight: str) -> tuple[np.ndarray, np.ndarray]:
-    """Layers, and a column's mean in each, frame by frame."""
-    totals = (table[column] * table[weight]).groupby(table["layer"]).sum()
-    means = totals / table.groupby("layer")[weight].sum()
-    return means.index.to_numpy(), means.to_numpy()
 
 
 def kmeans_lens(table: pd.DataFrame, *, metric: str = "pnmi", ax: Axes | None = None) -> Axes:

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pandas as pd
-from ipywidgets import Dropdown, FloatRangeSlider, SelectionSlider
+from ipywidgets import FloatRangeSlider, SelectionSlider
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LinearLocator, MaxNLocator, StrMethodFormatter
@@ -14,15 +14,21 @@ from torch import Tensor
 
 from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE, frames_between
-from unisat.interpret.activations.attention import head_measures, measures
+from unisat.interpret.activations.attention import (
+    every_head,
+    head_measures,
+    layer_patterns,
+    measures,
+    pattern_layers,
+)
 from unisat.interpret.activations.capture import Trace
 from unisat.plots._attention import heads as draw_heads
 from unisat.plots._attention import pattern as draw_pattern
-from unisat.plots._attention import pooled
-from unisat.plots._style import CLASSES, cells, quantile
+from unisat.plots._attention import set_heads, set_pattern
+from unisat.plots._style import CLASSES
+from unisat.widgets._choices import check_utterance, utterance_menu
 from unisat.widgets._picture import Look, Picture, Sound, answers, control, new_figure
 
-BEFORE, AFTER = "block.", ".attn.pattern"
 MEAN = -1  # in the place of a head: the mean of all
 LARGE, SMALL = 360, 40
 """Cells a side of the large map, about its pixels, and of the small ones; longer patterns are averaged over cells."""
@@ -43,25 +49,17 @@ class AttentionView(Picture):
     table: pd.DataFrame
 
     def __init__(self, trace: Trace, batch: Batch | None, utterance: int) -> None:
-        sites = [site for site in trace.sites if site.startswith(BEFORE) and site.endswith(AFTER)]
-        if not sites:
-            raise ValueError(
-                f"the trace holds {', '.join(trace.sites) or 'nothing'}, but no attention patterns; "
-                'capture them with us.run(model, batch, "block.*.attn.pattern").'
-            )
-        if not 0 <= utterance < len(trace.ids):
-            raise ValueError(f"utterance={utterance} is not one of the trace's {len(trace.ids)}, from 0.")
+        layers = pattern_layers(trace)
+        check_utterance(utterance, trace.ids, "trace")
         self.trace, self.batch = trace, batch
         self._tables: dict[int, tuple[pd.DataFrame, str]] = {}  # by utterance: a few hundred numbers each
-        self.lengths, self.seconds = trace.lengths(sites[0]), trace.seconds(sites[0]).double().cpu()
-        self.layers = layers = sorted(int(site[len(BEFORE) : -len(AFTER)]) for site in sites)
-        heads = range(trace[sites[0]].shape[1])
+        site = f"block.{layers[0]}.attn.pattern"
+        self.lengths, self.seconds = trace.lengths(site), trace.seconds(site).double().cpu()
+        heads = range(trace[site].shape[1])
         end = self._end(utterance)
         layer_names = [(str(layer), layer) for layer in layers]
         head_names = [(f"mean of {len(heads)}", MEAN), *((str(head), head) for head in heads)]
-        names = [(f"{index}: {name}", index) for index, name in enumerate(trace.ids)]
-        which = control(Dropdown, "utterance", "whose patterns", options=names, value=utterance)
-        self._span: tuple[float, float] | None = None  # of the large map's axes
+        which = utterance_menu(trace.ids, "whose patterns", utterance)
         self._measured: dict[tuple[object, ...], dict[str, Tensor]] = {}
         which.observe(self._fit, "value")  # before the redraw, which then finds the part within the utterance
         super().__init__(
@@ -70,8 +68,6 @@ class AttentionView(Picture):
             control(FloatRangeSlider, "seconds", "part to look at", value=(0.0, end), max=end, step=0.02),
             which,
         )
-        if len(names) == 1:
-            which.layout.display = "none"
         self.first()
 
     def _end(self, utterance: int) -> float:
@@ -93,8 +89,8 @@ class AttentionView(Picture):
         times = within[part]
         if len(times) == 0:
             raise ValueError(f"no frame lies in {seconds[0]:.2f} to {seconds[1]:.2f} s; widen the range.")
-        heads = self.trace[f"{BEFORE}{layer}{AFTER}"][utterance, :, part, part].float().cpu()
-        self.pattern = heads.mean(0) if head == MEAN else heads[head]
+        heads, mean = layer_patterns(self.trace, layer, utterance, part)
+        self.pattern = mean if head == MEAN else heads[head]
         which = "mean of all heads" if head == MEAN else f"head {head}"
         titles = self._titles(heads, times, (layer, utterance, seconds))
         if self.figure is None:
@@ -113,13 +109,7 @@ class AttentionView(Picture):
     def _every_head(self, utterance: int) -> tuple[pd.DataFrame, str]:
         """The table and its text, folded away; text that stays the same is not sent, and remains unfolded."""
         if utterance not in self._tables:
-            frames = slice(int(self.lengths[utterance]))
-            found = {}
-            for layer in self.layers:
-                patterns = self.trace[f"{BEFORE}{layer}{AFTER}"][utterance, :, frames, frames]
-                numbers = head_measures(patterns, self.seconds[frames])
-                found[layer] = pd.DataFrame({name: one.numpy() for name, one in numbers.items()})
-            table = pd.concat(found, names=["layer", "head"])
+            table = every_head(self.trace, utterance)
             texts = [f"{far:.0f} / {bits:.1f}" for far, bits in table.to_numpy().tolist()]
             cells = pd.Series(texts, index=table.index).unstack().to_html(border=0)
             title = "every head over the whole utterance: milliseconds away / bits of entropy"
@@ -159,22 +149,11 @@ class AttentionView(Picture):
         self.cursor(self.large)
 
     def _draw(self, heads: Tensor, head: int, times: Tensor, titles: list[str], title: str) -> None:
-        start, end = cells(times, len(times))
-        weights = pooled(self.pattern, LARGE)
-        image = self.large.images[0]
-        image.set(data=weights, clim=(0, quantile(weights, 1.0)), extent=(start, end, end, start))
-        averaged = f" (mean over cells of {len(times) / LARGE:.1f} frames)" if len(times) > LARGE else ""
-        self.large.set_title(title + averaged)
-        if self._span != (start, end):
-            self.large.set(xlim=(start, end), ylim=(end, start))
-            self._span = (start, end)
+        if set_pattern(self.pattern, times, title, self.large, most=LARGE):
             self.still()
-        for number, (ax, values) in enumerate(zip(self.small, pooled(heads, SMALL), strict=True)):
-            side = len(values)
-            ax.images[0].set(data=values, clim=(0, quantile(values, 1.0)), extent=(0, side, side, 0))
-            ax.set(xlim=(0, side), ylim=(side, 0))
-            ax.title.set_text(titles[number])
-            self.frames[number].set_visible(number == head)
+        set_heads(heads, titles, self.small, most=SMALL)
+        for number, frame in enumerate(self.frames):
+            frame.set_visible(number == head)
 
     def _sentence(self, part: str, layer: int, which: str, times: Tensor) -> str:
         found = measures(self.pattern, times)

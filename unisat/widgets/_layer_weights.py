@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from unisat.interpret.features.bank import FeatureBank
-from unisat.interpret.layers.weighted_sums import WeightedSums
+from unisat.interpret.layers.weighted_sums import WeightedSums, mean_layer, shares, with_weight
 from unisat.interpret.layers.weights import LayerWeights
 from unisat.interpret.layers.weights import layer_weights as measured
 from unisat.plots._layer_weights import layer_shares, set_layer_shares, set_own_sum, sum_result
@@ -92,7 +92,7 @@ class LayerWeightsView(Picture):
         if self.figure is None:
             self._build()
         changed = [set_layer_shares(self.table, self.shares)]
-        middle = float(self.table["contribution"] @ np.arange(len(amounts)))
+        middle = mean_layer(self.table["contribution"].to_numpy())
         changed += [set_own_sum(middle, self.numbers[name], ax) for name, ax in self.results.items()]
         if any(changed):
             self.still()
@@ -103,12 +103,7 @@ class LayerWeightsView(Picture):
         """Give the layer that was clicked in the bars the weight there; in the results, start from that layer."""
         layer = min(max(round(x), 0), len(self.weights) - 1)
         if ax is self.shares:
-            weights = self.weights.copy()
-            weights[layer] = 0
-            weights = weights if weights.any() else 1.0 - np.eye(len(weights))[layer]
-            weights *= (1 - min(max(y, 0.0), 1.0)) / weights.sum()
-            weights[layer] = min(max(y, 0.0), 1.0)
-            self.set(**self._sliders(weights))
+            self.set(**self._sliders(with_weight(self.weights, layer, y)))
         elif ax in self.results.values():
             self.controls[START].value = f"only {self.sums.sites[layer]}"
 
@@ -131,9 +126,9 @@ class LayerWeightsView(Picture):
             self._busy = False
 
     def _table(self, weights: np.ndarray) -> pd.DataFrame:
-        product = weights * self.norms
-        columns = {"weight": weights, "norm": self.norms, "contribution": product / product.sum()}
-        return pd.DataFrame({"site": self.sums.sites, **columns}).join(self.alone.drop(columns="site"))
+        table = shares(weights, self.norms)
+        table.insert(0, "site", self.sums.sites)
+        return table.join(self.alone.drop(columns="site"))
 
     def _build(self) -> None:
         self.figure = new_figure(8.4, 4.2)
@@ -200,4 +195,5 @@ def layer_weights(
         found = measured(torch.zeros(len(sums.sites)) if trained is None else trained, bank)
     if found.sites != sums.sites:
         raise ValueError(f"the weights are of {', '.join(found.sites)}, the bank holds {', '.join(sums.sites)}.")
-    return LayerWeightsView(sums, found.norms.mean(0), None if trained is None else found.weights.mean(0))
+    weights, norms = found.averaged()
+    return LayerWeightsView(sums, norms, None if trained is None else weights)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from ipywidgets import Dropdown, SelectionSlider, ToggleButton
 from jaxtyping import Float
 from matplotlib.axes import Axes
@@ -13,11 +12,28 @@ from matplotlib.ticker import LinearLocator, StrMethodFormatter
 from torch import Tensor
 
 from unisat.corpus import Batch
-from unisat.frames import stack_length
 from unisat.interpret.activations.capture import Trace
-from unisat.interpret.layers.over_time import frame_cka, frame_cosines, hidden_layers, layer_frames, rms_norms
-from unisat.plots._layers import frame_similarity, hidden, norms, outline, set_frame_similarity, set_outline
-from unisat.plots._style import cells, quantile
+from unisat.interpret.layers.over_time import (
+    frame_cka,
+    frame_cosines,
+    hidden_layers,
+    layer_frames,
+    rms_norms,
+    state_summary,
+)
+from unisat.plots._layers import (
+    colour_limit,
+    frame_similarity,
+    hidden,
+    norms,
+    outline,
+    place_rows,
+    set_frame_similarity,
+    set_hidden,
+    set_norms,
+    set_outline,
+)
+from unisat.widgets._choices import check_batch, check_utterance, utterance_menu
 from unisat.widgets._picture import Look, Picture, Sound, answers, control, new_figure
 
 COSINE, CKA = "cosine of frames", "debiased CKA"
@@ -40,36 +56,21 @@ class LayersView(Picture):
 
     def __init__(self, trace: Trace, batch: Batch | None, utterance: int) -> None:
         self.layers = hidden_layers(trace)
-        if not 0 <= utterance < len(trace.ids):
-            raise ValueError(f"utterance={utterance} is not one of the trace's {len(trace.ids)}, from 0.")
-        if batch is not None and len(batch) != len(trace):
-            raise ValueError(
-                f"the batch has {len(batch)} utterances, the trace {len(trace)}; pass the batch that the model heard."
-            )
-        first = f"hidden.{self.layers[0]}"
-        if batch is not None:
-            front = trace.config.conv_kernel, trace.config.conv_stride
-            frames, seen = [stack_length(len(one), *front) for one in batch.waveforms], trace.lengths(first).tolist()
-            if frames != seen:
-                raise ValueError(
-                    f"the trace saw utterances of {seen} frames, the batch has {frames}; give the batch that was run."
-                )
-        self.trace, self.batch = trace, batch
+        check_utterance(utterance, trace.ids, "trace")
         self.sites = [f"hidden.{layer}" for layer in self.layers]
+        if batch is not None:
+            check_batch(trace, self.sites[0], batch)
+        self.trace, self.batch = trace, batch
         self.seconds = trace.seconds(self.sites[0]).double().cpu()
         self._kept: dict[Any, Any] = {}
         self._drawn: tuple[int, str] | None = None
-        names = [(f"{index}: {name}", index) for index, name in enumerate(trace.ids)]
-        which = control(Dropdown, "utterance", "whose hidden states", options=names, value=utterance)
         places = [(str(layer), place) for place, layer in enumerate(self.layers)]
         super().__init__(
             control(SelectionSlider, "layer", "0 is what enters the first block", options=places),
-            which,
+            utterance_menu(trace.ids, "whose hidden states", utterance),
             control(Dropdown, "similarity", "of all layers: of this utterance, or of all", options=[COSINE, CKA]),
             control(ToggleButton, "one scale", "the same colours for all layers", value=False),
         )
-        if len(names) == 1:
-            which.layout.display = "none"
         self.first()
 
     def look(self, layer: int, utterance: int, similarity: str, **options: bool) -> Look:
@@ -81,7 +82,7 @@ class LayersView(Picture):
             self.similarity = self._once(CKA, lambda: frame_cka(self.trace))
         else:
             self.similarity = self._once((COSINE, utterance), lambda: frame_cosines(states))
-        ends = self._once(("ends", utterance), lambda: [quantile(one.abs().numpy(), 0.99) or 1.0 for one in states])
+        ends = self._once(("ends", utterance), lambda: [colour_limit(one) for one in states])
         if self.figure is None:
             self._build(utterance, similarity)
         if self._drawn != (utterance, similarity):
@@ -123,37 +124,34 @@ class LayersView(Picture):
 
     def _draw_all(self, utterance: int, similarity: str) -> None:
         """Draw what does not follow the layer."""
-        start, end = cells(self._times(), len(self.state))
-        values = self.norms.to_numpy(dtype=float)
-        self.sizes.images[0].set(data=values, clim=(0, quantile(values, 1.0)))
-        for ax, rows in ((self.map, self.state.shape[1]), (self.sizes, len(values))):
-            ax.images[0].set_extent((start, end, -0.5, rows - 0.5))  # and with it the axes' limits
+        place_rows(self._times(), self.map)
+        place_rows(self._times(), self.sizes)
+        set_norms(self.norms, self.sizes)
         many = ", all utterances" if similarity == CKA and len(self.trace) > 1 else ""
         set_frame_similarity(self.similarity, similarity + many, self.alike)
         self._drawn = utterance, similarity
         self.still()
 
     def _draw(self, layer: int, limit: float) -> None:
-        self.map.images[0].set(data=self.state.T.numpy(), clim=(-limit, limit))
-        self.map.set_title(f"hidden.{self.layers[layer]}", fontsize=10)
+        set_hidden(self.state, limit, self.map)
+        self.map.set_title(self.sites[layer], fontsize=10)
         for number, frame in enumerate(self.frames):
             set_outline(frame, layer, column=number == 2)
 
     def _sentence(self, layer: int, utterance: int, similarity: str) -> str:
-        times, size = self._times(), self.norms.iloc[layer]
-        most = f", most at {size.idxmax():.2f} s" if size.max() > 1.01 * size.min() else ""  # a norm makes all alike
-        channels = self.state.square().mean(0).sqrt()
-        top = int(channels.argmax())
+        found = state_summary(self.state, self.norms.iloc[layer])
+        # a norm can make all frames alike
+        most = f", most at {found['most_at']:.2f} s" if found["most"] > 1.01 * found["least"] else ""
         near = [place for place in (layer - 1, layer + 1) if 0 <= place < len(self.layers)]
-        pairs = " and ".join(f"{self.similarity[layer, one]:.2f} with hidden.{self.layers[one]}" for one in near)
+        pairs = " and ".join(f"{self.similarity[layer, one]:.2f} with {self.sites[one]}" for one in near)
         alike = f" {similarity[0].upper()}{similarity[1:]}: {pairs}." * bool(near)
-        lost = int((~torch.isfinite(self.state)).sum())
-        not_finite = f" {lost} values are not finite." * bool(lost)
+        not_finite = f" {found['not_finite']} values are not finite." * bool(found["not_finite"])
+        frames, channels = self.state.shape
         return (
-            f"{self.trace.ids[utterance]}, hidden.{self.layers[layer]}, {len(times)} frames of {self.state.shape[1]} "
-            f"channels: RMS {size.mean():.2f} over time ({size.min():.2f} to {size.max():.2f}{most}); "
-            f"the largest channel is {top}, RMS {channels[top]:.2f}, the median channel has "
-            f"{channels.median():.2f}.{alike}{not_finite}"
+            f"{self.trace.ids[utterance]}, {self.sites[layer]}, {frames} frames of {channels} channels: RMS "
+            f"{found['mean']:.2f} over time ({found['least']:.2f} to {found['most']:.2f}{most}); the largest channel "
+            f"is {found['channel']}, RMS {found['channel_rms']:.2f}, the median channel has "
+            f"{found['median_rms']:.2f}.{alike}{not_finite}"
         )
 
 

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from ipywidgets import Dropdown, FloatSlider, IntSlider, Widget
-from jaxtyping import Float
+from ipywidgets import FloatSlider, IntSlider, Widget
 from torch import Tensor
 
 from unisat.config import UniSpeechSatConfig
 from unisat.corpus import Batch
-from unisat.frames import SAMPLE_RATE, hop, stack_length
+from unisat.frames import SAMPLE_RATE, hop
 from unisat.interpret.activations.capture import Trace
-from unisat.masking import audible, span_lengths, span_mask
+from unisat.interpret.masks import draw, many_runs, replay
+from unisat.masking import audible, span_lengths
 from unisat.plots import _masks as plots
 from unisat.plots._sound import set_spectrogram, set_waveform, spectrogram
 from unisat.plots._sound import waveform as draw_waveform
 from unisat.pretrained import UniSpeechSatPreTrainedModel
+from unisat.widgets._choices import check_batch, check_utterance, utterance_menu
 from unisat.widgets._picture import Look, Picture, answers, control, new_figure
 
-DRAWS = (25, 8)  # batches, and masks in each: a batch is rounded up or down as one
+SETTINGS = {
+    "mask_time_prob": "mask_prob",
+    "mask_time_length": "mask_length",
+    "mask_time_min_masks": "min_spans",
+    "mask_feature_prob": "channel_prob",
+    "mask_feature_length": "channel_length",
+    "mask_feature_min_masks": "min_channel_spans",
+}
+"""The control that sets each number of the configuration."""
+
 STEPS = (5, 10, 20, 40, 80, 1000)  # ends of the histogram's axis, which then seldom moves
-
-
-@lru_cache(maxsize=64)
-def _expected(frames: int, prob: float, length: int, least: int) -> Float[np.ndarray, " bars"]:
-    """Mean number of hidden runs of each length in one utterance."""
-    draws, (batches, size) = torch.Generator().manual_seed(0), DRAWS
-    lengths = torch.full((size,), frames)
-    batch = partial(span_mask, lengths, frames, mask_prob=prob, mask_length=length, min_spans=least, generator=draws)
-    masks = torch.cat([batch() for _ in range(batches)])
-    apart = torch.nn.functional.pad(masks, (0, 1)).flatten()  # a seen frame between one mask and the next
-    return plots.run_counts(span_lengths(apart)) / len(masks)
 
 
 class MaskView(Picture):
@@ -55,47 +53,38 @@ class MaskView(Picture):
         self.config, self.batch, self.trace = config, batch, trace
         self.hop = hop(config.conv_stride)
         self._drawn: int | None = None  # the utterance whose sound the figure holds
-        names = [(f"{index}: {name}", index) for index, name in enumerate(batch.ids)]
-        which = control(Dropdown, "utterance", "what to mask", options=names, value=utterance)
+        which = utterance_menu(batch.ids, "what to mask", utterance)
         super().__init__(*([] if trace is not None else self._sliders()), which)
-        if len(batch) == 1:
-            which.layout.display = "none"
         self.first()
 
     def _sliders(self) -> list[Widget]:
-        config = self.config
-        longest, widest = max(40, config.mask_time_length), max(64, config.mask_feature_length)
-        share = "share of the {} that the spans would hide if none overlapped"
-        prob, length, least = config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks
-        wide, few = config.mask_feature_length, config.mask_feature_min_masks
+        time, feature = (
+            [getattr(self.config, f"mask_{kind}_{name}") for name in ("prob", "length", "min_masks")]
+            for kind in ("time", "feature")
+        )
         return [
-            control(FloatSlider, "mask_prob", share.format("frames"), value=prob, max=1.0, step=0.01),
-            control(IntSlider, "mask_length", "frames in one span", value=length, min=1, max=longest),
-            control(IntSlider, "min_spans", "spans drawn at least", value=least, max=max(10, least)),
-            control(
-                FloatSlider,
-                "channel_prob",
-                share.format("channels"),
-                value=config.mask_feature_prob,
-                max=1.0,
-                step=0.01,
+            *_spans("frames", ("mask_prob", "mask_length", "min_spans"), time, 40, "spans drawn at least"),
+            *_spans(
+                "channels", ("channel_prob", "channel_length", "min_channel_spans"), feature, 64, "at least, if any"
             ),
-            control(IntSlider, "channel_length", "channels in one span", value=wide, min=1, max=widest),
-            control(IntSlider, "min_channel_spans", "at least, if any", value=few, max=max(10, few)),
             control(IntSlider, "seed", "other masks of the same kind", max=99),
         ]
 
     def look(self, utterance: int, **values: Any) -> Look:
         """Hide what the controls ask for, or what was hidden in the run, and show it."""
         waveform = self.batch.waveforms[utterance]
-        if self.trace is None:
-            self._draw_masks(waveform, **values)
+        expected = None
+        if self.trace is not None:
+            self.mask, self.channels = replay(self.trace, utterance)
         else:
-            self._replay(utterance)
-        runs, expected = span_lengths(self.mask), None
-        if self.trace is None:
-            time = values["mask_prob"], values["mask_length"], values["min_spans"]
-            expected = _expected(len(self.mask), *time)
+            for name in ("channel_length", "min_channel_spans"):
+                self.controls[name].disabled = values["channel_prob"] == 0
+            frames = plots.frames_of(waveform, self.config.conv_kernel, self.config.conv_stride)
+            config = self.config.replace(**{name: values[slider] for name, slider in SETTINGS.items()})
+            self.mask, self.channels = draw(frames, config, values["seed"])
+            lengths, masks = many_runs(frames, values["mask_prob"], values["mask_length"], values["min_spans"])
+            expected = plots.run_counts(lengths) / masks
+        runs = span_lengths(self.mask)
         if self.figure is None:
             self._build(waveform, expected)
         elif utterance != self._drawn:
@@ -109,38 +98,6 @@ class MaskView(Picture):
                 "what was hidden": audible(waveform, self.mask, hop=self.hop, keep="masked"),
             },
         )
-
-    def _draw_masks(self, waveform: Tensor, **values: Any) -> None:
-        frames = plots.frames_of(waveform, self.config.conv_kernel, self.config.conv_stride)
-        draws, width = torch.Generator().manual_seed(values["seed"]), self.config.hidden_size
-        self.mask = span_mask(
-            torch.tensor([frames]),
-            frames,
-            mask_prob=values["mask_prob"],
-            mask_length=values["mask_length"],
-            min_spans=values["min_spans"],
-            generator=draws,
-        )[0]
-        self.channels = torch.zeros(width, dtype=torch.bool)
-        for name in ("channel_length", "min_channel_spans"):
-            self.controls[name].disabled = values["channel_prob"] == 0
-        # as in the model, where a probability of 0 draws none, whatever the least number is
-        if values["channel_prob"] > 0:
-            self.channels = span_mask(
-                torch.tensor([width]),
-                width,
-                mask_prob=values["channel_prob"],
-                mask_length=values["channel_length"],
-                min_spans=values["min_channel_spans"],
-                generator=draws,
-            )[0]
-
-    def _replay(self, utterance: int) -> None:
-        assert self.trace is not None
-        self.mask = self.trace.ragged("mask.indices")[utterance].cpu()
-        self.channels = torch.zeros(self.config.hidden_size, dtype=torch.bool)
-        if "mask.out" in self.trace.sites:
-            self.channels = (self.trace.ragged("mask.out")[utterance] == 0).all(0).cpu()
 
     def _build(self, waveform: Tensor, expected: np.ndarray | None) -> None:
         self.figure = figure = new_figure(8.4, 5.6)
@@ -189,6 +146,17 @@ class MaskView(Picture):
         )
 
 
+def _spans(what: str, names: Sequence[str], values: Sequence[Any], longest: int, few: str) -> list[Widget]:
+    """Make the sliders of one kind of span, along frames or channels: share, length and least number."""
+    share, length, least = values
+    tooltip = f"share of the {what} that the spans would hide if none overlapped"
+    return [
+        control(FloatSlider, names[0], tooltip, value=share, max=1.0, step=0.01),
+        control(IntSlider, names[1], f"{what} in one span", value=length, min=1, max=max(longest, length)),
+        control(IntSlider, names[2], few, value=least, max=max(10, least)),
+    ]
+
+
 @answers
 def masks(
     model: UniSpeechSatPreTrainedModel | UniSpeechSatConfig | Trace, batch: Batch, utterance: int = 0
@@ -209,20 +177,9 @@ def masks(
     utterance : int
         Which one to show first.
     """
-    if not 0 <= utterance < len(batch):
-        raise ValueError(f"utterance={utterance} is not one of the batch's {len(batch)}, counted from 0.")
+    check_utterance(utterance, batch.ids, "batch")
     if not isinstance(model, Trace):
-        config = model if isinstance(model, UniSpeechSatConfig) else model.config
-        return MaskView(config, batch, utterance)
-    if "mask.indices" not in model.sites:
-        raise ValueError(
-            f"the trace holds {', '.join(model.sites) or 'nothing'}, but no masks; "
-            'capture them with us.run(model, batch, "mask.*").'
-        )
-    frames = [stack_length(len(one), model.config.conv_kernel, model.config.conv_stride) for one in batch.waveforms]
-    if model.lengths("mask.indices").tolist() != frames:
-        raise ValueError(
-            f"the trace saw utterances of {model.lengths('mask.indices').tolist()} frames, the batch has {frames}; "
-            "give the batch that was run."
-        )
+        return MaskView(model if isinstance(model, UniSpeechSatConfig) else model.config, batch, utterance)
+    replay(model, 0)  # which says what is missing where the trace has no masks
+    check_batch(model, "mask.indices", batch)
     return MaskView(model.config, batch, utterance, trace=model)

@@ -15,6 +15,7 @@ from unisat.interpret.objective import Step, clean_targets, one_step
 from unisat.plots import _objective as plots
 from unisat.plots._style import CLASSES
 from unisat.pretraining import UniSpeechSatForPreTraining
+from unisat.widgets._choices import utterance_menu
 from unisat.widgets._picture import Look, Picture, answers, control, new_figure
 
 ALL, COMPARED, WANTED = "all cosines", "only what is compared", "the right answers"
@@ -51,7 +52,6 @@ class LossesView(Picture):
         self._shown: tuple[object, ...] = ()
         hidden = "share of the frames that the spans would hide if none overlapped"
         mixed = "share of the utterances that get a stretch of another"
-        names = [(f"{index}: {name}", index) for index, name in enumerate(batch.ids)]
         warmth, end = config.contrastive_logits_temperature, float(batch.seconds.max())
         middle = self.hop_seconds * round(end / 2 / self.hop_seconds)
         heat = {"min": min(0.02, warmth), "max": max(1.0, warmth), "step": 0.02}
@@ -61,7 +61,7 @@ class LossesView(Picture):
             control(IntSlider, "seed", "other mixtures, masks and instances", value=seed, max=99),
             control(FloatSlider, "temperature", "divides all cosines of the loss", value=warmth, **heat),
             control(Dropdown, "matrix", "which cells of it to show", options=[ALL, COMPARED, WANTED]),
-            control(Dropdown, "utterance", "whose waveform and anchors to show", options=names),
+            utterance_menu(batch.ids, "whose waveform and anchors to show"),
             control(
                 FloatSlider,
                 "anchor",
@@ -90,15 +90,11 @@ class LossesView(Picture):
             self.table, self.record = step.terms(temperature), step.mixtures(self.batch.ids)
             self._draw(similarity, matrix, utterance)
             self._shown = (step, temperature, matrix, utterance)
-        rows = (step.utterances == utterance).nonzero()[:, 0]
-        seconds = self.hop_seconds * step.output.mask_time_indices[utterance].nonzero()[:, 0]
-        nearest = int((seconds - anchor).abs().argmin()) if len(rows) else 0
-        self.anchor = int(rows[nearest]) if len(rows) else None
+        found = step.nearest(utterance, anchor)
+        self.anchor = None if found is None else found[0]
         for artist in (self.marks.title, *self.moved):
-            artist.set_visible(self.anchor is not None)
-        words = "none of its frames is hidden."
-        if self.anchor is not None:
-            words = self._compare(self.anchor, similarity, float(seconds[nearest]))
+            artist.set_visible(found is not None)
+        words = "none of its frames is hidden." if found is None else self._compare(*found, temperature)
         return self._look(utterance, words)
 
     def _take(self, mask_prob: float, mixing_prob: float, seed: int) -> Step:
@@ -115,7 +111,7 @@ class LossesView(Picture):
         grid = figure.add_gridspec(3, 2, height_ratios=(2.4, 1.2, 1.4), width_ratios=(1.25, 1))
         self.cells = plots.similarity(self.step.cosines, self.step.utterances, ax=figure.add_subplot(grid[:2, 0]))
         self.bars = plots.contributions(self.table, ax=figure.add_subplot(grid[0, 1]))
-        self.marks = plots.anchor(self.step.cosines[0], self.step.positives[0], ax=figure.add_subplot(grid[1, 1]))
+        self.marks = plots.anchor(self.step.compare(0), ax=figure.add_subplot(grid[1, 1]))
         self.wave = plots.heard(self.step.mixed[0], ax=figure.add_subplot(grid[2, :]))
         row = self.cells.axhline(0, color=CLASSES[4], linewidth=2)
         place = self.wave.axvline(0, color=CLASSES[1], linewidth=2)
@@ -148,18 +144,16 @@ class LossesView(Picture):
         row = self.record.loc[utterance]
         return f"{name}, with {row['from']} from {row['start']:.2f} to {row['end']:.2f} s at {row['snr_db']:+.1f} dB"
 
-    def _compare(self, anchor: int, similarity: Tensor, seconds: float) -> str:
+    def _compare(self, anchor: int, seconds: float, temperature: float) -> str:
         """Show one anchor, and say how many of its comparisons are right."""
-        columns, released = self.step.candidates(anchor), self.step.config.contrastive_loss == "bce"
-        scores, same = similarity[anchor, columns], self.step.positives[anchor, columns]
-        threshold = 0.0 if released else float(scores[0])
-        plots.set_anchor(scores, same, threshold, self.marks)
+        compared = self.step.compare(anchor, temperature)
+        plots.set_anchor(compared, self.marks)
         self.moved[0].set_ydata([anchor + 0.5] * 2)
         self.moved[1].set_xdata([seconds] * 2)
-        own, others = (scores >= threshold)[same], (scores < threshold)[~same]
+        own, others = compared.right[compared.same], compared.right[~compared.same]
         return (
             f"the frame at {seconds:.2f} s is compared with {len(own)} of its own utterance, {int(own.sum())} of them "
-            f"above {threshold:.1f}, and with {len(others)} of others, {int(others.sum())} of them below."
+            f"above {compared.threshold:.1f}, and with {len(others)} of others, {int(others.sum())} of them below."
         )
 
     def _look(self, utterance: int, words: str) -> Look:
@@ -169,10 +163,9 @@ class LossesView(Picture):
         if "contrastive" in table.index:
             value, chance = table.loc["contrastive", ["value", "chance"]]
             compared = f"contrastive {value:.3f}, by chance {chance:.3f}"
-        hidden = self.step.output.mask_time_indices.sum() / self.step.output.valid.sum()
         sentence = (
             f"Loss {table['contribution'].sum():.3f} = {parts}; {compared}. {len(self.record)} of {len(self.batch)} "
-            f"mixed, {hidden:.0%} hidden. {self._mixture(utterance)}: {words}"
+            f"mixed, {self.step.hidden_share:.0%} hidden. {self._mixture(utterance)}: {words}"
         )
         samples = len(self.batch.waveforms[utterance])
         sounds = {

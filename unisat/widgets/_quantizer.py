@@ -5,49 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from ipywidgets import Dropdown, FloatSlider, IntSlider, SelectionSlider, ToggleButton
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE
-from unisat.interpret.activations.capture import Trace, run
-from unisat.interpret.activations.sites import find, find_backbone
-from unisat.interpret.features.collect import draw_masks
-from unisat.interpret.units.codebook import NO_QUANTIZER, frames_to_call_dead
-from unisat.interpret.units.perplexity import (
-    gumbel_noise,
-    perplexities,
-    perplexity_over_frames,
-    perplexity_over_steps,
-    plug_in,
-    read_history,
-    step_of_temperature,
-)
+from unisat.interpret.activations.capture import Trace
+from unisat.interpret.units.codebook import frames_to_call_dead
+from unisat.interpret.units.perplexity import perplexity_over_steps, read_history, step_of_temperature
+from unisat.interpret.units.quantizer import Choice, Frames, captured_frames, check_quantizer, quantized_frames
 from unisat.plots import _quantizer as plots
 from unisat.plots._style import CLASSES
-from unisat.quantizer import GumbelVectorQuantizer
+from unisat.widgets._choices import utterance_menu
 from unisat.widgets._picture import Look, Picture, Sound, answers, control, new_figure
 
-LOGITS, MASK = "quant.logits", "mask.indices"
-ALL, HIDDEN = "all, nothing hidden", "hidden ones, as in pretraining"
 SPAN = 20.0  # logits further below the largest have less than one chance in a hundred million
 ABOVE = 8.0
-LONGEST = 180.0  # seconds of the batch with its padding
 AROUND = 0.25  # seconds before and behind a frame, to listen to
-
-
-class Frames(NamedTuple):
-    """Frames of a batch, one behind the other: logits, the utterance of each, and its time in seconds."""
-
-    logits: Tensor
-    utterances: np.ndarray
-    seconds: np.ndarray
 
 
 class QuantizerView(Picture):
@@ -67,6 +46,7 @@ class QuantizerView(Picture):
         The curves; ``over_steps`` is None without a history.
     """
 
+    choice: Choice
     logits: Tensor
     noise: Tensor
     soft: Tensor
@@ -88,29 +68,16 @@ class QuantizerView(Picture):
         first = next(iter(frames.values()))
         self.groups, self.entries = first.logits.shape[1:]
         self.steps = [] if history is None else [perplexity_over_steps(history, group) for group in range(self.groups)]
-        # what follows from no other control: codes without noise, the table, and a curve for each group
-        self._kept = {
-            name: (
-                these.logits.argmax(-1).numpy(),
-                perplexities(these.logits),
-                [perplexity_over_frames(these.logits[:, group]) for group in range(self.groups)],
-            )
-            for name, these in frames.items()
-        }
-        self._last: tuple[Any, Any, Any] = (None, None, None)
+        self._last: tuple[Any, Any] = (None, None)
         self.end = end = float(first.seconds.max())
-        mine = first.utterances == 0
-        unsure = first.logits[mine, 0].softmax(-1).max(-1).values.argmin()
-        start = float(first.seconds[mine][unsure])
-        names = [(f"{index}: {name}", index) for index, name in enumerate(ids)]
         heat = {"value": 2.0, "min": 0.5, "max": 2.0, "step": 0.05}
         super().__init__(
             control(FloatSlider, "temperature", "of training's soft choice, from 2 down to 0.5", **heat),
             control(ToggleButton, "noise", "add Gumbel noise, as in training", value=True),
             control(IntSlider, "seed", "other noise", max=99),
             control(SelectionSlider, "group", "of the codebook, from 0", options=range(self.groups)),
-            control(Dropdown, "utterance", "whose frames to look at", options=names),
-            control(FloatSlider, "frame", "the frame nearest to it, in s", value=start, max=end, step=0.02),
+            utterance_menu(ids, "whose frames to look at"),
+            control(FloatSlider, "frame", "the frame nearest to it, in s", value=first.unsure(0), max=end, step=0.02),
             control(Dropdown, "counted", "which frames count", options=list(frames)),
         )
         self.first()
@@ -120,43 +87,35 @@ class QuantizerView(Picture):
     ) -> Look:
         """Let one frame choose, and count what all frames choose."""
         these = self.frames[counted]
-        rows = np.flatnonzero(these.utterances == utterance)
-        if not len(rows):
+        row = these.nearest(utterance, frame)
+        if row is None:
             raise ValueError(f"no frame of {self.ids[utterance]} is hidden; look at all, or at another utterance.")
-        row = int(rows[np.abs(these.seconds[rows] - frame).argmin()])
-        before, base, curves = self._kept[counted]
         self.controls["seed"].disabled = not noise
-        added, after = self._drawn(counted, seed) if noise else (torch.zeros_like(these.logits), before)
-        self.logits, self.noise = these.logits[row, group], added[row, group]
-        self.soft = ((self.logits + self.noise) / temperature).softmax(-1)
-        self.code, self.drawn = int(before[row, group]), int(after[row, group])
-        counts, drawn = self._count(before), self._count(after)
-        self.counts = pd.DataFrame({"code": counts[group], "drawn": drawn[group]}).rename_axis("entry")
-        self.table = base.assign(drawn=[plug_in(count) for count in drawn]) if noise else base
-        self.over_frames, self.over_steps = curves[group], self.steps[group] if self.steps else None
+        added, codes = self._drawn(counted, seed if noise else None)
+        self.choice = found = these.choice(row, group, temperature, added)
+        self.logits, self.noise, self.soft = found.logits, found.noise, found.soft
+        self.code, self.drawn = found.code, found.drawn
+        counts = {"code": these.count(these.codes)[group], "drawn": these.count(codes)[group]}
+        self.counts = pd.DataFrame(counts).rename_axis("entry")
+        self.table = these.table_with(codes) if noise else these.table
+        self.over_frames, self.over_steps = these.curves[group], self.steps[group] if self.steps else None
         if self.figure is None:
             self._build()
         self._set_choice(temperature)
-        plots.set_code_track(these.seconds[rows], before[rows, group], after[rows, group], self.track)
-        self.track.lines[2].set_xdata([these.seconds[row]] * 2)
+        rows, seconds = these.of(utterance), float(these.seconds[row])
+        plots.set_code_track(these.seconds[rows], these.codes[rows, group], codes[rows, group], self.track)
+        self.track.lines[2].set_xdata([seconds] * 2)
         self.track.title.set_text(
             f"{self.ids[utterance]}: the entry of each frame; orange where noise makes it another"
         )
         self._set_book(group, temperature)
-        return self._look(
-            utterance, group, float(these.seconds[row]), temperature, float((before != after)[:, group].mean())
-        )
+        return self._look(utterance, group, seconds, temperature, float(these.moved(codes)[group]))
 
-    def _drawn(self, frames: str, seed: int) -> tuple[Tensor, np.ndarray]:
+    def _drawn(self, frames: str, seed: int | None) -> tuple[Tensor, np.ndarray]:
         """Noise, and the codes with it."""
         if self._last[0] != (frames, seed):
-            logits = self.frames[frames].logits
-            noise = gumbel_noise(logits.shape, seed)
-            self._last = (frames, seed), noise, (logits + noise).argmax(-1).numpy()
-        return self._last[1:]
-
-    def _count(self, codes: np.ndarray) -> list[np.ndarray]:
-        return [np.bincount(codes[:, group], minlength=self.entries) for group in range(self.groups)]
+            self._last = (frames, seed), self.frames[frames].draw(seed)
+        return self._last[1]
 
     def _build(self) -> None:
         self.figure = figure = new_figure(8.4, 6.6)
@@ -173,11 +132,11 @@ class QuantizerView(Picture):
         self.track = plots.code_track(times, none, entries=self.entries, ax=figure.add_subplot(grid[1, :]))
         self.track.axvline(0, color="black", linewidth=1.5)
         # limits for whatever is counted: a redraw draws no axis anew
-        all_counts = [count for codes, _, _ in self._kept.values() for count in self._count(codes)]
+        all_counts = [count for these in self.frames.values() for count in these.count(these.codes)]
         fullest = max(all_counts, key=lambda count: count.max() / count.sum())
         self.use = plots.code_counts(fullest, ax=figure.add_subplot(grid[2, :4]))
         draw = partial(plots.perplexity, entries=self.entries, legend=False)
-        widest = max((curves[0] for _, _, curves in self._kept.values()), key=lambda curve: curve["frames"].iloc[-1])
+        widest = max((these.curves[0] for these in self.frames.values()), key=lambda curve: curve["frames"].iloc[-1])
         self.over = draw(widest, ax=figure.add_subplot(grid[2, 4:8]))
         self.trained = figure.add_subplot(grid[2, 8:])
         if self.over_steps is None:
@@ -201,7 +160,7 @@ class QuantizerView(Picture):
     def _set_choice(self, temperature: float) -> None:
         highest = self.logits.max()
         logits, noisy = (self.logits - highest).numpy(), (self.logits + self.noise - highest).numpy()
-        likely, soft = self.logits.softmax(-1).numpy(), self.soft.numpy()
+        likely, soft = self.choice.likely.numpy(), self.soft.numpy()
         chosen, drawn = np.eye(self.entries)[[self.code, self.drawn]]
         for ax, name, before, after in (
             (self.panels[0], f"logits: {self.code} leads", logits, logits),
@@ -228,7 +187,7 @@ class QuantizerView(Picture):
         sentence = " ".join(
             [
                 f"{self.ids[utterance]}, frame at {seconds:.2f} s, group {group}: the logits prefer entry {self.code} "
-                f"(probability {self.logits.softmax(-1)[self.code]:.2f}),",
+                f"(probability {self.choice.likely[self.code]:.2f}),",
                 f"the noise makes it {self.drawn};" if self.drawn != self.code else "and it is chosen;",
                 f"at temperature {temperature:.2f} its soft share is {self.soft[self.drawn]:.2f}.",
                 *self._use(group, moved),
@@ -287,49 +246,12 @@ def quantizer(
         `unisat.interpret.units.perplexity.perplexity_over_steps`.
     """
     if isinstance(source, Trace):
-        frames, ids = _captured(source), source.ids
+        frames, ids = captured_frames(source), source.ids
     else:
-        frames, ids = _run(source, batch), batch.ids if batch is not None else ()
+        check_quantizer(source)
+        if batch is None:
+            raise ValueError("a model needs something to quantize; give a batch, or the trace of a run.")
+        frames, ids = quantized_frames(source, batch), batch.ids
     if batch is not None and len(batch) != len(ids):
         raise ValueError(f"the batch has {len(batch)} utterances, the trace {len(ids)}; give what was captured.")
     return QuantizerView(frames, ids, batch, None if history is None else read_history(history))
-
-
-def _captured(trace: Trace) -> dict[str, Frames]:
-    if LOGITS not in trace:
-        raise ValueError(
-            f"the trace holds {', '.join(trace.sites) or 'nothing'}, but no {LOGITS}; capture them with "
-            f'us.run(model, batch, "{LOGITS}"), of a pretraining model: no other has a quantizer.'
-        )
-    frames = {"as captured": _frames(trace)}
-    if MASK in trace and trace[MASK].any():
-        frames[HIDDEN] = _frames(trace, trace[MASK])
-    return frames
-
-
-def _run(model: nn.Module, batch: Batch | None) -> dict[str, Frames]:
-    if find(model, GumbelVectorQuantizer) is None:
-        raise ValueError(
-            f"{NO_QUANTIZER}, a {type(model).__name__}: only pretraining models have one, "
-            'us.load("tiny", "pretraining") or us.UniSpeechSatForPreTraining.from_pretrained(…).'
-        )
-    if batch is None:
-        raise ValueError("a model needs something to quantize; give a batch, or the trace of a run.")
-    seconds = len(batch) * float(batch.seconds.max())
-    if seconds > LONGEST:
-        raise ValueError(
-            f"the batch is {seconds:.0f} s long with its padding, frames are counted up to {LONGEST:.0f} s; take fewer "
-            "or shorter utterances, batch[:4], or collect their codes: us.collect and us.codebook_usage."
-        )
-    frames = {ALL: _frames(run(model, batch, LOGITS)[1])}
-    mask = draw_masks(batch.lengths, batch.ids, find_backbone(model)[1].config, 0)
-    if mask.any():
-        frames[HIDDEN] = _frames(run(model, batch, LOGITS, mask_time_indices=mask)[1], mask)
-    return frames
-
-
-def _frames(trace: Trace, mask: Tensor | None = None) -> Frames:
-    valid = trace.valid(LOGITS).cpu()
-    utterances, places = (valid if mask is None else valid & mask.cpu()).nonzero(as_tuple=True)
-    seconds = trace.seconds(LOGITS).cpu().numpy()[places.numpy()]
-    return Frames(trace[LOGITS].cpu().float()[utterances, places], utterances.numpy(), seconds)

@@ -12,8 +12,10 @@ from unisat.config import UniSpeechSatConfig
 from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE, receptive_field
 from unisat.interpret.activations.capture import run
-from unisat.interpret.layers.over_time import rms_norms
-from unisat.plots import norms, waveform
+from unisat.interpret.layers.over_time import rms_norms, smallest_and_largest
+from unisat.plots._layers import norms
+from unisat.plots._show import loudness
+from unisat.plots._sound import waveform
 from unisat.pretrained import UniSpeechSatPreTrainedModel
 from unisat.widgets._picture import Look, Picture, content, new_figure, upload
 
@@ -50,11 +52,10 @@ class RecordingView(Picture):
         above.set_title(name, parse_math=False)
         norms(table, ax=below)
         self.figure = figure
-        by_layer = table.mean(axis=1)
+        (least, low), (most, high) = smallest_and_largest(table).items()
         sentence = (
-            f"{name}: {len(samples) / SAMPLE_RATE:.1f} s, {table.shape[1]} frames, peak {samples.abs().max():.2f}, "
-            f"RMS {samples.square().mean().sqrt():.3f}; the norm is smallest in layer {by_layer.idxmin()} "
-            f"({by_layer.min():.2f}) and largest in layer {by_layer.idxmax()} ({by_layer.max():.2f})."
+            f"{name}: {len(samples) / SAMPLE_RATE:.1f} s, {table.shape[1]} frames, {loudness(samples)}; the norm is "
+            f"smallest in layer {least} ({low:.2f}) and largest in layer {most} ({high:.2f})."
         )
         return Look(sentence=sentence, sounds={name: samples})
 

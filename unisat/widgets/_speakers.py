@@ -11,7 +11,6 @@ import pandas as pd
 from ipywidgets import Dropdown, SelectionSlider
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from matplotlib.path import Path as Outline
 from torch import Tensor
 
@@ -19,10 +18,9 @@ from unisat.audio import load
 from unisat.corpus import Batch, Corpus
 from unisat.frames import SAMPLE_RATE
 from unisat.interpret.features.bank import FeatureBank
-from unisat.interpret.speakers.maps import Embedding, again, embed, neighbours, xvectors
-from unisat.interpret.speakers.trials import verify_trials
-from unisat.plots._speakers import MARKERS, REST, axis_names, marks
-from unisat.plots._style import CLASSES
+from unisat.interpret.speakers.maps import Embedding, again_each, embed, every_other, neighbours, xvectors
+from unisat.interpret.speakers.trials import several_sessions, verify_trials
+from unisat.plots._speakers import axis_names, class_legend, point_map, ring_points, set_point_map
 from unisat.pretrained import UniSpeechSatPreTrainedModel
 from unisat.widgets._picture import Look, Picture, answers, content, control, new_figure, upload
 from unisat.widgets._sound import checked
@@ -79,14 +77,11 @@ class SpeakersView(Picture):
         self.banks, self.speech, self.model, self.pool = banks, speech, model, pool
         self.table = table = next(iter(banks.values())).table
         self.outlined = np.zeros(len(table), dtype=bool)
-        speaker = table["speaker" if "speaker" in table else "id"].astype(str)
-        # LDA is fitted on every other utterance of a speaker, and judged by the others
-        self.fitted = (speaker.groupby(speaker).cumcount() % 2 == 0).to_numpy()
+        self.fitted, self.sessions = every_other(table), several_sessions(table)
         known = [str(name) for name in table if table[name].notna().all()]
-        self.sessions = "session" in known and bool((table["session"].groupby(speaker).nunique() > 1).any())
         self._kept: dict[Any, Any] = {}
         self._heard: tuple[Any, _Heard | None] = (None, None)
-        self._drawn: Any = None
+        self._seen: Any = None
         columns = [name for name in known if name not in NO_CLASSES and 1 < table[name].nunique() < len(table)]
         columns.sort(key=lambda name: CLASSES_FIRST.index(name) if name in CLASSES_FIRST else len(CLASSES_FIRST))
         columns = columns or ["speaker" if "speaker" in known else "id"]
@@ -130,9 +125,8 @@ class SpeakersView(Picture):
         near = self.table.index.isin(self.neighbours.index)
         chosen = {"lasso": self.outlined, "nearest": near, "class": alike.to_numpy()}[select]
         self.selection = self.table[chosen]
-        for (ring, many), where in zip(self._rings, self._where, strict=True):
-            ring.set_data(*where[[utterance]].T)
-            many.set_data(*where[chosen].T)
+        for drawn, where in zip(self.drawn, self._where, strict=True):
+            ring_points(drawn, where, utterance, chosen)
         sounds = {} if self.speech is None else {str(self.table["id"].iloc[utterance]): self._sound(utterance)}
         sounds |= {} if heard is None else {heard.name: heard.samples}
         html = self._html(color, utterance, heard)
@@ -140,17 +134,18 @@ class SpeakersView(Picture):
 
     def clicked(self, ax: Axes, x: float, y: float) -> None:
         """Choose the utterance whose point is there."""
-        if ax in self._axes:
-            where = self._where[self._axes.index(ax)]
-            away = np.hypot(*(ax.transData.transform(where) - ax.transData.transform((x, y))).T)
-            if away.min() <= REACH:
-                self.controls["utterance"].value = int(away.argmin())
+        for drawn, where in zip(self.drawn, self._where, strict=True):
+            if ax is drawn.ax:
+                away = np.hypot(*(ax.transData.transform(where) - ax.transData.transform((x, y))).T)
+                if away.min() <= REACH:
+                    self.controls["utterance"].value = int(away.argmin())
 
     def lassoed(self, ax: Axes, vertices: Float[np.ndarray, "vertices 2"]) -> None:
         """Choose the utterances whose points are inside."""
-        if ax in self._axes:
-            self.outlined = Outline(vertices).contains_points(self._where[self._axes.index(ax)])
-            self.set(select="lasso")
+        for drawn, where in zip(self.drawn, self._where, strict=True):
+            if ax is drawn.ax:
+                self.outlined = Outline(vertices).contains_points(where)
+                self.set(select="lasso")
 
     # measuring
 
@@ -193,9 +188,7 @@ class SpeakersView(Picture):
             data, name = content(recording)
             samples = checked(load(data, name=name), name, self.model.config)
             batch = Batch.from_arrays(samples, sampling_rate=SAMPLE_RATE, ids=[name])
-            # x-vectors first: they need the longest utterance, and say whose is too short
-            different = sorted(set(self.banks.values()), key=lambda one: "reduce" in one.about)
-            banks = {one: again(self.model, one, batch) for one in different}
+            banks = again_each(self.model, self.banks.values(), batch)
             self._heard = key, _Heard(name, samples, {site: banks[one] for site, one in self.banks.items()})
         return self._heard[1]
 
@@ -213,61 +206,34 @@ class SpeakersView(Picture):
 
     def _new_figure(self) -> None:
         self.figure = new_figure(8.4, 4.4)
-        left, right, self._names = self.figure.subplots(1, 3, width_ratios=(3, 3, 1.35))
-        self._axes = (left, right)
-        self._names.set_axis_off()
+        left, right, self.names = self.figure.subplots(1, 3, width_ratios=(3, 3, 1.35))
+        self.names.set_axis_off()
         left.set(xticks=[], yticks=[])  # distances mean nothing in UMAP
-        edge: dict[str, Any] = {"edgecolors": "0.25", "linewidths": 0.4}
-        self._points = [{mark: ax.scatter([], [], s=26, marker=mark, **edge) for mark in MARKERS} for ax in self._axes]
-        self._others = [ax.scatter([], [], s=8, color=REST, linewidths=0, zorder=0) for ax in self._axes]
-        self._stars = [ax.plot([], [], "*", ms=18, mfc="white", mec="black", mew=1.5)[0] for ax in self._axes]
-        open_ring: dict[str, Any] = {"marker": "o", "ls": "", "mfc": "none", "mec": "black"}
-        self._rings = [
-            (ax.plot([], [], ms=14, mew=2.4, **open_ring)[0], ax.plot([], [], ms=9, mew=1.0, **open_ring)[0])
-            for ax in self._axes
-        ]
-        self.moving(*(one for pair in self._rings for one in pair))
+        self.drawn = point_map(left), point_map(right)
+        self.moving(*(ring for one in self.drawn for ring in (one.ring, one.rings)))
 
     def _draw(self, site: str, color: str, heard: _Heard | None) -> None:
         """Draw the points, where others are to be seen than before."""
         wanted = [*map(id, self.maps.values()), color, id(heard)]
-        if wanted == self._drawn:
+        if wanted == self._seen:
             return
         if self.figure is None:
             self._new_figure()
         labels = self.table[color].astype(str)
-        styles = marks(labels)
-        colours, shapes = (
-            labels.map({name: one[what] for name, one in styles.items()}) for what in ("color", "marker")
-        )
         self._where = []
-        for side, (method, one) in enumerate(self.maps.items()):
-            ax, where = (
-                self._axes[side],
-                one.place(self._features(site, self.banks)) if one.held_out else one.coordinates,
-            )
-            plain = shapes.isna() | (one.held_out is True) & self.fitted
-            self._others[side].set_offsets(where[plain])
-            for shape, artist in self._points[side].items():
-                mine = (shapes == shape) & ~plain
-                artist.set(offsets=where[mine], facecolors=colours[mine].to_list())
+        for drawn, (method, one) in zip(self.drawn, self.maps.items(), strict=True):
+            where = one.place(self._features(site, self.banks)) if one.held_out else one.coordinates
             new = np.empty((0, 2)) if heard is None else one.place(self._features(site, heard.banks))
-            self._stars[side].set_data(*new.T)
-            low, high = (limit(np.concatenate([where, new]), axis=0) for limit in (np.min, np.max))
-            room = 0.06 * (high - low) + 1e-9
-            ax.set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))
-            ax.set(**dict(zip(("xlabel", "ylabel"), axis_names(method, one.explained), strict=True)))
+            set_point_map(drawn, where, labels, grey=(one.held_out is True) & self.fitted, star=new)
+            drawn.ax.set(**dict(zip(("xlabel", "ylabel"), axis_names(method, one.explained), strict=True)))
             how = {"pca": "", "lda": ", grey: what it was fitted on"}
             title = method.upper() + how.get(method, f", {one.settings['n_neighbors']} neighbours")
             pure = f"trustworthiness {one.trustworthiness:.2f}, purity {self.numbers['purity'][method]['drawn']:.0%}"
-            ax.set_title(f"{title}\n{pure}", fontsize=10)
+            drawn.ax.set_title(f"{title}\n{pure}", fontsize=10)
             self._where.append(where)
-        if self._drawn is None or self._drawn[2] != color:
-            keys = [Line2D([], [], ls="", ms=5, mec="0.25", mew=0.4, label=name, **styles[name]) for name in styles]
-            style: dict[str, Any] = {"frameon": False, "fontsize": 8, "columnspacing": 0.6, "handletextpad": 0.1}
-            columns = 1 + (len(keys) > len(CLASSES))
-            self._names.legend(handles=keys, title=color, loc="upper left", ncols=columns, **style)
-        self._drawn = wanted
+        if self._seen is None or self._seen[2] != color:
+            class_legend(labels, color, self.names)
+        self._seen = wanted
         self.still()
 
     def _sentence(self, site: str, color: str, utterance: int, heard: _Heard | None) -> str:

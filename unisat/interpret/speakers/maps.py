@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import nn
 
 from unisat.corpus import Batch, Corpus
@@ -255,6 +255,20 @@ def again(model: nn.Module, bank: FeatureBank, speech: Batch) -> FeatureBank:
         raise ValueError(f"reduce={bank.about['reduce']!r} cannot be repeated here; collect with 'mean' or 'mean+std'.")
     about["untrained_seeds"] = max(1, about["untrained_seeds"])
     return collect(model, speech, reduce=bank.about["reduce"], progress=False, **about)
+
+
+def again_each(model: nn.Module, banks: Iterable[FeatureBank], speech: Batch) -> dict[FeatureBank, FeatureBank]:
+    """Measure other utterances as those of several banks were measured, each bank once; see `again`.
+
+    X-vectors come first: they need the longest utterance, and say whose is too short.
+    """
+    return {bank: again(model, bank, speech) for bank in sorted(set(banks), key=lambda bank: "reduce" in bank.about)}
+
+
+def every_other(table: pd.DataFrame) -> Bool[np.ndarray, " utterances"]:
+    """True on every other utterance of each speaker: half of them to fit LDA on, the others to judge it by."""
+    speaker = table["speaker" if "speaker" in table else "id"].astype(str)
+    return (speaker.groupby(speaker).cumcount() % 2 == 0).to_numpy()
 
 
 SAME = ("max_seconds", "do_normalize", "sites", "frames", "baselines", "untrained_seeds", "seed")
