@@ -13,11 +13,12 @@ SHAPES = tests/test_frames.py tests/test_masking.py tests/test_model.py tests/te
 	tests/test_plots_objective.py tests/test_acoustics.py tests/test_clusters.py tests/test_bank.py tests/test_reduce.py \
 	tests/test_collect.py tests/test_intervene.py tests/test_sweep.py tests/test_attribution.py tests/test_lenses.py \
 	tests/test_verification.py tests/test_codebook.py tests/test_units.py tests/test_similarity.py tests/test_layer_weights.py \
-	tests/test_plots_interventions.py tests/test_plots_attribution.py tests/test_plots_verification.py \
-	tests/test_plots_codebook.py tests/test_plots_similarity.py tests/test_plots_results.py tests/test_picture.py \
-	tests/test_mask_view.py tests/test_attention_view.py tests/test_quantizer_view.py tests/test_losses_view.py \
-	tests/test_mixing_view.py tests/test_layers_view.py tests/test_layer_weights_view.py tests/test_shortcuts.py \
-	tests/test_chunks.py tests/test_batching.py tests/test_attention_blocks.py
+	tests/test_plots_interventions.py tests/test_plots_speakers.py tests/test_plots_attention.py tests/test_plots_layers.py \
+	tests/test_plots_units.py tests/test_plots_layer_weights.py tests/test_plots_quantizer.py tests/test_plots_similarity.py tests/test_plots_results.py tests/test_picture.py \
+	tests/test_widgets_masks.py tests/test_widgets_attention.py tests/test_widgets_quantizer.py tests/test_widgets_objective.py \
+	tests/test_widgets_mixing.py tests/test_widgets_layers.py tests/test_widgets_layer_weights.py tests/test_shortcuts.py \
+	tests/test_chunks.py tests/test_batching.py tests/test_attention_blocks.py tests/test_attention.py tests/test_over_time.py \
+	tests/test_weighted_sums.py tests/test_perplexity.py tests/test_masks.py tests/test_quantized_frames.py tests/test_objective.py
 
 .PHONY: lab tour test browser screenshots docs check format notebooks speech tiny benchmarks clean
 

@@ -90,11 +90,6 @@ def test_the_legend_does_not_cover_data():
     assert legend.x1 <= figure.bbox.x1
 
 
-def test_it_draws_into_the_axes_that_it_is_given():
-    ax = Figure().add_subplot()
-    assert probe_curves(report(3), ax=ax) is ax
-
-
 def test_a_report_draws_itself():
     speaker = np.repeat(np.arange(6), 6)
     table = pd.DataFrame({"id": [f"u{n}" for n in range(36)], "speaker": [f"s{n}" for n in speaker]})

@@ -80,7 +80,7 @@ class CellFigure(Figure):
     It is shown with words: those given by `say`, or else `describe`'s.
     """
 
-    sentence = ""
+    caption = ""
 
     def png(self) -> bytes:
         """Draw the figure as a PNG file."""
@@ -97,13 +97,13 @@ class CellFigure(Figure):
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         # a bare image/png has no alternative text in JupyterLab, whatever its metadata say
         source = data_uri("image/png", self.png())
-        words = escape(self.sentence or describe(self))
+        words = escape(self.caption or describe(self))
         width = self.get_size_inches()[0] * self.dpi
         picture = f'<img width="{width:.0f}" style="max-width: 100%; height: auto" alt="{words}" src="{source}">'
-        caption = f"<figcaption>{words}</figcaption>" if self.sentence else ""
+        caption = f"<figcaption>{words}</figcaption>" if self.caption else ""
         return {
             "text/html": f'<figure style="margin: 0">{picture}{caption}</figure>',
-            "text/plain": self.sentence or describe(self),
+            "text/plain": self.caption or describe(self),
         }
 
 
@@ -116,7 +116,7 @@ def say(ax: Axes, sentence: str) -> Figure | SubFigure:
         )
     if not sentence.strip():
         raise ValueError("the sentence is empty; say what the picture shows, with its numbers.")
-    figure.sentence = sentence
+    figure.caption = sentence
     return figure
 
 

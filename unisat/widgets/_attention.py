@@ -99,7 +99,7 @@ class AttentionView(Picture):
         self.table, html = self._every_head(utterance)
         shown = seconds[0], min(seconds[1], self._end(utterance))
         return Look(
-            sentence=self._sentence(
+            caption=self._caption(
                 f"{self.trace.ids[utterance]}, {shown[0]:.2f}–{shown[1]:.2f} s", layer, which, times
             ),
             sounds=self._sounds_of(utterance, shown),
@@ -155,7 +155,7 @@ class AttentionView(Picture):
         for number, frame in enumerate(self.frames):
             frame.set_visible(number == head)
 
-    def _sentence(self, part: str, layer: int, which: str, times: Tensor) -> str:
+    def _caption(self, part: str, layer: int, which: str, times: Tensor) -> str:
         found = measures(self.pattern, times)
         outside = 1 - found["inside"]
         rest = f" {outside:.0%} of the weight goes elsewhere and is left out." if outside > 0.005 else ""

@@ -97,7 +97,7 @@ class LayerWeightsView(Picture):
         if any(changed):
             self.still()
         style: dict[str, Any] = {"index": False, "border": 0, "float_format": "{:.3f}".format}
-        return Look(sentence=self._sentence(values[START]), html=self.table.to_html(**style))
+        return Look(caption=self._caption(values[START]), html=self.table.to_html(**style))
 
     def clicked(self, ax: Axes, x: float, y: float) -> None:
         """Give the layer that was clicked in the bars the weight there; in the results, start from that layer."""
@@ -149,7 +149,7 @@ class LayerWeightsView(Picture):
         self.figure.legend(keys, names, loc="outside lower right", ncols=len(keys), **style)
         self.moving(*self.shares.patches, *self.shares.lines, *(ax.lines[-1] for ax in self.results.values()))
 
-    def _sentence(self, start: str) -> str:
+    def _caption(self, start: str) -> str:
         rows = self.table.set_index("site")
         most, largest = rows["weight"].idxmax(), rows["contribution"].idxmax()
         parts = [

@@ -89,7 +89,7 @@ class LayersView(Picture):
             self._draw_all(utterance, similarity)
         self._draw(layer, max(ends) if options["one scale"] else ends[layer])
         sounds = {} if self.batch is None else {"utterance": Sound(self.batch.waveforms[utterance])}
-        return Look(sentence=self._sentence(layer, utterance, similarity), sounds=sounds)
+        return Look(caption=self._caption(layer, utterance, similarity), sounds=sounds)
 
     def clicked(self, ax: Axes, x: float, y: float) -> None:
         """Choose the layer whose row was clicked, among the norms or the similarities."""
@@ -138,7 +138,7 @@ class LayersView(Picture):
         for number, frame in enumerate(self.frames):
             set_outline(frame, layer, column=number == 2)
 
-    def _sentence(self, layer: int, utterance: int, similarity: str) -> str:
+    def _caption(self, layer: int, utterance: int, similarity: str) -> str:
         found = state_summary(self.state, self.norms.iloc[layer])
         # a norm can make all frames alike
         most = f", most at {found['most_at']:.2f} s" if found["most"] > 1.01 * found["least"] else ""

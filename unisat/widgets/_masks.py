@@ -92,7 +92,7 @@ class MaskView(Picture):
         self._drawn = utterance
         self._show(runs, expected)
         return Look(
-            sentence=self._sentence(utterance, runs),
+            caption=self._caption(utterance, runs),
             sounds={
                 "what is left": audible(waveform, self.mask, hop=self.hop, keep="visible"),
                 "what was hidden": audible(waveform, self.mask, hop=self.hop, keep="masked"),
@@ -134,7 +134,7 @@ class MaskView(Picture):
         most = max(counts.max(), 0 if expected is None else expected.max())
         self.runs.set_ylim(0, next(step for step in STEPS if step >= most))
 
-    def _sentence(self, utterance: int, runs: Tensor) -> str:
+    def _caption(self, utterance: int, runs: Tensor) -> str:
         frame_ms = 1000 * self.hop / SAMPLE_RATE
         longest = f", the longest {frame_ms * int(runs.max()):.0f} ms" if len(runs) else ""
         hidden = (

@@ -54,7 +54,7 @@ class MixingView(Picture):
         self.mixture = mix_pair(main, secondary, snr_db=snr_db, start=self.start, length=length)
         self._draw(snr_db)
         names = self.batch.ids[utterance], self.batch.ids[other]
-        sentence = (
+        caption = (
             f"{names[0]} with {length / SAMPLE_RATE:.2f} s of {names[1]} from {self.start / SAMPLE_RATE:.2f} s on, "
             f"{length / len(main):.0%} of it, at {snr_db:+.0f} dB; mixtures of pretraining lie between -5 and +5 dB "
             "and overlap in at most half."
@@ -62,7 +62,7 @@ class MixingView(Picture):
         sounds = {"the main speaker": Sound(main), "the mixture": Sound(self.mixture)}
         if length:
             sounds["what is mixed in"] = Sound(secondary[:length], self.start / SAMPLE_RATE)
-        return Look(sentence=sentence, sounds=sounds)
+        return Look(caption=caption, sounds=sounds)
 
     def _draw(self, snr_db: float) -> None:
         there: dict[str, Any] = {"start": self.start, "end": self.end, "snr_db": snr_db}

@@ -163,7 +163,7 @@ class LossesView(Picture):
         if "contrastive" in table.index:
             value, chance = table.loc["contrastive", ["value", "chance"]]
             compared = f"contrastive {value:.3f}, by chance {chance:.3f}"
-        sentence = (
+        caption = (
             f"Loss {table['contribution'].sum():.3f} = {parts}; {compared}. {len(self.record)} of {len(self.batch)} "
             f"mixed, {self.step.hidden_share:.0%} hidden. {self._mixture(utterance)}: {words}"
         )
@@ -176,7 +176,7 @@ class LossesView(Picture):
         html = table.reset_index().to_html(index=False, **style)
         everybody = self.record.reindex(range(len(self.batch))).assign(into=list(self.batch.ids))  # of one height
         html += everybody.to_html(index=False, **style)
-        return Look(sentence=sentence, sounds=sounds, html=html)
+        return Look(caption=caption, sounds=sounds, html=html)
 
     def clicked(self, ax: Axes, x: float, y: float) -> None:
         """Take a row of the matrix as anchor."""

@@ -1,4 +1,4 @@
-"""What every widget is made of: controls, one picture with a sentence about it, and sounds to play."""
+"""What every widget is made of: controls, one picture with a caption, and sounds to play."""
 
 from __future__ import annotations
 
@@ -79,16 +79,16 @@ class Look:
 
     Attributes
     ----------
-    sentence : str
-        What the picture shows, with its numbers: the caption, the text for those who do not see the picture,
-        and what remains of the widget where none can run.
+    caption : str
+        What the picture shows, with its numbers: also the text for those who do not see the picture, and what remains
+        of the widget where none can run.
     sounds : mapping of str to Sound or (samples,)
         What to play, by name, at 16 kHz.
     html : str
         What belongs below, a table perhaps, with everything from outside escaped.
     """
 
-    sentence: str
+    caption: str
     sounds: Mapping[str, Sound | Float[Tensor, " samples"]] = field(default_factory=dict)
     html: str = ""
 
@@ -98,7 +98,7 @@ class Picture(ipywidgets.VBox):
 
     A subclass sets ``figure`` and writes ``look``, which takes the value of each control by name, changes the
     figure, and returns a `Look`. An exception there is shown in the widget, for a notebook would not show it,
-    and kept as ``error``. In a saved notebook the picture and the sentence remain.
+    and kept as ``error``. In a saved notebook the picture and the caption remain.
 
     A subclass with ``clicked(ax, x, y)`` or ``lassoed(ax, vertices)`` is told in data coordinates what the reader
     points at.
@@ -109,8 +109,8 @@ class Picture(ipywidgets.VBox):
         By their names; setting ``.value`` does what moving the control does.
     png : bytes
         The picture now shown, as a PNG file; empty before the first.
-    sentence : str
-        Its caption.
+    caption : str
+        What the picture shows, with its numbers; in ``stage`` the alternative text as well.
     error : Exception or None
         What the last redraw stumbled on.
     """
@@ -121,10 +121,10 @@ class Picture(ipywidgets.VBox):
 
     def __init__(self, *controls: ipywidgets.Widget) -> None:
         super().__init__()
-        _take_the_place_of_older_ones(self)
+        _close_previous_run(self)
         self.controls = {one.description: one for one in controls}
         self.figure: Figure | None = None
-        self.png, self.sentence = b"", ""
+        self.png, self.caption = b"", ""
         self.error: Exception | None = None
         self._moving: tuple[Artist, ...] = ()
         self._cursors: tuple[Axes, ...] = ()
@@ -138,6 +138,12 @@ class Picture(ipywidgets.VBox):
         self.add_class("unisat")
         for one in controls:
             one.observe(self.redraw, "value")
+
+    @property
+    def sentence(self) -> str:
+        """The caption under its old name."""
+        warnings.warn("sentence is now caption; the old name goes in the next release.", DeprecationWarning, 2)
+        return self.caption
 
     def redraw(self, change: object = None) -> None:
         """Show what the controls ask for."""
@@ -185,7 +191,7 @@ class Picture(ipywidgets.VBox):
     def show(self, make: Callable[[], Look]) -> None:
         """Show the state that ``make`` leaves in ``figure``, or the exception that it raises.
 
-        Warnings become part of the sentence: a notebook shows neither those nor exceptions of a callback.
+        Warnings become part of the caption: a notebook shows neither those nor exceptions of a callback.
         """
         # autograd is switched off per thread: a no_grad in the notebook's first cell does not reach here
         with LOCK, torch.no_grad():
@@ -200,9 +206,9 @@ class Picture(ipywidgets.VBox):
                 stale = " The picture still shows what was there before." if self.png else ""
                 self.stage.alert = f"{kind}{error}{stale}"
                 return
-            self.error, self.sentence = None, " ".join([look.sentence, *(str(note.message) for note in notes)])
+            self.error, self.caption = None, " ".join([look.caption, *(str(note.message) for note in notes)])
             with self.stage.hold_sync():
-                self.stage.png, self.stage.size, self.stage.alt = self.png, _size(self.png), self.sentence
+                self.stage.png, self.stage.size, self.stage.alt = self.png, _size(self.png), self.caption
                 self.stage.alert, self.stage.extra, self.stage.cursors = "", look.html, self._places()
             # after the picture, for which one waits
             self.stage.sounds = [_sound(name, one) for name, one in look.sounds.items()]
@@ -254,13 +260,13 @@ class Picture(ipywidgets.VBox):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         bundle = dict(super()._repr_mimebundle_(**kwargs))
-        bundle["text/plain"] = self.sentence
+        bundle["text/plain"] = self.caption
         if self.png:
             bundle["image/png"] = base64.b64encode(fewer_colours(self.png)).decode()
         return bundle
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}: {self.sentence}"
+        return f"{type(self).__name__}: {self.caption}"
 
     def close(self) -> None:
         """Take the widget off the page and let go of all that it held."""
@@ -282,8 +288,8 @@ class Refusal(Picture):
 
     def __init__(self, error: ValueError) -> None:
         super().__init__()
-        self.error, self.sentence = error, str(error)
-        self.stage.alert = self.sentence
+        self.error, self.caption = error, str(error)
+        self.stage.alert = self.caption
 
 
 P = ParamSpec("P")
@@ -337,7 +343,7 @@ def _sound(name: str, sound: Sound | Tensor) -> dict[str, Any]:
 _IN_CELL: dict[str, tuple[str, list[weakref.ref[Picture]]]] = {}
 
 
-def _take_the_place_of_older_ones(made: Picture) -> None:
+def _close_previous_run(made: Picture) -> None:
     """Close what an earlier run of the same cell made: its view is gone, but ipywidgets keeps every widget alive."""
     kernel: Any = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     parent = kernel.get_parent() if hasattr(kernel, "get_parent") else {}

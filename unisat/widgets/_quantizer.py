@@ -184,7 +184,7 @@ class QuantizerView(Picture):
             self.trained.title.set_text(f"in training, at last {self.over_steps['hard'].iloc[-1]:.1f}")
 
     def _look(self, utterance: int, group: int, seconds: float, temperature: float, moved: float) -> Look:
-        sentence = " ".join(
+        caption = " ".join(
             [
                 f"{self.ids[utterance]}, frame at {seconds:.2f} s, group {group}: the logits prefer entry {self.code} "
                 f"(probability {self.choice.likely[self.code]:.2f}),",
@@ -200,7 +200,7 @@ class QuantizerView(Picture):
             part = waveform[start : round(SAMPLE_RATE * (seconds + AROUND))]
             sounds = {"around the frame": Sound(part, start / SAMPLE_RATE), "the utterance": Sound(waveform)}
         style = {"border": 0, "na_rep": "–", "float_format": "{:.1f}".format}
-        return Look(sentence=sentence, sounds=sounds, html=self.table.to_html(index=False, **style))
+        return Look(caption=caption, sounds=sounds, html=self.table.to_html(index=False, **style))
 
     def _use(self, group: int, moved: float) -> Iterator[str]:
         """What to say of all frames, and of training."""

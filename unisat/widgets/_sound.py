@@ -34,7 +34,7 @@ class RecordingView(Picture):
     def look(self, recording: dict[str, Any] | None) -> Look:
         """Run what was uploaded."""
         if recording is None:
-            return Look(sentence="Choose an audio file to see its waveform and the norm of every layer.")
+            return Look(caption="Choose an audio file to see its waveform and the norm of every layer.")
         return self._run(*content(recording))
 
     def load(self, content: bytes, name: str = "recording") -> None:
@@ -53,11 +53,11 @@ class RecordingView(Picture):
         norms(table, ax=below)
         self.figure = figure
         (least, low), (most, high) = smallest_and_largest(table).items()
-        sentence = (
+        caption = (
             f"{name}: {len(samples) / SAMPLE_RATE:.1f} s, {table.shape[1]} frames, {loudness(samples)}; the norm is "
             f"smallest in layer {least} ({low:.2f}) and largest in layer {most} ({high:.2f})."
         )
-        return Look(sentence=sentence, sounds={name: samples})
+        return Look(caption=caption, sounds={name: samples})
 
 
 def checked(samples: Float[Tensor, " samples"], name: str, config: UniSpeechSatConfig) -> Float[Tensor, " samples"]:

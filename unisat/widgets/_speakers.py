@@ -130,7 +130,7 @@ class SpeakersView(Picture):
         sounds = {} if self.speech is None else {str(self.table["id"].iloc[utterance]): self._sound(utterance)}
         sounds |= {} if heard is None else {heard.name: heard.samples}
         html = self._html(color, utterance, heard)
-        return Look(sentence=self._sentence(site, color, utterance, heard), sounds=sounds, html=html)
+        return Look(caption=self._caption(site, color, utterance, heard), sounds=sounds, html=html)
 
     def clicked(self, ax: Axes, x: float, y: float) -> None:
         """Choose the utterance whose point is there."""
@@ -155,7 +155,7 @@ class SpeakersView(Picture):
             try:
                 self._kept[key] = make()
             finally:
-                self.stage.alt = self.sentence
+                self.stage.alt = self.caption
         return self._kept[key]
 
     def _pool(self, site: str) -> str | None:
@@ -236,7 +236,7 @@ class SpeakersView(Picture):
         self._seen = wanted
         self.still()
 
-    def _sentence(self, site: str, color: str, utterance: int, heard: _Heard | None) -> str:
+    def _caption(self, site: str, color: str, utterance: int, heard: _Heard | None) -> str:
         found, count = self.numbers["purity"]["umap"], len(self.selection)
         speakers = self.table["speaker"].nunique() if "speaker" in self.table else 0
         rate = "no error rate, which needs two speakers with two utterances each; collect more to compare voices"

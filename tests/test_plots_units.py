@@ -1,23 +1,17 @@
-"""Pictures of attribution and lenses: what the artists hold, not the pixels."""
+"""Pictures of lenses, codebooks and units: that they show the numbers they were given."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
+from test_codebook import planted
+from test_units import bank_of
 
-from unisat.interpret.interventions.attribution import Attribution
+from unisat import plots
+from unisat.interpret.units.clusters import units
+from unisat.interpret.units.codebook import codebook_usage
 from unisat.interpret.units.lenses import KMeansLens, Lens
-from unisat.plots import CLASSES, attribution, kmeans_lens, lens, lens_layers
-
-
-def sound(samples=1600):
-    return torch.rand(samples, generator=torch.Generator().manual_seed(0)) - 0.5
-
-
-def lines(ax):
-    return {line.get_label(): line for line in ax.get_lines()}
+from unisat.plots import CLASSES, kmeans_lens, lens, lens_layers
 
 
 def bar(ax):
@@ -25,60 +19,91 @@ def bar(ax):
     return ax.figure.axes[-1].get_ylabel()
 
 
-def test_attributions_of_samples_are_added_up_over_20_ms():
-    values = torch.randn(1500, generator=torch.Generator().manual_seed(1))
-    ax = attribution(sound(1500), values, seconds=torch.arange(1500).double() / 16000)
-    (image,) = ax.images
-    sums = [values[start : start + 320].sum().item() for start in range(0, 1500, 320)]
-    np.testing.assert_allclose(image.get_array()[0], sums, rtol=1e-4, atol=1e-5)
-    left, right, _, _ = image.get_extent()
-    assert left == pytest.approx(-0.5 / 16000)
-    assert right == pytest.approx(5 * 0.02 - 0.5 / 16000)
-    low, high = image.get_clim()
-    assert low == -high  # white is 0
-    assert high == pytest.approx(np.quantile(np.abs(sums), 0.99), rel=1e-5)
-    assert bar(ax) == "attribution per 20 ms"
-    assert ax.get_xlim() == (0, pytest.approx(1500 / 16000))
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time (s)", "amplitude")
-    assert to_rgb(image.cmap(1.0))[0] > to_rgb(image.cmap(1.0))[2]  # red speaks for it
+def labelled(ax):
+    return {line.get_label(): line for line in ax.lines}
 
 
-def test_attributions_of_frames_are_drawn_at_their_times():
-    values = torch.tensor([1.0, -2.0, 0.5, 0.0])
-    ax = attribution(sound(), values, seconds=0.0125 + torch.arange(4).double() / 50, label="rollout")
-    (image,) = ax.images
-    assert image.get_array()[0].tolist() == values.tolist()
-    assert image.get_extent()[:2] == [pytest.approx(0.0025), pytest.approx(0.0825)]
-    assert bar(ax) == "rollout per frame"
-    assert ax.get_lines()[0].get_ydata().tolist() == pytest.approx(sound().tolist())
+def test_usage_falls_from_the_most_used_entry_against_even_use():
+    counts = np.array([[700, 100, 0, 200], [250, 250, 251, 249]])
+    report = codebook_usage(counts)
+    ax = report.plot()
+    drawn = labelled(ax)
+    uneven = drawn["group 0: perplexity 2.23 of 4"]
+    assert uneven.get_ydata()[:3] == pytest.approx([70, 20, 10])
+    assert np.isnan(uneven.get_ydata()[3])  # a log axis has no place for an unused entry
+    assert drawn["group 0: 1 dead"].get_xdata().tolist() == [4]
+    assert "group 1: 0 dead" not in drawn
+    even = drawn["a book in even use"].get_ydata()
+    assert even.sum() == pytest.approx(100)
+    assert (np.diff(even) <= 0).all()
+    assert ax.get_yscale() == "log"
+    assert ax.get_xlabel() == "entries, most used first (1,000 frames)"
+    assert ax.get_ylabel() == "frames (%)"
+    with pytest.raises(ValueError, match="no entries"):
+        plots.code_usage(report.table()[:0])
 
 
-@pytest.mark.wrong_types
-def test_attribution_refuses_a_batch_and_times_that_do_not_fit():
-    with pytest.raises(
-        ValueError, match=r"values must be \(positions,\), got \(2, 4\); pick one utterance, values\[0\]"
-    ):
-        attribution(sound(), torch.zeros(2, 4), seconds=torch.zeros(4))
-    with pytest.raises(ValueError, match="one time for each of the 4 frames"):
-        attribution(sound(), torch.zeros(4), seconds=torch.zeros(3))
+def test_usage_says_how_sure_its_perplexity_is():
+    report = codebook_usage(planted())
+    row = report.summary().iloc[1]
+    text = f"group 1: perplexity {row['perplexity_corrected']:.3g} of 12 (95 %: {row['low']:.3g} to {row['high']:.3g})"
+    assert text in labelled(report.plot())
 
 
-def test_a_result_draws_itself_with_its_completeness_error():
-    errors = pd.DataFrame({"id": ["a", "a", "b"], "relative": [0.001, 0.0234, 0.9]})
-    found = Attribution(
-        ids=("a", "b"),
-        each=(torch.ones(2, 4), torch.zeros(2, 4)),
-        seconds=(torch.arange(4) / 50.0,) * 2,
-        waveforms=(sound(), sound()),
-        completeness_error=errors,
-        settings={"method": "ig", "wrt": "conv.out", "target": "cosine"},
-    )
-    ax = found.plot(0)
-    title = "a: integrated gradients at conv.out, cosine, completeness error at most 2.3 %"
-    assert ax.get_title() == title
-    own = Figure().add_subplot()
-    assert found.plot(1, ax=own) is own
-    assert "90 %" in own.get_title()
+def test_heat_map_puts_favourites_on_a_diagonal():
+    shares = pd.DataFrame([[0.3, 0.6, 0.1, 0], [0.7, 0.2, 0.1, 0], [0.2, 0.1, 0.7, 0]], index=list("abc"))
+    ax = plots.code_heat_map(shares.rename_axis(index="speaker"), group=1)
+    values = np.asarray(ax.images[0].get_array())
+    assert values.diagonal() == pytest.approx([60, 70, 70])
+    assert values.sum(axis=1) == pytest.approx([100] * 3)
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b", "c"]
+    assert ax.yaxis_inverted()
+    assert ax.get_xlabel() == "3 of 4 entries of group 1, by the speaker that favours them"
+    report = codebook_usage(planted())
+    drawn = np.asarray(report.heatmap("sex").images[0].get_array())
+    used = report.shares("sex")
+    np.testing.assert_allclose(np.sort(drawn), np.sort(100 * used.loc[:, used.sum() > 0]))
+    with pytest.raises(ValueError, match="no entry is used"):
+        plots.code_heat_map(shares * 0)
+
+
+def test_rarefaction_ends_at_the_entries_used():
+    report = codebook_usage(np.array([[70, 10, 0, 20], [25, 25, 25, 25]]))
+    ax = report.rarefaction()
+    drawn = labelled(ax)
+    table = report.rarefied()
+    first = table[table["group"] == 0]
+    np.testing.assert_allclose(drawn["group 0: 3 used"].get_ydata(), first["used"])
+    np.testing.assert_allclose(drawn["a book in even use"].get_ydata(), first["used_if_uniform"])
+    assert drawn["group 1: 4 used"].get_xdata()[-1] == 100
+    assert drawn["all 4 entries"].get_ydata()[0] == 4
+    assert ax.get_xscale() == "log"
+    with pytest.raises(ValueError, match="no frames"):
+        plots.rarefaction(table[:0])
+
+
+def test_units_over_frequency_and_duration():
+    draw = np.random.default_rng(0)
+    phones = np.repeat(draw.integers(0, 3, size=60), draw.integers(1, 6, size=60))
+    bank = bank_of(10 * np.eye(3)[phones] + draw.normal(scale=0.1, size=(len(phones), 3)), [len(phones)])
+    found = units(bank, "hidden.1", k=3)
+    ax = found.plot()
+    table = found.table()
+    dots = ax.lines[0]
+    np.testing.assert_allclose(dots.get_xdata(), 100 * table["share"])
+    np.testing.assert_allclose(dots.get_ydata(), 1000 * table["mean_seconds"])
+    assert {text.get_text() for text in ax.texts} == {"0", "1", "2"}
+    assert ax.get_ylabel() == "mean duration (ms)"
+    with pytest.raises(ValueError, match="no unit has a frame"):
+        plots.unit_durations(table[:0])
+    names = np.array(["a", "b", "c"])[phones]
+    ax = found.plot(names)
+    np.testing.assert_allclose(np.asarray(ax.images[0].get_array()), 100 * np.eye(3))
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b", "c"]
+    order = [int(text.get_text()) for text in ax.get_xticklabels()]
+    assert [names[found.assigned == unit][0] for unit in order] == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="no unit has a label"):
+        plots.unit_labels(pd.DataFrame())
 
 
 NAMES = ["-", " ", "A", "B"]
@@ -126,7 +151,7 @@ def test_the_curve_over_layers_weighs_utterances_by_their_frames():
     ax = found.plot()
     table = found.table()
     a, b = (table[table["id"] == name].reset_index() for name in "ab")
-    drawn = lines(ax)
+    drawn = labelled(ax)
     expected = (30 * a["agreement"] + 10 * b["agreement"]) / 40
     assert drawn["agrees with the last layer"].get_ydata().tolist() == pytest.approx(expected.tolist())
     assert drawn["accuracy"].get_ydata().tolist() == pytest.approx(a["accuracy"].tolist())
@@ -134,7 +159,7 @@ def test_the_curve_over_layers_weighs_utterances_by_their_frames():
     assert levels[CLASSES[0]] == pytest.approx((30 * a["constant"][0] + 10 * b["constant"][0]) / 40)
     assert levels[CLASSES[2]] == pytest.approx(8 / 30)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("layer", "share of frames")
-    assert "accuracy" not in lines(lens_layers(made(targets=False).table()))
+    assert "accuracy" not in labelled(lens_layers(made(targets=False).table()))
 
 
 def test_what_is_shown_over_time_is_entropy_or_probability():
@@ -166,7 +191,7 @@ def test_units_are_drawn_with_their_interval_floor_and_untrained_twins():
     ]
     found = KMeansLens(numbers=pd.DataFrame(rows))
     ax = found.plot()
-    drawn = lines(ax)
+    drawn = labelled(ax)
     assert drawn["trained"].get_ydata().tolist() == pytest.approx([0.5, 0.6])
     assert drawn["trained: shuffled labels"].get_ydata().tolist() == [0.05, 0.05]
     assert drawn["untrained, all seeds"].get_ydata().tolist() == pytest.approx([0.25, 0.35])
@@ -177,10 +202,3 @@ def test_units_are_drawn_with_their_interval_floor_and_untrained_twins():
     assert kmeans_lens(found.table(), metric="phone_purity").get_ylabel() == "phone purity"
     with pytest.raises(ValueError, match="no metric 'abx'; there are pnmi, phone_purity"):
         kmeans_lens(found.table(), metric="abx")
-
-
-def test_each_picture_goes_where_it_is_told():
-    own = Figure().add_subplot()
-    assert attribution(sound(), torch.ones(4), seconds=torch.arange(4) / 50, ax=own) is own
-    assert lens_layers(made().table(), ax=own) is own
-    assert made().plot(0, ax=own) is own

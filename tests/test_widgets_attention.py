@@ -1,4 +1,4 @@
-"""The attention widget against `activations.attention`, on patterns of known shape and on a real run."""
+"""The attention widget: what each control shows, on patterns of known shape and on a real run."""
 
 import math
 import time
@@ -7,25 +7,17 @@ import numpy as np
 import pytest
 import torch
 from shown import sounds
+from widget_cases import noise, trace
 
 import unisat
 from unisat import widgets
-from unisat.config import UniSpeechSatConfig
-from unisat.corpus import Batch
 from unisat.frames import frame_seconds
-from unisat.interpret.activations.attention import head_measures, measures
-from unisat.plots._attention import pooled
+from unisat.interpret.activations.attention import measures
 
 pytestmark = pytest.mark.usefixtures("no_widget_is_left")
 
-CONFIG = UniSpeechSatConfig(mask_time_prob=0.4, mask_time_length=5, mask_time_min_masks=2)
 
-
-def clips(*ids):
-    """Utterances of 51 and 99 frames."""
-    noise = torch.Generator().manual_seed(0)
-    waveforms = [torch.rand(samples, generator=noise) - 0.5 for samples in (16_480, 32_000)]
-    return Batch.from_arrays(waveforms[: len(ids)], sampling_rate=16_000, ids=list(ids))
+FRONT = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 
 
 class Patterns(unisat.interpret.Trace):
@@ -47,18 +39,12 @@ class Patterns(unisat.interpret.Trace):
 
     def seconds(self, site):
         frames = int(self.valid.max())
-        return frame_seconds(frames, CONFIG.conv_kernel, CONFIG.conv_stride)
+        return frame_seconds(frames, *FRONT)
 
 
 @pytest.fixture
 def attention_widget():
     return widgets.attention(Patterns(), utterance=1)
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return unisat.UniSpeechSatModel(unisat.UniSpeechSatConfig.tiny()).eval()
 
 
 def test_attention_starts_with_the_mean_of_the_first_layer(attention_widget):
@@ -81,7 +67,6 @@ def test_ten_seconds_of_attention_are_a_small_picture():
 
 
 def test_each_attention_control_does_what_it_says(attention_widget):
-    shown = {attention_widget.png}
     attention_widget.controls["layer"].value = 10
     attention_widget.controls["head"].value = 2
     patterns = Patterns()["block.10.attn.pattern"][1, 2, :30, :30]
@@ -90,7 +75,6 @@ def test_each_attention_control_does_what_it_says(attention_widget):
     np.testing.assert_allclose(np.asarray(image.get_array()), patterns)
     assert image.get_clim() == (0, pytest.approx(patterns.max().item()))
     assert attention_widget.figure.axes[0].get_title() == "layer 10, head 2"
-    shown.add(attention_widget.png)
     # frames whose centres, 12.5 ms + 20 ms * t, lie between 100 and 300 ms: 5 to 14
     attention_widget.controls["seconds"].value = (0.1, 0.3)
     torch.testing.assert_close(attention_widget.pattern, patterns[5:15, 5:15])
@@ -98,13 +82,11 @@ def test_each_attention_control_does_what_it_says(attention_widget):
     assert ax.get_xlim() == (pytest.approx(0.1025), pytest.approx(0.3025))
     assert ax.get_ylim() == (pytest.approx(0.3025), pytest.approx(0.1025))  # the first query is at the top
     assert list(image.get_extent()) == [*ax.get_xlim(), *ax.get_ylim()]
-    shown.add(attention_widget.png)
-    assert len(shown) == 3
 
 
 def test_attention_sentence_is_computed_from_what_is_shown(attention_widget):
     whole = measures(attention_widget.pattern, attention_widget.seconds[:30])
-    assert attention_widget.sentence == (
+    assert attention_widget.caption == (
         "bob, 0.00–0.60 s, layer 2, mean of all heads: a frame looks "
         f"{whole['distance_ms']:.0f} ms away on average, with an entropy of {whole['entropy_bits']:.1f} bits "
         f"(at most {math.log2(30):.1f}) and {whole['near_share']:.0%} of its weight within 3 frames of itself. "
@@ -112,35 +94,19 @@ def test_attention_sentence_is_computed_from_what_is_shown(attention_widget):
     )
     attention_widget.controls["seconds"].value = (0.0, 0.2)
     part = measures(attention_widget.pattern, attention_widget.seconds[:10])  # frames up to 200 ms
-    assert f"{part['distance_ms']:.0f} ms away" in attention_widget.sentence
-    assert f"{1 - part['inside']:.0%} of the weight" in attention_widget.sentence
-
-
-def test_an_empty_range_is_answered_in_the_widget(attention_widget):
-    attention_widget.controls["seconds"].value = (0.2, 0.2)
-    assert "no frame lies in 0.20 to 0.20 s; widen the range." in attention_widget.stage.alert
-    attention_widget.controls["seconds"].value = (0.2, 0.4)
-    assert attention_widget.error is None
+    assert f"{part['distance_ms']:.0f} ms away" in attention_widget.caption
+    assert f"{1 - part['inside']:.0%} of the weight" in attention_widget.caption
 
 
 def test_attention_plays_the_part_shown():
-    batch = clips("amy <1>", "bob")
-    widget = widgets.attention(Patterns(), batch, utterance=0)
+    widget = widgets.attention(trace("block.*.attn.pattern"), noise())
+    assert len(widget.controls["layer"].options) == 3
+    torch.testing.assert_close(widget.pattern.sum(-1), torch.ones(148))
+    assert "goes elsewhere" not in widget.caption
     widget.controls["seconds"].value = (0.1, 0.5)
     (heard,) = sounds(widget).values()
-    np.testing.assert_array_equal(heard, (batch.waveforms[0][1600:8000] * 2**15).round())
+    np.testing.assert_array_equal(heard, (noise().waveforms[0][1600:8000] * 2**15).round())
     assert [one["start"] for one in widget.stage.sounds] == [0.1]  # where the line that follows it begins
-
-
-def test_attention_without_patterns_says_how_to_capture_them():
-    trace = Patterns()
-    trace.sites = ("hidden.1",)
-    said = widgets.attention(trace).stage.alert
-    assert (
-        'holds hidden.1, but no attention patterns; capture them with us.run(model, batch, "block.*.attn.pattern")'
-        in said
-    )
-    assert "utterance=2 is not one of the trace's 2" in widgets.attention(Patterns(), utterance=2).stage.alert
 
 
 def test_all_heads_at_a_glance(attention_widget):
@@ -184,38 +150,27 @@ def test_the_table_stays_as_the_reader_left_it(attention_widget):
 def test_another_utterance_has_its_own_length(attention_widget):
     attention_widget.controls["utterance"].value = 0
     torch.testing.assert_close(attention_widget.pattern, Patterns()["block.2.attn.pattern"][0].mean(0))
-    assert attention_widget.sentence.startswith("amy, 0.00–1.00 s")
+    assert attention_widget.caption.startswith("amy, 0.00–1.00 s")
     assert attention_widget.large.get_xlim() == (pytest.approx(0.0025), pytest.approx(1.0025))
     attention_widget.controls["seconds"].value = (0.7, 1.0)
     attention_widget.controls["utterance"].value = 1  # which is over by then: all of it is shown
-    assert attention_widget.sentence.startswith("bob, 0.00–0.60 s")
+    assert attention_widget.caption.startswith("bob, 0.00–0.60 s")
     part = attention_widget.controls["seconds"]
     assert (part.max, part.value) == (0.6, (0.0, 0.6))  # no way to the padding
     part.value = (0.2, 0.4)
     attention_widget.controls["utterance"].value = 0  # a part of it remains that part
     assert (part.max, part.value) == (1.0, (0.2, 0.4))
-    assert attention_widget.sentence.startswith("amy, 0.20–0.40 s")
+    assert attention_widget.caption.startswith("amy, 0.20–0.40 s")
 
 
-def test_long_patterns_are_averaged_over_cells():
-    patterns = torch.rand(2, 500, 500, generator=torch.Generator().manual_seed(0))
-    shown = pooled(patterns, 100)
-    for row, column in [(0, 0), (7, 93), (99, 99)]:
-        cell = patterns[1, 5 * row : 5 * row + 5, 5 * column : 5 * column + 5]
-        assert shown[1, row, column] == pytest.approx(float(cell.mean()), rel=1e-5)
-    np.testing.assert_array_equal(pooled(patterns, 500), patterns.numpy())
+def test_there_is_no_third_utterance():
+    assert "utterance=2 is not one of the trace's 2" in widgets.attention(Patterns(), utterance=2).stage.alert
+
+
+def test_long_patterns_are_shown_as_means_over_cells():
     view = widgets.attention(Patterns(frames=500, valid=400))
     assert view.large.images[0].get_array().shape == (360, 360)
     assert "mean over cells of 1.4 frames" in view.large.get_title()
-
-
-def test_measures_of_all_heads_are_those_of_each(attention_widget):
-    heads = Patterns()["block.2.attn.pattern"][0, :, :20, :20]
-    found = head_measures(heads, attention_widget.seconds[:20])
-    for head in range(3):
-        one = measures(heads[head], attention_widget.seconds[:20])
-        assert float(found["distance_ms"][head]) == pytest.approx(one["distance_ms"], rel=1e-5)
-        assert float(found["entropy_bits"][head]) == pytest.approx(one["entropy_bits"], rel=1e-5)
 
 
 def test_attention_over_500_frames_is_fast():
@@ -225,15 +180,3 @@ def test_attention_over_500_frames_is_fast():
         widget.controls["head"].value = head
     assert (time.perf_counter() - started) / 3 < 1.0  # 0.05 s where nothing else runs
     assert widget.pattern.shape == (500, 500)
-
-
-def test_attention_of_a_real_run(model):
-    batch = clips("amy", "bob")
-    _, trace = unisat.run(model, batch, "block.*.attn.pattern")
-    widget = widgets.attention(trace, batch, utterance=0)
-    assert len(widget.controls["layer"].options) == 6
-    widget.controls["layer"].value, widget.controls["head"].value = 4, 5
-    assert widget.error is None
-    assert widget.pattern.shape == (51, 51)
-    torch.testing.assert_close(widget.pattern.sum(-1), torch.ones(51))
-    assert "goes elsewhere" not in widget.sentence
