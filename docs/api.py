@@ -12,10 +12,10 @@ TARGET = Path(__file__).resolve().parents[1] / "build" / "docs"
 
 
 def modules() -> list[str]:
-    """Name every module of the package that pdoc does not find by itself, which follows ``__all__``."""
+    """Name every public module that pdoc does not find by itself, which follows ``__all__``."""
     named = ["unisat"]
     for one in pkgutil.walk_packages(unisat.__path__, "unisat."):
-        if one.name != "unisat.__main__" and one.name not in pdoc.extract.walk_specs(named):
+        if "._" not in one.name and one.name not in pdoc.extract.walk_specs(named):
             named.append(one.name)
     return named
 

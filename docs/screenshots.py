@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from unisat.plots.show import fewer_colours
+from unisat.plots._show import fewer_colours
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "images" / "widgets"

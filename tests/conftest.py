@@ -103,7 +103,7 @@ def no_widget_is_left():
     """Whatever a test makes, closing it leaves nothing behind: no control, layout or style."""
     from ipywidgets.widgets.widget import _instances
 
-    from unisat.widgets.picture import Picture
+    from unisat.widgets._picture import Picture
 
     before = set(_instances)
     yield

@@ -278,3 +278,12 @@ def test_silence_becomes_zeros(level):
 def test_only_one_utterance_is_normalised_at_a_time(shape):
     with pytest.raises(ValueError, match="before padding"):
         audio.normalize(torch.ones(shape))
+
+
+def test_decibels_against_numpy():
+    samples = torch.randn(2000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
+    # the 400-sample window sits in the middle of a 512-sample transform, centred on sample 160 * 3
+    piece = samples.numpy()[480 - 200 : 480 + 200] * window
+    expected = 20 * np.log10(np.abs(np.fft.rfft(piece, 512)) * 2 / window.sum())
+    np.testing.assert_allclose(audio.decibels(samples)[:, 3], expected, atol=1e-3)

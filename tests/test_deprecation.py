@@ -13,14 +13,15 @@ import pytest
 from unisat.deprecation import OldModule, moved, renamed
 from unisat.interpret.features.bank import FeatureBank
 
-importlib.import_module("unisat.interpret")
+for package in ("unisat.interpret", "unisat.plots", "unisat.widgets"):
+    importlib.import_module(package)
 OLD = sorted(name for name, module in sys.modules.items() if isinstance(module, OldModule))
 ROOMS = {"unisat.interpret.layers": "over_time", "unisat.interpret.units": "clusters"}
 
 
 def test_there_are_old_paths():
-    assert len(OLD) >= 28
-    assert "unisat.interpret.bank" in OLD
+    assert len(OLD) >= 60
+    assert {"unisat.interpret.bank", "unisat.plots.attribution", "unisat.widgets.mask_view"} <= set(OLD)
 
 
 def gives_what_moved(old, homes):
@@ -28,9 +29,7 @@ def gives_what_moved(old, homes):
     for home in map(importlib.import_module, homes):
         for name, value in inspect.getmembers(home):
             if getattr(value, "__module__", None) == home.__name__ and not name.startswith("_"):
-                with pytest.warns(
-                    DeprecationWarning, match=rf"{old}\.{name} is now unisat\.interpret\.[\w.]+\.{name};"
-                ):
+                with pytest.warns(DeprecationWarning, match=rf"{old}\.{name} is now unisat\.[\w.]+\.{name};"):
                     assert getattr(module, name) is value
                 found += 1
     assert found
@@ -89,6 +88,15 @@ def test_an_old_attribute_and_an_old_keyword_give_the_new_ones():
     with pytest.warns(DeprecationWarning, match=r"about= of FeatureBank\.__init__ is now settings=;") as caught:
         assert FeatureBank(table, bank._parts, about={"seed": 1}).settings == {"seed": 1}
     assert {warning.filename for warning in caught} == {__file__}
+
+
+def test_what_a_package_shows_is_said_to_be_there():
+    style = importlib.import_module("unisat.plots.style")
+    with pytest.warns(DeprecationWarning, match=r"plots\.style\.CLASSES is now unisat\.plots\.CLASSES;"):
+        assert style.CLASSES is importlib.import_module("unisat").plots.CLASSES
+    with pytest.warns(DeprecationWarning, match=r"plots\.style\.cells is now unisat\.plots\._style\.cells;"):
+        assert style.cells([0.1], 1)
+    assert importlib.import_module("unisat").plots.style is style  # as an attribute too, as an import would leave it
 
 
 def test_names_that_never_were_are_refused():

@@ -1,9 +1,12 @@
 """Imports only look down: what each module may import, read from its source."""
 
 import ast
+import importlib
 import pydoc
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -23,7 +26,7 @@ FLOOR = {
     **dict.fromkeys(["corpus", "zoo"], 3),
     **dict.fromkeys(["interpret.result", "interpret.statistics"], 3.1),
     **dict.fromkeys(["interpret.activations", "interpret.objective"], 3.2),
-    **dict.fromkeys(["interpret.features"], 3.3),
+    **dict.fromkeys(["interpret.features", "interpret.masks"], 3.3),
     **dict.fromkeys(["interpret.interventions", "interpret.probing", "interpret.speakers"], 3.4),
     **dict.fromkeys(["interpret.layers", "interpret.units"], 3.5),
     **dict.fromkeys(["plots", "training"], 4),
@@ -82,10 +85,52 @@ def test_training_watches_nothing():
     assert not set(names) & {"interpret", "plots", "widgets"}
 
 
+MEASURED = {"Comparison", "Trace", "over_frames", "rms_norms"}
+"""What plots take from `interpret`: types, and what turns a result into the numbers of its picture."""
+
+STATISTICS = set(
+    "bincount corrcoef cov einsum exp histogram log mean median norm quantile softmax sqrt std var".split()
+)
+
+
+def test_plots_draw_what_interpret_has_measured():
+    for path in [path for path in MODULES if room(path) == "plots"]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        taken = {name.name for node in froms if "interpret" in str(node.module) for name in node.names}
+        assert taken <= MEASURED, path
+        assert not {str(node.module).split(".")[0] for node in froms} & {"scipy", "sklearn"}, path
+
+
+def test_widgets_compute_no_statistics():
+    paths = [path for path in MODULES if room(path) == "widgets" and path.name != "_picture.py"]
+    assert len(paths) >= 10
+    for path in paths:
+        calls = [
+            node.func for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)
+        ]
+        assert not {one.attr for one in calls if isinstance(one, ast.Attribute)} & STATISTICS, path
+
+
 def test_plots_know_no_widgets():
     paths = [path for path in MODULES if room(path) == "plots"]
     assert paths
     assert not [name for path in paths for name in imported(path) if name.startswith("ipywidgets")]
+
+
+@pytest.mark.parametrize("name", ["plots", "widgets"])
+def test_a_face_shows_functions_and_the_rooms_behind_it_are_private(name):
+    face = getattr(unisat, name)
+    assert [path.name for path in (PACKAGE / name).glob("*.py") if not path.name.startswith("_")] == []
+    assert not [shown for shown in face.__all__ if isinstance(getattr(face, shown), ModuleType)]
+    for old in [key for key in sys.modules if key.startswith(f"unisat.{name}.")]:
+        assert isinstance(importlib.import_module(old), ModuleType)
+    assert dir(face) == sorted(face.__all__)
+
+
+def test_a_subject_has_one_name_from_plots_to_widgets():
+    rooms = [{path.name for path in (PACKAGE / name).glob("_[a-z]*.py")} for name in ("plots", "widgets")]
+    assert rooms[1] - rooms[0] == {"_choices.py", "_picture.py", "_stage.py"}  # what all widgets are made of
 
 
 def test_every_public_name_is_there():

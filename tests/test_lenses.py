@@ -11,7 +11,7 @@ from conftest import VARIANTS, shuffled, small_config
 import unisat as us
 from unisat import clusters
 from unisat.interpret.features.bank import FeatureBank, Part
-from unisat.interpret.units.lenses import Lens, _measure, ctc_lens, kmeans_lens, unit_lens
+from unisat.interpret.units.lenses import Lens, _measure, ctc_lens, kmeans_lens, over_frames, unit_lens
 
 
 def num_hooks(model):
@@ -121,6 +121,13 @@ def test_the_table_counts_by_hand(lens, tmp_path):
     assert table["frames_counted"].tolist() == [3, 3, 0, 0]
     lens.save(tmp_path / "lens.csv")
     assert len(pd.read_csv(tmp_path / "lens.csv")) == 4
+
+
+def test_a_share_over_all_frames_weighs_utterances_by_theirs():
+    rows = {"layer": [0, 1, 0, 1], "frames": [4, 4, 12, 12], "agreement": [0.5, 1.0, 0.1, 0.2]}
+    table = pd.DataFrame(rows).assign(counted=[4, 4, 0, 0], accuracy=[0.3, 0.6, np.nan, np.nan])
+    assert over_frames(table, "agreement", "frames").to_dict() == pytest.approx({0: 3.2 / 16, 1: 6.4 / 16})
+    assert over_frames(table, "accuracy", "counted").to_dict() == pytest.approx({0: 0.3, 1: 0.6})
 
 
 def test_each_layer_is_written_as_text(lens):

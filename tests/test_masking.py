@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from reference import span_lengths
 from scipy.stats import chisquare
 
+from unisat import masking
 from unisat.masking import draw_without_replacement, num_spans, reference_span_mask, span_mask
 
 
@@ -160,3 +161,45 @@ def test_every_set_is_as_probable_as_any_other(size, count):
     assert set(found) == set(sets)
     if len(sets) > 1:
         assert chisquare([found[one] for one in sets]).pvalue > 1e-3
+
+
+HOP = 320
+
+
+@pytest.fixture
+def clip():
+    """1.03 s, 51 frames and a tail that belongs to no frame."""
+    return torch.rand(16_480, generator=torch.Generator().manual_seed(0)) - 0.5
+
+
+@pytest.fixture
+def masked():
+    """Frames 3-5, 10 and the last, 50."""
+    mask = torch.zeros(51, dtype=torch.bool)
+    mask[[3, 4, 5, 10, 50]] = True
+    return mask
+
+
+def test_spans_of_a_mask(masked):
+    assert masking.spans(masked).tolist() == [[3, 6], [10, 11], [50, 51]]
+    assert masking.span_lengths(masked).tolist() == [3, 1, 1]
+    assert masking.spans(torch.zeros(5, dtype=torch.bool)).tolist() == []
+    assert masking.span_lengths(torch.ones(5, dtype=torch.bool)).tolist() == [5]
+
+
+def test_audible_parts_add_up_to_the_waveform(clip, masked):
+    left = masking.audible(clip, masked, hop=HOP)
+    hidden = masking.audible(clip, masked, hop=HOP, keep="masked")
+    torch.testing.assert_close(left + hidden, clip, rtol=0, atol=0)
+    cells = torch.zeros(16_480, dtype=torch.bool)
+    for frame in (3, 4, 5, 10, 50):
+        cells[HOP * frame : HOP * (frame + 1)] = True
+    assert not left[cells].any()
+    torch.testing.assert_close(left[~cells], clip[~cells])
+    assert not hidden[~cells].any()
+
+
+@pytest.mark.wrong_types
+def test_audible_keeps_one_or_the_other(clip, masked):
+    with pytest.raises(ValueError, match="'visible' or 'masked'"):
+        masking.audible(clip, masked, hop=HOP, keep="both")

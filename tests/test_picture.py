@@ -14,9 +14,9 @@ from PIL import Image
 from shown import decoded, sounds
 
 from unisat import plots, widgets
-from unisat.plots.show import player, wav
-from unisat.widgets import picture
-from unisat.widgets.picture import LOCK, Look, Picture, Refusal, Sound, answers, content, control, new_figure, upload
+from unisat.plots._show import player, wav
+from unisat.widgets import _picture as picture
+from unisat.widgets._picture import LOCK, Look, Picture, Refusal, Sound, answers, content, control, new_figure, upload
 
 pytestmark = pytest.mark.usefixtures("no_widget_is_left")
 
@@ -52,7 +52,7 @@ class Ruler(Picture):
             self.ax.set_xlim(0, 1 + wide)
             self.still()
         beep = torch.full((800,), length / 100)
-        return Look(sentence=f"A line of length {length} & more.", sounds={"beep": Sound(beep, 0.25)}, html="<b>1</b>")
+        return Look(caption=f"A line of length {length} & more.", sounds={"beep": Sound(beep, 0.25)}, html="<b>1</b>")
 
     def clicked(self, ax, x, y):
         self.clicks.append((ax, x, y))
@@ -119,7 +119,7 @@ def test_controls_move_the_picture():
     assert ruler.png != before
     assert ruler.stage.png == ruler.png
     assert ruler.stage.size == [200, 100]
-    assert ruler.stage.alt == ruler.sentence == "A line of length 2 & more."
+    assert ruler.stage.alt == ruler.caption == "A line of length 2 & more."
     assert ruler.stage.extra == "<b>1</b>"
 
 
@@ -131,7 +131,7 @@ def test_pyplot_is_never_asked():
 def test_drawing_waits_for_the_lock():
     ruler = Ruler()
     holder = []
-    ruler.look = lambda **values: holder.append(LOCK._is_owned()) or Look(sentence="")
+    ruler.look = lambda **values: holder.append(LOCK._is_owned()) or Look(caption="")
     ruler.redraw()
     assert holder == [True]
 
@@ -154,6 +154,12 @@ def test_errors_are_shown_and_go_away():
     assert ruler.png == good
 
 
+def test_the_caption_has_had_another_name():
+    ruler = Ruler()
+    with pytest.warns(DeprecationWarning, match="sentence is now caption"):
+        assert ruler.sentence == ruler.caption
+
+
 def test_a_factory_answers_a_mistake_with_a_widget():
     @answers
     def made(length: int = 1) -> Picture:
@@ -174,7 +180,7 @@ def test_a_factory_answers_a_mistake_with_a_widget():
 def test_a_saved_notebook_keeps_picture_and_sentence():
     ruler = Ruler()
     bundle = ruler._repr_mimebundle_()
-    assert bundle["text/plain"] == ruler.sentence
+    assert bundle["text/plain"] == ruler.caption
     kept = np.asarray(Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))).convert("RGB"))
     assert np.abs(kept.astype(int) - pixels(ruler)).max() <= 16  # a few colours less
     assert "application/vnd.jupyter.widget-view+json" in bundle

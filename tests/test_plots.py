@@ -11,17 +11,13 @@ from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from test_plots_results import RESULTS
+from widget_cases import trace
 
-import unisat
-from unisat import masking, plots
-from unisat.audio import decibels
+from unisat import plots
 from unisat.frames import SAMPLE_RATE, frame_seconds
-from unisat.interpret.activations.attention import measures
-from unisat.interpret.layers.over_time import rms_norms
-from unisat.plots import style, wave
+from unisat.plots import _sound
 
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
-HOP = 320
 
 
 @pytest.fixture
@@ -38,35 +34,13 @@ def masked():
     return mask
 
 
-class Trace(unisat.interpret.Trace):
-    """Two utterances of 4 and 3 frames; hidden.k of utterance b is full of ``k + 10 b``, padding of 1000."""
-
-    sites = ("hidden.10", "hidden.0", "hidden.2", "conv.out")
-    ids = ("a", "b")
-
-    def __init__(self):
-        """Captured from no model."""
-
-    def __getitem__(self, site):
-        layer = int(site.split(".")[1])
-        state = torch.full((2, 4, 8), float(layer))
-        state[1] += 10
-        state[1, 3:] = 1000
-        return state
-
-    def lengths(self, site):
-        return torch.tensor([4, 3])
-
-    def seconds(self, site):
-        return frame_seconds(4, KERNELS, STRIDES)
-
-
+SECONDS = frame_seconds(4, KERNELS, STRIDES)
 DRAWN = {
-    "activity": lambda ax: plots.activity(torch.eye(4), seconds=Trace().seconds(""), ax=ax),
+    "activity": lambda ax: plots.activity(torch.eye(4), seconds=SECONDS, ax=ax),
     "alignment": lambda ax: plots.alignment(
         torch.zeros(800), [{"char": "a", "start_seconds": 0.0, "end_seconds": 0.02}], ax=ax
     ),
-    "tokens": lambda ax: plots.tokens(torch.rand(4, 2), names=["-", "a"], seconds=Trace().seconds(""), ax=ax),
+    "tokens": lambda ax: plots.tokens(torch.rand(4, 2), names=["-", "a"], seconds=SECONDS, ax=ax),
     "waveform": lambda ax: plots.waveform(torch.zeros(800), ax=ax),
     "spectrogram": lambda ax: plots.spectrogram(torch.zeros(800), ax=ax),
     "mask": lambda ax: plots.mask(
@@ -76,37 +50,52 @@ DRAWN = {
         torch.tensor([True, False]), torch.tensor([False, False, True]), hop=320, ax=ax
     ),
     "run_lengths": lambda ax: plots.run_lengths(torch.tensor([3, 12]), ax=ax),
-    "hidden": lambda ax: plots.hidden(torch.randn(4, 8), seconds=Trace().seconds(""), ax=ax),
-    "features": lambda ax: plots.features(torch.randn(4, 8), seconds=Trace().seconds(""), ax=ax),
-    "norms": lambda ax: plots.norms(Trace(), ax=ax),
-    "pattern": lambda ax: plots.pattern(torch.rand(4, 4), seconds=Trace().seconds(""), ax=ax),
+    "hidden": lambda ax: plots.hidden(torch.randn(4, 8), seconds=SECONDS, ax=ax),
+    "features": lambda ax: plots.features(torch.randn(4, 8), seconds=SECONDS, ax=ax),
+    "norms": lambda ax: plots.norms(trace("hidden.*"), ax=ax),
+    "pattern": lambda ax: plots.pattern(torch.rand(4, 4), seconds=SECONDS, ax=ax),
+    "entry_scores": lambda ax: plots.entry_scores(np.array([0.2, 0.8]), np.array([0.6, 0.4]), ax=ax),
+    "code_track": lambda ax: plots.code_track(np.array([0.1, 0.2]), np.array([3, 4]), entries=8, ax=ax),
+    "code_counts": lambda ax: plots.code_counts(np.array([3, 0, 1]), ax=ax),
+    "perplexity": lambda ax: plots.perplexity(pd.DataFrame({"step": [1, 2], "soft": [3.0, 4.0]}), entries=8, ax=ax),
     "mixing": lambda ax: plots.mixing(torch.zeros(800), start=100, end=300, snr_db=0.0, ax=ax),
     "similarity": lambda ax: plots.similarity(torch.rand(4, 4), torch.tensor([0, 0, 1, 1]), ax=ax),
     "terms": lambda ax: plots.terms(pd.DataFrame({"contrastive": [0.5, 0.4]}), ax=ax),
 }
 
 
+NO_PLOTS = {
+    "CLASSES",
+    "CellFigure",
+    "MAGNITUDE",
+    "SIGNED",
+    "axes",
+    "describe",
+    "heat_map",
+    "listen",
+    "run_counts",
+    "say",
+}
+UNITS = {
+    "run_lengths": "(frames",
+    **dict.fromkeys(["similarity", "terms", "entry_scores", "code_counts", "perplexity"], ""),
+}
+
+
 def test_every_plot_is_tested():
-    assert set(DRAWN) | set(RESULTS) == set(plots.__all__) - {"axes", "describe", "listen", "say"}
+    assert set(DRAWN) | {name.removesuffix(" to one") for name in RESULTS} == set(plots.__all__) - NO_PLOTS
     assert not set(DRAWN) & set(RESULTS)
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_draws_where_told_or_into_a_new_figure(name):
+def test_draws_where_told_or_into_a_new_figure_and_names_its_axes_with_units(name):
     given = Figure().add_subplot()
     assert DRAWN[name](given) is given
-    alone = DRAWN[name](None)
-    assert alone.figure is not given.figure
-    assert alone.figure.png().startswith(b"\x89PNG")  # what a notebook shows
-
-
-@pytest.mark.parametrize("name", DRAWN)
-def test_axes_are_named_with_units(name):
     ax = DRAWN[name](None)
-    # over frames and over steps there are no seconds
-    unit = {"similarity": "", "terms": "", "run_lengths": "(frames"}.get(name, "(s)")
+    assert ax.figure is not given.figure
+    assert ax.figure.png().startswith(b"\x89PNG")  # what a notebook shows
     assert ax.get_xlabel()
-    assert unit in ax.get_xlabel()
+    assert UNITS.get(name, "(s)") in ax.get_xlabel()  # over frames, entries and steps there are no seconds
     assert ax.get_ylabel()
     bars = ax.figure.axes[1:]
     assert len(bars) == (len(ax.images) if name != "mask_cells" else 0)  # whose three colours have a legend
@@ -128,7 +117,7 @@ def test_long_waveform_keeps_its_peaks():
     samples[77_777], samples[160_002] = 0.9, -0.8
     (line,) = plots.waveform(samples).lines
     x, y = line.get_xdata(), line.get_ydata()
-    assert len(x) < 3 * wave.POINTS
+    assert len(x) < 3 * _sound.POINTS
     assert (np.diff(x) > 0).all()
     assert (y.max(), y.min()) == (pytest.approx(0.9), pytest.approx(-0.8))
     assert x[y.argmax()] == pytest.approx(77_777 / SAMPLE_RATE, abs=0.005)
@@ -147,23 +136,7 @@ def test_a_full_scale_sine_is_at_0_db_at_its_frequency():
     assert bottom + 32.5 / len(levels) * (top - bottom) == pytest.approx(1000)
 
 
-def test_decibels_against_numpy():
-    samples = torch.randn(2000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
-    # the 400-sample window sits in the middle of a 512-sample transform, centred on sample 160 * 3
-    piece = samples.numpy()[480 - 200 : 480 + 200] * window
-    expected = 20 * np.log10(np.abs(np.fft.rfft(piece, 512)) * 2 / window.sum())
-    np.testing.assert_allclose(decibels(samples)[:, 3], expected, atol=1e-3)
-
-
 # masks
-
-
-def test_spans_of_a_mask(masked):
-    assert masking.spans(masked).tolist() == [[3, 6], [10, 11], [50, 51]]
-    assert masking.span_lengths(masked).tolist() == [3, 1, 1]
-    assert masking.spans(torch.zeros(5, dtype=torch.bool)).tolist() == []
-    assert masking.span_lengths(torch.ones(5, dtype=torch.bool)).tolist() == [5]
 
 
 def test_masked_spans_are_shaded_on_the_hop_grid(clip, masked):
@@ -180,69 +153,7 @@ def test_a_mask_of_another_length_is_refused(clip, masked):
         plots.mask(clip, masked[:50], kernels=KERNELS, strides=STRIDES)
 
 
-def test_audible_parts_add_up_to_the_waveform(clip, masked):
-    left = masking.audible(clip, masked, hop=HOP)
-    hidden = masking.audible(clip, masked, hop=HOP, keep="masked")
-    torch.testing.assert_close(left + hidden, clip, rtol=0, atol=0)
-    cells = torch.zeros(16_480, dtype=torch.bool)
-    for frame in (3, 4, 5, 10, 50):
-        cells[HOP * frame : HOP * (frame + 1)] = True
-    assert not left[cells].any()
-    torch.testing.assert_close(left[~cells], clip[~cells])
-    assert not hidden[~cells].any()
-
-
-@pytest.mark.wrong_types
-def test_audible_keeps_one_or_the_other(clip, masked):
-    with pytest.raises(ValueError, match="'visible' or 'masked'"):
-        masking.audible(clip, masked, hop=HOP, keep="both")
-
-
 # layers
-
-
-def test_hidden_state_is_channels_over_seconds():
-    state = torch.randn(20, 6, generator=torch.Generator().manual_seed(2), dtype=torch.bfloat16)
-    image = plots.hidden(state, seconds=frame_seconds(20, KERNELS, STRIDES)).images[0]
-    np.testing.assert_allclose(np.asarray(image.get_array()), state.float().numpy().T)
-    low, high = image.get_clim()
-    assert low == -high  # white is zero
-    left, right, bottom, top = image.get_extent()
-    # the first frame's centre is 12.5 ms; cells are 20 ms wide
-    assert (left, right, bottom, top) == (
-        pytest.approx(0.0025),
-        pytest.approx(0.4025),
-        -0.5,
-        5.5,
-    )
-
-
-def test_features_end_at_the_99th_percentile():
-    conv = torch.linspace(0, 100, 101)[:, None].expand(101, 3)
-    ax = plots.features(conv, seconds=frame_seconds(101, KERNELS, STRIDES))
-    assert ax.images[0].get_clim() == (0, pytest.approx(99))
-    assert ax.images[0].colorbar.extend == "max"
-
-
-def test_norms_from_a_trace_leave_out_padding():
-    table = rms_norms(Trace(), utterance=1)
-    assert table.index.tolist() == [0, 2, 10]  # by number, not by name
-    np.testing.assert_allclose(table.columns, [0.0125, 0.0325, 0.0525])
-    np.testing.assert_allclose(table, np.array([[10.0], [12.0], [20.0]]).repeat(3, 1))
-
-
-def test_norms_drawn_from_a_trace_or_from_its_table():
-    of_trace, of_table = plots.norms(Trace(), utterance=1), plots.norms(rms_norms(Trace(), utterance=1))
-    for ax in (of_trace, of_table):
-        np.testing.assert_allclose(np.asarray(ax.images[0].get_array())[:, 0], [10, 12, 20])
-        assert [label.get_text() for label in ax.get_yticklabels()] == ["0", "2", "10"]
-
-
-def test_a_trace_without_hidden_states_says_how_to_capture_them():
-    trace = Trace()
-    trace.sites = ("conv.out",)
-    with pytest.raises(ValueError, match=r'holds conv.out.*us.run\(model, batch, "hidden.\*"\)'):
-        plots.norms(trace)
 
 
 def test_a_single_frame_is_a_cell_of_one_hop():
@@ -270,42 +181,6 @@ def test_what_is_not_finite_stays_blank_and_the_rest_is_seen(broken):
 
 
 # attention
-
-
-def test_pattern_has_queries_down_and_keys_across():
-    weights = torch.eye(5).roll(1, dims=1)  # every frame looks at the next
-    ax = plots.pattern(weights, seconds=frame_seconds(5, KERNELS, STRIDES))
-    np.testing.assert_allclose(np.asarray(ax.images[0].get_array()), weights)
-    # a point in query 1's row and key 2's column, in seconds, has the weight 1; the first query is at the top
-    row, column = (0.0325, 0.0525)
-    left, right, bottom, top = ax.images[0].get_extent()
-    across, down = (column - left) / (right - left) * 5, (row - bottom) / (top - bottom) * 5
-    assert (int(down), int(across)) == (1, 2)
-    assert ax.transData.transform((left, bottom))[1] > ax.transData.transform((left, top))[1]
-    assert ax.figure.axes[1].get_ylabel() == "attention weight"
-
-
-def test_measures_by_hand():
-    seconds = torch.arange(8) * 0.02
-    uniform = torch.full((8, 8), 1 / 8)
-    found = measures(uniform, seconds)
-    gaps = [abs(query - key) for query in range(8) for key in range(8)]
-    assert found["distance_ms"] == pytest.approx(20 * sum(gaps) / 64)
-    assert found["entropy_bits"] == pytest.approx(3)
-    assert found["near_share"] == pytest.approx(sum(gap <= 3 for gap in gaps) / 64)
-    assert found["inside"] == pytest.approx(1)
-    itself = measures(torch.eye(8), seconds)
-    assert itself == {"distance_ms": 0, "entropy_bits": 0, "near_share": 1, "inside": 1}
-
-
-def test_measures_of_a_part_are_scaled_and_say_what_is_outside():
-    seconds = torch.arange(8) * 0.02
-    part = measures(torch.full((8, 8), 1 / 8)[:2, :2], seconds[:2])
-    assert part["inside"] == pytest.approx(0.25)
-    assert part["entropy_bits"] == pytest.approx(1)
-    assert part["distance_ms"] == pytest.approx(10)
-    nothing = measures(torch.zeros(2, 2), seconds[:2])
-    assert nothing == {"distance_ms": 0, "entropy_bits": 0, "near_share": 0, "inside": 0}
 
 
 # mistakes
@@ -362,7 +237,7 @@ def seen(colour, sight):
 @pytest.mark.parametrize("sight", SIGHT)
 def test_classes_are_told_apart_by_everyone(sight):
     distances = [
-        np.linalg.norm(seen(one, sight) - seen(other, sight)) for one, other in itertools.combinations(style.CLASSES, 2)
+        np.linalg.norm(seen(one, sight) - seen(other, sight)) for one, other in itertools.combinations(plots.CLASSES, 2)
     ]
     assert len(distances) == 28
     assert min(distances) > 10
@@ -370,5 +245,5 @@ def test_classes_are_told_apart_by_everyone(sight):
 
 @pytest.mark.parametrize("sight", SIGHT)
 def test_more_is_always_lighter(sight):
-    lightness = [seen(colour, sight)[0] for colour in colormaps[style.MAGNITUDE](np.linspace(0, 1, 32))]
+    lightness = [seen(colour, sight)[0] for colour in colormaps[plots.MAGNITUDE](np.linspace(0, 1, 32))]
     assert (np.diff(lightness) > 0).all()

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
 
 from unisat import plots
 from unisat.frames import frame_seconds
-from unisat.plots.style import CLASSES
+from unisat.plots import CLASSES
 
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 SECONDS = frame_seconds(4, KERNELS, STRIDES)  # centres, the first cell begins at 2.5 ms
@@ -18,28 +17,12 @@ LETTERS = [
     {"char": "$", "start_offset": 45, "end_offset": 46, "start_seconds": 0.9, "end_seconds": 0.92},
 ]
 ACTIVE = torch.tensor([[0, 1], [1, 1], [1, 0], [0, 1]])
-DRAWN = {
-    "tokens": lambda ax: plots.tokens(torch.full((4, 3), 1 / 3), names=["-", "a", "b"], seconds=SECONDS, ax=ax),
-    "alignment": lambda ax: plots.alignment(torch.zeros(16_000), LETTERS, ax=ax),
-    "activity": lambda ax: plots.activity(ACTIVE, predicted=ACTIVE.bool(), seconds=SECONDS, ax=ax),
-}
 
 
 def bars(collection):
     """Left, right, bottom and top of each bar."""
     corners = [path.vertices for path in collection.get_paths()]
     return [[*np.sort(c[:, 0])[[0, -1]], *np.sort(c[:, 1])[[0, -1]]] for c in corners]
-
-
-@pytest.mark.parametrize("name", DRAWN)
-def test_draws_where_told_or_into_a_new_figure_and_names_its_axes(name):
-    given = Figure().add_subplot()
-    assert DRAWN[name](given) is given
-    alone = DRAWN[name](None)
-    assert alone.figure is not given.figure
-    assert alone.figure.png().startswith(b"\x89PNG")
-    assert "(s)" in alone.get_xlabel()
-    assert alone.get_ylabel()
 
 
 def test_tokens_are_rows_in_the_order_of_their_ids():

@@ -1,12 +1,14 @@
-"""Pictures of interventions: what the artists hold, against the table; not the pixels."""
+"""Pictures of interventions and attributions: what the artists hold, against the table; not the pixels."""
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from unisat.plots import interventions
-from unisat.plots.interventions import effect_map, effects
+from unisat.interpret.interventions.attribution import Attribution
+from unisat.plots import attribution, effect_map, effects
 
 
 def table(sites, heads=(None,), windows=(np.nan,)):
@@ -131,15 +133,6 @@ def test_labels_do_not_crowd(layers):
     assert ax.figure.get_size_inches()[1] <= 10
 
 
-@pytest.mark.parametrize("draw", [effects, lambda data, ax=None: effect_map(data, ax=ax)])
-def test_draws_where_told_or_into_a_new_figure(draw):
-    given = Figure().add_subplot()
-    assert draw(BY_HEAD, ax=given) is given
-    alone = draw(BY_HEAD)
-    assert alone.figure is not given.figure
-    assert alone.figure.png().startswith(b"\x89PNG")
-
-
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [
@@ -151,4 +144,69 @@ def test_draws_where_told_or_into_a_new_figure(draw):
 )
 def test_what_cannot_be_drawn_is_refused(data, options, message):
     with pytest.raises(ValueError, match=message):
-        interventions.effect_map(data, **options)
+        effect_map(data, **options)
+
+
+def sound(samples=1600):
+    return torch.rand(samples, generator=torch.Generator().manual_seed(0)) - 0.5
+
+
+def bar(ax):
+    """The label of the colour bar."""
+    return ax.figure.axes[-1].get_ylabel()
+
+
+def test_attributions_of_samples_are_added_up_over_20_ms():
+    values = torch.randn(1500, generator=torch.Generator().manual_seed(1))
+    ax = attribution(sound(1500), values, seconds=torch.arange(1500).double() / 16000)
+    (image,) = ax.images
+    sums = [values[start : start + 320].sum().item() for start in range(0, 1500, 320)]
+    np.testing.assert_allclose(image.get_array()[0], sums, rtol=1e-4, atol=1e-5)
+    left, right, _, _ = image.get_extent()
+    assert left == pytest.approx(-0.5 / 16000)
+    assert right == pytest.approx(5 * 0.02 - 0.5 / 16000)
+    low, high = image.get_clim()
+    assert low == -high  # white is 0
+    assert high == pytest.approx(np.quantile(np.abs(sums), 0.99), rel=1e-5)
+    assert bar(ax) == "attribution per 20 ms"
+    assert ax.get_xlim() == (0, pytest.approx(1500 / 16000))
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time (s)", "amplitude")
+    assert to_rgb(image.cmap(1.0))[0] > to_rgb(image.cmap(1.0))[2]  # red speaks for it
+
+
+def test_attributions_of_frames_are_drawn_at_their_times():
+    values = torch.tensor([1.0, -2.0, 0.5, 0.0])
+    ax = attribution(sound(), values, seconds=0.0125 + torch.arange(4).double() / 50, label="rollout")
+    (image,) = ax.images
+    assert image.get_array()[0].tolist() == values.tolist()
+    assert image.get_extent()[:2] == [pytest.approx(0.0025), pytest.approx(0.0825)]
+    assert bar(ax) == "rollout per frame"
+    assert ax.get_lines()[0].get_ydata().tolist() == pytest.approx(sound().tolist())
+
+
+@pytest.mark.wrong_types
+def test_attribution_refuses_a_batch_and_times_that_do_not_fit():
+    with pytest.raises(
+        ValueError, match=r"values must be \(positions,\), got \(2, 4\); pick one utterance, values\[0\]"
+    ):
+        attribution(sound(), torch.zeros(2, 4), seconds=torch.zeros(4))
+    with pytest.raises(ValueError, match="one time for each of the 4 frames"):
+        attribution(sound(), torch.zeros(4), seconds=torch.zeros(3))
+
+
+def test_a_result_draws_itself_with_its_completeness_error():
+    errors = pd.DataFrame({"id": ["a", "a", "b"], "relative": [0.001, 0.0234, 0.9]})
+    found = Attribution(
+        ids=("a", "b"),
+        each=(torch.ones(2, 4), torch.zeros(2, 4)),
+        seconds=(torch.arange(4) / 50.0,) * 2,
+        waveforms=(sound(), sound()),
+        completeness_error=errors,
+        settings={"method": "ig", "wrt": "conv.out", "target": "cosine"},
+    )
+    ax = found.plot(0)
+    title = "a: integrated gradients at conv.out, cosine, completeness error at most 2.3 %"
+    assert ax.get_title() == title
+    own = Figure().add_subplot()
+    assert found.plot(1, ax=own) is own
+    assert "90 %" in own.get_title()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from unisat import plots
+from unisat.plots._objective import contributions
 
 
 def test_similarity_shows_the_matrix_and_its_blocks():
@@ -48,3 +49,18 @@ def test_terms_over_steps():
     assert ax.get_xlabel() == "step"
     with pytest.raises(ValueError, match="no steps"):
         plots.terms(pd.DataFrame())
+
+
+def test_bars_and_marks():
+    table = pd.DataFrame(
+        {"value": [2.0, 0.5], "chance": [4.0, np.nan], "weight": [1.0, 0.1], "share": [0.5, 1.0]},
+        index=["content_masked", "diversity"],
+    )
+    table["contribution"] = [1.0, 0.05]
+    ax = contributions(table)
+    assert [bar.get_width() for bar in ax.patches] == [1.0, 0.05]
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), [2.0, np.nan])
+    assert [text.get_text() for text in ax.texts] == ["2 · 1 · 50%", "0.5 · 0.1"]
+    assert ax.get_title() == "loss 1.050, term by term"
+    with pytest.raises(ValueError, match="no terms"):
+        contributions(table.iloc[:0])

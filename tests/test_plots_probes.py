@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from unisat.interpret.features.bank import FeatureBank
 from unisat.interpret.probing.probes import probe_layers
-from unisat.plots.probes import LABELS, STYLES, probe_curves
+from unisat.plots._probes import LABELS, STYLES, probe_curves
 
 pytestmark = pytest.mark.runs_once
 
@@ -90,11 +90,6 @@ def test_the_legend_does_not_cover_data():
     legend = ax.get_legend().get_window_extent()
     assert legend.x0 >= ax.get_window_extent().x1
     assert legend.x1 <= figure.bbox.x1
-
-
-def test_it_draws_into_the_axes_that_it_is_given():
-    ax = Figure().add_subplot()
-    assert probe_curves(report(3), ax=ax) is ax
 
 
 def test_a_report_draws_itself():

@@ -85,6 +85,7 @@ RESULTS = {
     "embedding": lambda **o: us.embed(bank(), "hidden.0", method="pca", n_neighbors=5).plot(**o),
     "kmeans_lens": lambda **o: plots.kmeans_lens(kmeans_table(), **o),
     "layer_similarity": lambda **o: us.layer_similarity(bank()).plot(**o),
+    "layer_similarity to one": lambda **o: us.layer_similarity(bank()).plot(to="hidden.1", **o),
     "layer_weights": lambda **o: us.layer_weights(torch.zeros(3), norms()).plot(**o),
     "lens": lambda **o: plots.lens(
         torch.rand(2, 4), torch.zeros(2, 4).long(), seconds=SECONDS, label="entropy (bits)", limits=(0.0, 1.0), **o
@@ -114,6 +115,10 @@ def test_draws_where_told_or_into_a_new_figure_and_names_what_it_draws(name):
     assert alone.get_xlabel()
     assert alone.get_ylabel()
     assert all(bar.get_ylabel() for bar in alone.figure.axes[1:])
+    if alone.get_legend() is not None:  # which lies beside the data, never over them
+        alone.figure.draw_without_rendering()
+        legend, inside = alone.get_legend().get_window_extent(), alone.get_window_extent()
+        assert legend.x0 >= inside.x1 or legend.y0 >= inside.y1 - 1
 
 
 def test_a_result_is_saved_as_two_files(tmp_path):

@@ -13,7 +13,7 @@ from unisat.interpret.interventions.intervene import intervene
 from unisat.interpret.interventions.metrics import logit_difference, speaker_cosine
 from unisat.interpret.interventions.sweep import SweepResult, sweep
 from unisat.interpret.statistics.intervals import two_level
-from unisat.plots import interventions
+from unisat.plots import effects
 
 QUIET = {"progress": False}
 
@@ -307,7 +307,7 @@ def test_a_result_is_drawn_and_saved(tmp_path):
     assert result.heatmap(value="placebo").get_xlabel() == "head"
     result.save(tmp_path / "sweep.csv")
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "sweep.csv"), result.table(), check_dtype=False)
-    assert interventions.effects(result.table()).get_ylabel() == "patched place"
+    assert effects(result.table()).get_ylabel() == "patched place"
 
 
 def test_settings_say_what_has_to_be_known(planted, pairs):

@@ -46,6 +46,8 @@ def old_modules(package: str, homes: Mapping[str, str]) -> None:
     for old, new in homes.items():
         name = f"{package}.{old}"
         sys.modules[name] = OldModule(name, tuple(f"{package}.{home}" for home in new.split()))
+        # as an import would; but a function of that name on the package's face stays
+        vars(sys.modules[package]).setdefault(old, sys.modules[name])
 
 
 def moved(old: str, *homes: str) -> Callable[[str], Any]:
@@ -62,12 +64,19 @@ def _moved(old: str, homes: tuple[str, ...], name: str) -> Any:
         for home in homes:
             module = importlib.import_module(home)
             if name in vars(module):
-                _warn(f"{old}.{name}", f"{home}.{name}")
-                return getattr(module, name)
+                value = getattr(module, name)
+                _warn(f"{old}.{name}", f"{_shown(home, name, value)}.{name}")
+                return value
             if new := _RENAMED.get(home, {}).get(name):
                 _warn(f"{old}.{name}", new)
                 return _get(new)
     raise AttributeError(f"module {old!r} has no attribute {name!r}; its contents are now in {', '.join(homes)}.")
+
+
+def _shown(home: str, name: str, value: Any) -> str:
+    """Where to import what ``home`` holds: from the package of a private module, if that shows it."""
+    package, _, module = home.rpartition(".")
+    return package if module.startswith("_") and vars(sys.modules[package]).get(name) is value else home
 
 
 def renamed(

@@ -73,7 +73,7 @@ def insist(page, view, what, control):
 # the class of each widget that the notebook shows, in the order of the page
 KINDS = """
 from ipywidgets.widgets.widget import _instances as _every
-from unisat.widgets.picture import Picture as _Picture
+from unisat.widgets._picture import Picture as _Picture
 _shown = [one for one in _every.values() if isinstance(one, _Picture)]
 print("\\n".join(type(one).__name__ for one in _shown))
 """

@@ -122,7 +122,7 @@ def test_files_from_the_readers_disk(page, name, content, said, alert):
 def test_a_cell_that_is_run_again_leaves_one_widget(page):
     count = (
         "from ipywidgets.widgets.widget import _instances\n"
-        "from unisat.widgets.picture import Picture\n"
+        "from unisat.widgets._picture import Picture\n"
         "print(sum(isinstance(one, Picture) for one in _instances.values()), len(_instances))"
     )
     before = page.python(count)

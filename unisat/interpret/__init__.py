@@ -10,6 +10,7 @@ room                 question
 `speakers`           Who speaks?
 `layers`             How do layers compare?
 `units`              Which discrete units does it use?
+`masks`              What is hidden from it?
 `objective`          What does a step of pretraining see?
 `statistics`         How sure is a number?
 `result`             What a measurement returns.

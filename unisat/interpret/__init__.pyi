@@ -4,6 +4,7 @@ from . import activations as activations
 from . import features as features
 from . import interventions as interventions
 from . import layers as layers
+from . import masks as masks
 from . import objective as objective
 from . import probing as probing
 from . import result as result

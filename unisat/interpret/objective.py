@@ -14,12 +14,36 @@ from torch import Tensor
 
 from unisat.config import UniSpeechSatConfig
 from unisat.corpus import Batch
-from unisat.frames import SAMPLE_RATE, stack_length
+from unisat.frames import SAMPLE_RATE, hop, stack_length
 from unisat.losses import content_loss, contrastive_bce, contrastive_infonce, contrastive_report
 from unisat.masking import time_mask
 from unisat.mixing import Mixing, mix_utterances
 from unisat.outputs import UniSpeechSatForPreTrainingOutput
 from unisat.pretraining import UniSpeechSatForPreTraining, check_targets
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What one masked frame is compared with; of `Step.compare`.
+
+    Attributes
+    ----------
+    scores : (candidates,)
+        Cosine over temperature of the frame with each quantized frame.
+    same : (candidates,)
+        True where that comes from the frame's own utterance.
+    threshold : float
+        The loss answers yes from here on: 0 in the released loss, in the paper's the score of the frame's own code.
+    """
+
+    scores: Float[Tensor, " candidates"]
+    same: Bool[Tensor, " candidates"]
+    threshold: float
+
+    @property
+    def right(self) -> Bool[Tensor, " candidates"]:
+        """True where the answer is right: yes to the frame's own utterance, no to the others."""
+        return (self.scores >= self.threshold) == self.same
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +101,28 @@ class Step:
         if self.config.contrastive_loss == "infonce":
             return torch.cat([own, (~self.positives[anchor]).nonzero()[:, 0]])
         return own if self.output.instances is None else torch.cat([own, self.output.instances[anchor]])
+
+    def compare(self, anchor: int, temperature: float | None = None) -> Comparison:
+        """Compare one row of the matrix with its `candidates`; the temperature is the configuration's, if None."""
+        temperature = self.config.contrastive_logits_temperature if temperature is None else temperature
+        columns = self.candidates(anchor)
+        scores = self.cosines[anchor, columns] / temperature
+        threshold = 0.0 if self.config.contrastive_loss == "bce" else float(scores[0])
+        return Comparison(scores, self.positives[anchor, columns], threshold)
+
+    def nearest(self, utterance: int, seconds: float) -> tuple[int, float] | None:
+        """Row of the masked frame of an utterance that begins nearest to a time, and when that is; None without one."""
+        frames = self.output.mask_time_indices[utterance].nonzero()[:, 0]
+        if not len(frames):
+            return None
+        starts = hop(self.config.conv_stride) / SAMPLE_RATE * frames
+        place = int((starts - seconds).abs().argmin())
+        return int((self.utterances == utterance).nonzero()[place, 0]), float(starts[place])
+
+    @property
+    def hidden_share(self) -> float:
+        """Share of the valid frames that are masked."""
+        return float(self.output.mask_time_indices.sum() / self.output.valid.sum())
 
     def mixtures(self, names: Sequence[str]) -> pd.DataFrame:
         """Say who was mixed into whom, by number of utterance: ``into, from, start, end, snr_db``, times in seconds."""

@@ -3,39 +3,54 @@
 ``plots.waveform(samples).figure`` at the end of a cell shows a picture of its own; ``ax=`` draws into yours.
 """
 
-from unisat.plots.activity import activity
-from unisat.plots.attention import pattern
-from unisat.plots.attribution import attribution
-from unisat.plots.codebook import code_heat_map, code_usage, rarefaction
-from unisat.plots.ctc import alignment, tokens
-from unisat.plots.embedding import embedding
-from unisat.plots.interventions import effect_map, effects
-from unisat.plots.layer_similarity import layer_similarity, subspaces
-from unisat.plots.layer_weights import layer_weights
-from unisat.plots.layers import features, hidden, norms
-from unisat.plots.lenses import kmeans_lens, lens, lens_layers
-from unisat.plots.masks import mask, mask_cells, run_lengths
-from unisat.plots.objective import mixing, similarity, terms
-from unisat.plots.probes import probe_curves
-from unisat.plots.show import describe, listen, say
-from unisat.plots.style import axes
-from unisat.plots.units import unit_durations, unit_labels
-from unisat.plots.verification import det, trial_scores
-from unisat.plots.wave import spectrogram, waveform
+from unisat.deprecation import old_modules
+from unisat.plots._attention import pattern
+from unisat.plots._heads import activity, alignment, tokens
+from unisat.plots._interventions import attribution, effect_map, effects
+from unisat.plots._layer_weights import layer_weights
+from unisat.plots._layers import features, hidden, norms
+from unisat.plots._masks import mask, mask_cells, run_counts, run_lengths
+from unisat.plots._mixing import mixing
+from unisat.plots._objective import similarity, terms
+from unisat.plots._probes import probe_curves
+from unisat.plots._quantizer import code_counts, code_track, entry_scores, perplexity
+from unisat.plots._show import CellFigure, describe, listen, say
+from unisat.plots._similarity import layer_similarity, subspaces
+from unisat.plots._sound import spectrogram, waveform
+from unisat.plots._speakers import det, embedding, trial_scores
+from unisat.plots._style import CLASSES, MAGNITUDE, SIGNED, axes, heat_map
+from unisat.plots._units import (
+    code_heat_map,
+    code_usage,
+    kmeans_lens,
+    lens,
+    lens_layers,
+    rarefaction,
+    unit_durations,
+    unit_labels,
+)
 
 __all__ = [
+    "CLASSES",
+    "MAGNITUDE",
+    "SIGNED",
+    "CellFigure",
     "activity",
     "alignment",
     "attribution",
     "axes",
+    "code_counts",
     "code_heat_map",
+    "code_track",
     "code_usage",
     "describe",
     "det",
     "effect_map",
     "effects",
     "embedding",
+    "entry_scores",
     "features",
+    "heat_map",
     "hidden",
     "kmeans_lens",
     "layer_similarity",
@@ -48,8 +63,10 @@ __all__ = [
     "mixing",
     "norms",
     "pattern",
+    "perplexity",
     "probe_curves",
     "rarefaction",
+    "run_counts",
     "run_lengths",
     "say",
     "similarity",
@@ -62,3 +79,36 @@ __all__ = [
     "unit_labels",
     "waveform",
 ]
+
+old_modules(
+    __name__,
+    {
+        "activity": "_heads",
+        "attention": "_attention",
+        "attribution": "_interventions",
+        "codebook": "_units",
+        "ctc": "_heads",
+        "embedding": "_speakers",
+        "interventions": "_interventions",
+        "layer_frames": "_layers",
+        "layer_similarity": "_style _similarity",
+        "layer_weights": "_layer_weights",
+        "layers": "_layers",
+        "lenses": "_units",
+        "masks": "_masks",
+        "objective": "_objective _mixing",
+        "probes": "_probes",
+        "quantizer": "_quantizer",
+        "show": "_show",
+        "step": "_objective",
+        "style": "_style _show",
+        "units": "_units",
+        "verification": "_speakers",
+        "wave": "_sound",
+        "weighted_sum": "_layer_weights",
+    },
+)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -10,14 +10,36 @@ try:
 except ImportError as error:
     raise ImportError("us.widgets needs ipywidgets and anywidget: pip install 'unisat[widgets]'.") from error
 
-from unisat.widgets.attention_view import attention
-from unisat.widgets.layer_weights_view import layer_weights
-from unisat.widgets.layers_view import layers
-from unisat.widgets.losses_view import losses
-from unisat.widgets.mask_view import masks
-from unisat.widgets.mixing_view import mixing
-from unisat.widgets.quantizer_view import quantizer
-from unisat.widgets.recording_view import recording
-from unisat.widgets.speakers_view import speakers
+from unisat.deprecation import old_modules
+from unisat.widgets._attention import attention
+from unisat.widgets._layer_weights import layer_weights
+from unisat.widgets._layers import layers
+from unisat.widgets._masks import masks
+from unisat.widgets._mixing import mixing
+from unisat.widgets._objective import losses
+from unisat.widgets._quantizer import quantizer
+from unisat.widgets._sound import recording
+from unisat.widgets._speakers import speakers
 
 __all__ = ["attention", "layer_weights", "layers", "losses", "masks", "mixing", "quantizer", "recording", "speakers"]
+
+old_modules(
+    __name__,
+    {
+        "attention_view": "_attention",
+        "layer_weights_view": "_layer_weights",
+        "layers_view": "_layers",
+        "losses_view": "_objective",
+        "mask_view": "_masks",
+        "mixing_view": "_mixing",
+        "picture": "_picture",
+        "quantizer_view": "_quantizer",
+        "recording_view": "_sound",
+        "speakers_view": "_speakers",
+        "stage": "_stage",
+    },
+)
+
+
+def __dir__() -> list[str]:
+    return __all__

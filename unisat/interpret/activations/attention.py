@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -52,6 +54,44 @@ def head_measures(
         "distance_ms": 1000 * torch.einsum("hqk,qk->h", weights, apart) / queries,
         "entropy_bits": torch.special.entr(weights).sum((1, 2)) / (queries * math.log(2)),
     }
+
+
+def pattern_layers(trace: Trace) -> list[int]:
+    """Numbers of the blocks whose attention patterns a trace holds, in order.
+
+    Raises
+    ------
+    ValueError
+        If there are none.
+    """
+    found = [re.fullmatch(r"block\.(\d+)\.attn\.pattern", site) for site in trace.sites]
+    layers = sorted(int(one[1]) for one in found if one is not None)
+    if not layers:
+        raise ValueError(
+            f"the trace holds {', '.join(trace.sites) or 'nothing'}, but no attention patterns; "
+            'capture them with us.run(model, batch, "block.*.attn.pattern").'
+        )
+    return layers
+
+
+def layer_patterns(
+    trace: Trace, layer: int, utterance: int, frames: slice
+) -> tuple[Float[Tensor, "heads query key"], Float[Tensor, "query key"]]:
+    """Patterns of all heads of a layer between some frames of one utterance, and the mean of all heads."""
+    heads = trace[f"block.{layer}.attn.pattern"][utterance, :, frames, frames].detach().float().cpu()
+    return heads, heads.mean(0)
+
+
+def every_head(trace: Trace, utterance: int) -> pd.DataFrame:
+    """``distance_ms`` and ``entropy_bits`` of each captured layer and head (rows) over a whole utterance."""
+    found = {}
+    for layer in pattern_layers(trace):
+        site = f"block.{layer}.attn.pattern"
+        frames = slice(int(trace.lengths(site)[utterance]))
+        heads, _ = layer_patterns(trace, layer, utterance, frames)
+        numbers = head_measures(heads, trace.seconds(site)[frames])
+        found[layer] = pd.DataFrame({name: one.numpy() for name, one in numbers.items()})
+    return pd.concat(found, names=["layer", "head"])
 
 
 def rollout(trace: Trace, *, utterance: int = 0) -> Float[Tensor, "layers queries keys"]:

@@ -108,11 +108,11 @@ class SweepResult(Result):
 
     def plot(self, **options: Any) -> Any:
         """Draw effects with intervals and placebos (`unisat.plots.effects`)."""
-        return plots().interventions.effects(self.table(), **options)
+        return plots().effects(self.table(), **options)
 
     def heatmap(self, **options: Any) -> Any:
         """Draw effects as colours, layers by heads or places by seconds (`unisat.plots.effect_map`)."""
-        return plots().interventions.effect_map(self.table(), **options)
+        return plots().effect_map(self.table(), **options)
 
 
 def sweep(

@@ -58,6 +58,41 @@ def rms_norms(trace: Trace, *, utterance: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows, index=pd.Index(layers, name="layer"), columns=seconds)
 
 
+def smallest_and_largest(norms: pd.DataFrame) -> pd.Series:
+    """Mean norm over time of the two layers in which it is smallest and largest, in this order, by layer."""
+    means = norms.mean(axis=1)
+    return means[[means.idxmin(), means.idxmax()]]
+
+
+def state_summary(state: Float[Tensor, "frames hidden"], norms: pd.Series) -> dict[str, float]:
+    """Numbers that describe one hidden state of one utterance.
+
+    Parameters
+    ----------
+    state : (frames, hidden)
+    norms : Series
+        Its row of `rms_norms`, by seconds.
+
+    Returns
+    -------
+    dict
+        Of the norm over time: ``mean``, ``least``, ``most``, and ``most_at``, where that is in seconds. Of the RMS of
+        each channel over time: ``channel``, the number of the largest, ``channel_rms``, its RMS, and ``median_rms``.
+        ``not_finite`` counts the values that are not finite.
+    """
+    channels = state.square().mean(0).sqrt()
+    return {
+        "mean": float(norms.mean()),
+        "least": float(norms.min()),
+        "most": float(norms.max()),
+        "most_at": float(norms.idxmax()),
+        "channel": int(channels.argmax()),
+        "channel_rms": float(channels.max()),
+        "median_rms": float(channels.median()),
+        "not_finite": int((~torch.isfinite(state)).sum()),
+    }
+
+
 def frame_cosines(states: Float[Tensor, "layers frames hidden"]) -> Float[Tensor, "layers layers"]:
     """Measure the cosine of a frame's vectors in two layers, and give its mean over frames.
 

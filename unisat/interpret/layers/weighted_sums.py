@@ -113,6 +113,35 @@ class WeightedSums:
         return pd.DataFrame(rows).assign(site=self.sites)[["site", *rows[0]]]
 
 
+def shares(weights: Float[np.ndarray, " layers"], norms: Float[np.ndarray, " layers"]) -> pd.DataFrame:
+    """Give what each layer gives to a sum: ``weight``, ``norm``, and ``contribution``, the share of their product.
+
+    Parameters
+    ----------
+    weights : (layers,)
+        Which sum to 1.
+    norms : (layers,)
+        RMS norm of each layer.
+    """
+    product = weights * norms
+    return pd.DataFrame({"weight": weights, "norm": norms, "contribution": product / product.sum()})
+
+
+def mean_layer(contribution: Float[np.ndarray, " layers"]) -> float:
+    """Where a sum lies among the layers: the mean of their places, weighed by their contributions."""
+    return float(contribution @ np.arange(len(contribution)))
+
+
+def with_weight(weights: Float[np.ndarray, " layers"], layer: int, weight: float) -> Float[np.ndarray, " layers"]:
+    """Give one layer a weight between 0 and 1; the others share the rest as they did, or alike if they had nothing."""
+    others = np.where(np.arange(len(weights)) == layer, 0.0, weights)
+    others = others if others.any() else 1.0 - np.eye(len(weights))[layer]
+    weight = min(max(weight, 0.0), 1.0)
+    others = others * ((1 - weight) / others.sum())
+    others[layer] = weight
+    return others
+
+
 def _normalized(layers: Float[np.ndarray, "layers utterances dim"], how: str | None) -> np.ndarray:
     if how is None:
         return layers

@@ -104,6 +104,10 @@ class LayerWeights(Result):
         product = self.weights * self.norms
         return product / product.sum(1, keepdims=True)
 
+    def averaged(self) -> tuple[Float[np.ndarray, " layers"], Float[np.ndarray, " layers"]]:
+        """Give the weights and the norms, each as the mean over runs."""
+        return self.weights.mean(0), self.norms.mean(0)
+
     def table(self) -> pd.DataFrame:
         """Give one row for each run and layer: ``run``, ``site``, ``layer`` and the attributes above."""
         columns: dict[str, np.ndarray | None] = {"weight": self.weights, "norm": self.norms}

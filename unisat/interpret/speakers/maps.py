@@ -233,6 +233,12 @@ def nearest_utterances(
     return bank.table.iloc[order].assign(similarity=cosine[order])
 
 
+def every_other(table: pd.DataFrame) -> Bool[np.ndarray, " utterances"]:
+    """True on every other utterance of each speaker: half of them to fit LDA on, the others to judge it by."""
+    speaker = table["speaker" if "speaker" in table else "id"].astype(str)
+    return (speaker.groupby(speaker).cumcount() % 2 == 0).to_numpy()
+
+
 class _Drawn(NamedTuple):
     """Coordinates, the function that places other features, and what share of the variance each axis explains."""
 

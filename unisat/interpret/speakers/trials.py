@@ -152,6 +152,14 @@ class TrialScores(Result):
         return float("nan") if self.same[keep].all() else eer(self.scores[keep], self.same[keep])
 
 
+def several_sessions(table: pd.DataFrame) -> bool:
+    """Whether the session of each utterance is known, and some speaker was recorded in more than one."""
+    if "session" not in table or table["session"].isna().any():
+        return False
+    speaker = table["speaker" if "speaker" in table else "id"].astype(str)
+    return bool((table["session"].groupby(speaker).nunique() > 1).any())
+
+
 def verify_trials(
     bank: FeatureBank,
     layer: int | str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 import numpy as np
@@ -109,3 +110,12 @@ def collect_like(model: nn.Module, bank: FeatureBank, speech: Batch) -> FeatureB
         raise ValueError(f"reduce={reduce!r} cannot be repeated here; collect with 'mean' or 'mean+std'.")
     same["untrained_seeds"] = max(1, same["untrained_seeds"])
     return collect(model, speech, reduce=reduce, progress=False, **same)
+
+
+def collect_like_each(model: nn.Module, banks: Iterable[FeatureBank], speech: Batch) -> dict[FeatureBank, FeatureBank]:
+    """Measure other utterances as those of several banks were measured, each bank once; see `collect_like`.
+
+    X-vectors come first: they need the longest utterance, and say which one is too short.
+    """
+    in_turn = sorted(set(banks), key=lambda bank: "reduce" in bank.settings)
+    return {bank: collect_like(model, bank, speech) for bank in in_turn}

@@ -142,6 +142,13 @@ class Lens(Result):
         return plots().lens(values, self.predictions[utterance], seconds=self.seconds[utterance], **options)
 
 
+def over_frames(table: pd.DataFrame, column: str, count: str) -> pd.Series:
+    """Give a share in `Lens.table` for each layer, over all utterances: ``count`` names the column of their frames."""
+    known = table[table[column].notna() & (table[count] > 0)]
+    totals = (known[column] * known[count]).groupby(known["layer"]).sum()
+    return totals / known.groupby("layer")[count].sum()
+
+
 def ctc_lens(
     model: nn.Module, audio: Any, *, sampling_rate: int | None = None, attention_mask: Tensor | None = None
 ) -> Lens:

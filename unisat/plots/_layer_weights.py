@@ -1,0 +1,152 @@
+"""Weighted sums of layers: what each layer gives to one, and what the sum is good for beside single layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
+
+from unisat.plots._style import CLASSES, axes, beside, label_layers
+
+TOPS = (0.125, 0.25, 0.5, 1.0)  # where the axis of shares may end
+
+REFERENCES = ((CLASSES[2], "--"), (CLASSES[1], "-."), (CLASSES[3], (0, (1, 1))))
+
+QUANTITIES = {
+    "weight": "weight (softmax)",
+    "contribution": "weight × RMS norm, share of all layers'",
+    "change": "change of the sum without the layer",
+    "accuracy_drop": "held-out accuracy lost without the layer",
+    "loss_rise": "held-out cross-entropy gained (nats)",
+}
+
+
+def layer_weights(
+    table: pd.DataFrame,
+    *,
+    quantities: Sequence[str] = ("weight", "contribution", "change", "accuracy_drop"),
+    probe: Sequence[float] | np.ndarray | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Weights, contributions and leave-one-out changes over layers: a dot for each run, a line through their means.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `LayerWeights.table`.
+    quantities : sequence of str
+        Which of ``weight``, ``contribution``, ``change``, ``accuracy_drop``, ``loss_rise``; those the table lacks are
+        left out.
+    probe : (layers,), optional
+        Accuracy of a probe of each layer alone, to draw beside them.
+    """
+    if wrong := [name for name in quantities if name not in QUANTITIES]:
+        raise ValueError(f"there is no quantity {wrong[0]!r}; there are {', '.join(QUANTITIES)}.")
+    sites = list(dict.fromkeys(table["site"]))
+    if probe is not None and len(probe) != len(sites):
+        raise ValueError(f"probe must have one accuracy for each of the {len(sites)} layers, got {len(probe)}.")
+    ax = axes(ax, 8.0, 3.6)
+    drawn = [name for name in quantities if name in table and table[name].notna().any()]
+    several = table["run"].nunique() > 1
+    for place, name in enumerate(drawn):
+        number = list(QUANTITIES).index(name)
+        style: dict[str, Any] = {"color": CLASSES[number], "marker": "osD^v"[number]}
+        shift = (place - (len(drawn) - 1) / 2) * 0.14  # dots of several quantities beside one another
+        means = table.groupby("layer")[name].mean()
+        ax.plot(means.index + shift, means, markersize=5, linewidth=1, label=QUANTITIES[name], **style)
+        if several:
+            ax.plot(table["layer"] + shift, table[name], linestyle="", markersize=2.5, alpha=0.5, **style)
+    ax.axhline(1 / len(sites), color="black", linestyle=":", linewidth=1, label="equal weights")
+    if probe is not None:
+        ax.plot(range(len(sites)), probe, color="0.4", linestyle="--", label="accuracy of a probe of the layer")
+    label_layers(ax, sites)
+    ax.set(ylabel="share (1 = all)" if "loss_rise" not in drawn else "share (1 = all), or nats")
+    beside(ax, title=f"{table['run'].nunique()} runs: dots, means: lines" if several else None, title_fontsize=8)
+    return ax
+
+
+def layer_shares(table: pd.DataFrame, *, marks: pd.DataFrame | None = None, ax: Axes | None = None) -> Axes:
+    """Two bars for each layer: its weight, and its contribution, which is weight times RMS norm as a share.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With ``site``, ``weight`` and ``contribution``.
+    marks : DataFrame, optional
+        The same of trained weights: black ticks over the bars.
+    """
+    ax, place = axes(ax, 6.0, 3.4), np.arange(len(table))
+    for shift, name, colour in ((-0.2, "weight", CLASSES[0]), (0.2, "contribution", CLASSES[4])):
+        label = "weight × norm" if name == "contribution" else name
+        ax.bar(place + shift, 0, width=0.4, color=colour, label=label)
+        if marks is not None:
+            tick: dict[str, Any] = {"marker": "_", "markersize": 10, "markeredgewidth": 1.8, "color": "black"}
+            ax.plot(place + shift, marks[name], linestyle="none", label="trained" if shift > 0 else None, **tick)
+    label_layers(ax, table["site"].tolist())
+    ax.set(ylabel="share (all layers: 1)", ylim=(0, TOPS[0]))
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8, columnspacing=1)
+    set_layer_shares(table, ax)
+    return ax
+
+
+def set_layer_shares(table: pd.DataFrame, ax: Axes) -> bool:
+    """Give what `layer_shares` drew other numbers; True if its axis had to change."""
+    values = table[["weight", "contribution"]].to_numpy()
+    for bar, value in zip(ax.patches, values.T.ravel(), strict=True):
+        bar.set(height=value)
+    ticks = [np.asarray(line.get_ydata(), dtype=float).max() for line in ax.lines]
+    top = next(top for top in TOPS if max(values.max(), *ticks, 0) <= 0.97 * top or top == TOPS[-1])
+    changed = float(ax.get_ylim()[1]) != top * 1.03
+    ax.set_ylim(0, top * 1.03)
+    return changed
+
+
+def sum_result(
+    alone: Sequence[float] | np.ndarray,
+    sites: Sequence[str],
+    *,
+    references: Mapping[str, float],
+    ax: Axes | None = None,
+) -> Axes:
+    """What each layer alone is good for, as a line; sums to compare with, as level lines; a star for one more sum.
+
+    Parameters
+    ----------
+    alone : (layers,)
+        Of each layer.
+    references : mapping
+        Of other sums, by name; three at most.
+    """
+    ax = axes(ax, 5.0, 2.4)
+    line: dict[str, Any] = {"color": CLASSES[0], "marker": "o", "markersize": 4, "linewidth": 1.2}
+    ax.plot(range(len(alone)), alone, label="one layer alone", **line)
+    for (name, value), (colour, style) in zip(references.items(), REFERENCES, strict=False):
+        ax.axhline(value, color=colour, linestyle=style, linewidth=1.5, label=name)
+    star: dict[str, Any] = {"marker": "*", "markersize": 13, "color": "white", "markeredgecolor": "black", "zorder": 4}
+    ax.plot([], [], linestyle="none", label="own sum, at its mean layer", **star)
+    label_layers(ax, sites)
+    ax.set_ylabel("share")
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _fit(ax, np.array([*alone, *references.values()]))
+    return ax
+
+
+def set_own_sum(layer: float, value: float, ax: Axes) -> bool:
+    """Put the star of `sum_result` where a sum's mean layer and its result are; True if the axis had to change."""
+    star = ax.lines[-1]
+    star.set_data([layer], [value])
+    low, high = ax.get_ylim()
+    if low < value < high:
+        return False
+    _fit(ax, np.array([low, high, value]))
+    return True
+
+
+def _fit(ax: Axes, values: np.ndarray) -> None:
+    low, high = float(values.min()), float(values.max())
+    room = max(0.15 * (high - low), 0.01)
+    ax.set_ylim(low - room, high + room)
