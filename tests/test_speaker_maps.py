@@ -15,6 +15,8 @@ from unisat.interpret.speakers.maps import embed, every_other, nearest_utterance
 from unisat.interpret.speakers.trials import several_sessions
 from unisat.interpret.speakers.xvectors import collect_like, collect_like_each, xvectors
 
+pytestmark = pytest.mark.runs_once
+
 
 def bank(people=5, each=6, sites=("hidden.1", "hidden.2"), width=8, spread=0.8, **about):
     draw = np.random.default_rng(0)
@@ -65,9 +67,7 @@ def test_neighbours_are_the_largest_cosines_of_standardised_channels():
     assert near.index.tolist() == order[:4]
     np.testing.assert_allclose(near["similarity"], [cosines[row] for row in order[:4]])
     assert near["speaker"].tolist() == one.table["speaker"].iloc[order[:4]].tolist()
-    other = nearest_utterances(
-        one, "hidden.1", one["hidden.1"][7], count=4
-    )  # as of a stranger
+    other = nearest_utterances(one, "hidden.1", one["hidden.1"][7], count=4)  # as of a stranger
     assert other.index.tolist() == [7, *order[:3]]
     assert other["similarity"].iloc[0] == pytest.approx(1)
 

@@ -16,6 +16,8 @@ from unisat.plots import CLASSES
 from unisat.widgets._picture import Refusal
 from unisat.widgets._speakers import LEAST, SpeakersView, speakers
 
+pytestmark = pytest.mark.runs_once
+
 
 def sounds(one):
     noise = torch.Generator().manual_seed(0)
