@@ -62,6 +62,21 @@ def summary(states: torch.Tensor) -> float:
     return float(states.float().abs().mean())
 
 
+def stepping(model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> Run:
+    """Give a step of training: loss, gradients, clipping, AdamW."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+
+    def run() -> None:
+        found = loss()
+        optimizer.zero_grad()
+        found.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        found.item()
+
+    return run
+
+
 class Unisat:
     """Ours; with ``plain``, without its shortcuts."""
 
@@ -132,20 +147,11 @@ class Unisat:
         size, batch, seconds = STEPS[name]
         config = getattr(self.us.UniSpeechSatConfig, size)(**STILL, layerdrop=0.0, mask_time_prob=0.65)
         model = self.us.UniSpeechSatForPreTraining(config).to(self.device).train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
         waves = torch.stack(noise(*[seconds] * batch)).to(self.device)
         targets = torch.randint(0, 100, (batch, 50 * seconds - 1), generator=torch.Generator().manual_seed(0))
         targets = targets.to(self.device)
 
-        def run() -> None:
-            loss = model(waves, targets=targets).loss
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            loss.item()
-
-        return run
+        return stepping(model, lambda: model(waves, targets=targets).loss)
 
     def step_tiny(self) -> Run:
         """A step of pretraining: masks, loss, gradients, clipping, AdamW."""
@@ -243,25 +249,19 @@ class Transformers:
         sizes = {key: ours[key] for key in SHARED}
         config = self.hf.Wav2Vec2Config(**sizes, **STILL, layerdrop=0.0, feat_quantizer_dropout=0.0)
         model = self.hf.Wav2Vec2ForPreTraining(config).to(self.device).train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
         waves = torch.stack(noise(*[seconds] * batch)).to(self.device)
         shape = (batch, int(model._get_feat_extract_output_lengths(waves.shape[1])))
 
-        def run() -> None:
+        def loss() -> torch.Tensor:
             mask = _compute_mask_indices(shape, config.mask_time_prob, config.mask_time_length)
             negatives = _sample_negative_indices(shape, config.num_negatives, mask)
-            loss = model(
+            return model(
                 waves,
                 mask_time_indices=torch.tensor(mask, device=self.device),
                 sampled_negative_indices=torch.tensor(negatives, device=self.device),
             ).loss
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            loss.item()
 
-        return run
+        return stepping(model, loss)
 
     def step_tiny(self) -> Run:
         """A step as its own example script takes it."""

@@ -74,6 +74,20 @@ def ragged():
     return waveforms, (torch.arange(3000) < torch.tensor(lengths)[:, None]).long(), lengths
 
 
+@pytest.fixture
+def clip():
+    """1.03 s, 51 frames and a tail that belongs to no frame."""
+    return torch.rand(16_480, generator=torch.Generator().manual_seed(0)) - 0.5
+
+
+@pytest.fixture
+def masked():
+    """Frames 3-5, 10 and the last, 50."""
+    mask = torch.zeros(51, dtype=torch.bool)
+    mask[[3, 4, 5, 10, 50]] = True
+    return mask
+
+
 @pytest.fixture(scope="session")
 def fixtures():
     """Folder of the reference's golden data."""

@@ -166,20 +166,6 @@ def test_every_set_is_as_probable_as_any_other(size, count):
 HOP = 320
 
 
-@pytest.fixture
-def clip():
-    """1.03 s, 51 frames and a tail that belongs to no frame."""
-    return torch.rand(16_480, generator=torch.Generator().manual_seed(0)) - 0.5
-
-
-@pytest.fixture
-def masked():
-    """Frames 3-5, 10 and the last, 50."""
-    mask = torch.zeros(51, dtype=torch.bool)
-    mask[[3, 4, 5, 10, 50]] = True
-    return mask
-
-
 def test_spans_of_a_mask(masked):
     assert masking.spans(masked).tolist() == [[3, 6], [10, 11], [50, 51]]
     assert masking.span_lengths(masked).tolist() == [3, 1, 1]

@@ -20,20 +20,6 @@ from unisat.plots import _sound
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 
 
-@pytest.fixture
-def clip():
-    """1.03 s, 51 frames and a tail that belongs to no frame."""
-    return torch.rand(16_480, generator=torch.Generator().manual_seed(0)) - 0.5
-
-
-@pytest.fixture
-def masked():
-    """Frames 3-5, 10 and the last, 50."""
-    mask = torch.zeros(51, dtype=torch.bool)
-    mask[[3, 4, 5, 10, 50]] = True
-    return mask
-
-
 SECONDS = frame_seconds(4, KERNELS, STRIDES)
 DRAWN = {
     "activity": lambda ax: plots.activity(torch.eye(4), seconds=SECONDS, ax=ax),

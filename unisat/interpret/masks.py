@@ -40,25 +40,15 @@ def draw(
         True on what is hidden.
     """
     generator, width = torch.Generator().manual_seed(seed), config.hidden_size
-    mask = span_mask(
-        torch.tensor([frames]),
-        frames,
-        mask_prob=config.mask_time_prob,
-        mask_length=config.mask_time_length,
-        min_spans=config.mask_time_min_masks,
-        generator=generator,
-    )[0]
+
+    def spans(size: int, prob: float, length: int, least: int) -> Tensor:
+        options: dict[str, Any] = {"mask_prob": prob, "mask_length": length, "min_spans": least, "generator": generator}
+        return span_mask(torch.tensor([size]), size, **options)[0]
+
+    mask = spans(frames, config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks)
     if config.mask_feature_prob == 0:
         return mask, torch.zeros(width, dtype=torch.bool)
-    channels = span_mask(
-        torch.tensor([width]),
-        width,
-        mask_prob=config.mask_feature_prob,
-        mask_length=config.mask_feature_length,
-        min_spans=config.mask_feature_min_masks,
-        generator=generator,
-    )[0]
-    return mask, channels
+    return mask, spans(width, config.mask_feature_prob, config.mask_feature_length, config.mask_feature_min_masks)
 
 
 def replay(trace: Trace, utterance: int) -> tuple[Bool[Tensor, " frames"], Bool[Tensor, " channels"]]:
