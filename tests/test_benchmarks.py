@@ -55,18 +55,10 @@ def test_operations_are_those_that_torch_counts():
     model = UniSpeechSatModel(config).eval()
     waveform = torch.randn(1, 16_000)
     with FlopCounterMode(display=False) as counter, torch.no_grad(), shortcuts.plain():
-        frames = model(waveform).last_hidden_state.shape[1]
-        fused = 0 if _counts_attention() else 4 * frames * frames * 32 * config.num_hidden_layers
+        model(waveform)
     # the positional convolution computes a frame that is cut off again
     cut = 2 * 32 * (32 // config.num_conv_pos_embedding_groups) * config.num_conv_pos_embeddings
-    assert roofline.operations(config, [1.0]) == counter.get_total_flops() - cut + fused
-
-
-def _counts_attention():
-    heads = torch.randn(1, 1, 4, 8)
-    with FlopCounterMode(display=False) as counter:
-        torch.nn.functional.scaled_dot_product_attention(heads, heads, heads)
-    return counter.get_total_flops() > 0
+    assert roofline.operations(config, [1.0]) == counter.get_total_flops() - cut
 
 
 def test_each_work_can_be_done_by_us_and_by_the_reference():
