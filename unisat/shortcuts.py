@@ -50,9 +50,16 @@ def allowed(*, compiled: bool = False) -> bool:
 
 
 def watched(*modules: nn.Module) -> bool:
-    """Whether a hook hangs on one of these modules, or a global one on all that there are."""
+    """Whether a hook hangs on one of these modules, or a global one on all that there are.
+
+    A ``forward`` that somebody has put on a module in place of its class's (Accelerate does) counts as a hook.
+    """
     return any(_GLOBAL_HOOKS) or any(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in vars(module)
         for module in modules
     )
 
