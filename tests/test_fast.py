@@ -488,7 +488,11 @@ def test_a_part_in_another_s_place_is_not_written_into_and_not_left_out():
         torch.testing.assert_close(layer(hidden), F.gelu(before))
         assert torch.equal(hidden, before)
 
-    class Doubled(nn.Module):
+    class Sharp(nn.Module):
+        def forward(self, scores):
+            return F.one_hot(scores.argmax(-1), scores.shape[-1]).to(scores)
+
+    class Shifted(nn.Module):
         def __init__(self, inner):
             super().__init__()
             self.inner, self.weight, self.bias = inner, inner.weight, inner.bias
@@ -496,8 +500,14 @@ def test_a_part_in_another_s_place_is_not_written_into_and_not_left_out():
         def forward(self, signal):
             return self.inner(signal) + signal.mean() * 3
 
+    sharp = model.encoder.layers[1].attention
+    sharp.softmax, sharp.dropout = Sharp(), nn.Identity()
+    with torch.no_grad():
+        found, pattern = sharp(hidden, None, True)
+        assert set(pattern.unique().tolist()) == {0.0, 1.0}
+        torch.testing.assert_close(sharp(hidden)[0], found)
     front = model.feature_extractor
-    front.conv_layers[0].conv = Doubled(front.conv_layers[0].conv)
+    front.conv_layers[0].conv = Shifted(front.conv_layers[0].conv)
     with torch.no_grad(), shortcuts.plain():
         expected = front(waveforms)
     with torch.no_grad():

@@ -83,6 +83,14 @@ def test_who_watches(name):
     assert not watched(one)
 
 
+def test_a_forward_in_place_of_the_class_s_counts_as_a_hook():
+    module = nn.Linear(2, 2)
+    module.forward = lambda values: values
+    assert watched(module)
+    del module.forward
+    assert not watched(module)
+
+
 def test_old_names_warn_and_lead_to_the_new_ones():
     for name in ("bit_sum", "Folded", "Linear", "linear", "kept_spectrum", "fold_group_norm"):
         home = unisat.modules if name == "bit_sum" else unisat.fast

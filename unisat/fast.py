@@ -193,12 +193,14 @@ def attend_fused(
 
     Compiled code uses it too.
     """
-    seen = output_attentions or watched(attention.softmax, attention.dropout)
-    if seen or not allowed(compiled=True) or pattern_is_cheap(q):
+    softmax, dropout = attention.softmax, attention.dropout
+    if not allowed(compiled=True) or output_attentions or watched(softmax, dropout) or pattern_is_cheap(q):
+        return NotImplemented
+    if not isinstance(softmax, nn.Softmax) or not isinstance(dropout, nn.Dropout):
         return NotImplemented
     keys = None if valid is None else valid[:, None, None, :]
-    dropout = attention.dropout.p if attention.training else 0.0
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=keys, dropout_p=dropout), None
+    probability = dropout.p if attention.training else 0.0
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=keys, dropout_p=probability), None
 
 
 def attend_in_place(
@@ -210,7 +212,8 @@ def attend_in_place(
     output_attentions: bool,
 ) -> Attended | NotImplementedType:
     """Attend with a pattern that overwrites the scores, which nobody else needs; without gradients only."""
-    if not allowed() or torch.is_grad_enabled() or watched(attention.softmax):
+    softmax = attention.softmax
+    if not allowed() or torch.is_grad_enabled() or watched(softmax) or not isinstance(softmax, nn.Softmax):
         return NotImplemented
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if valid is not None:
@@ -222,7 +225,7 @@ def attend_in_place(
 # ---- the first convolution and its norm over time ----
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Folded:
     """A convolution of one channel and the norm behind it as one convolution, for each utterance of a batch.
 
@@ -430,7 +433,9 @@ def convolve_by_spectra(
 ) -> Float[Tensor, "batch frames hidden"] | NotImplementedType:
     """Compute the positional convolution from spectra: on a CPU, without gradients, and not in float64."""
     conv = embedding.conv
-    if not allowed() or watched(*conv.modules()) or torch.is_grad_enabled():
+    if not isinstance(embedding.conv, nn.Conv1d) or watched(*conv.modules()):
+        return NotImplemented
+    if not allowed() or torch.is_grad_enabled():
         return NotImplemented
     if hidden.device.type != "cpu" or hidden.dtype == torch.float64 or conv.kernel_size[0] > WINDOW // 2:
         return NotImplemented

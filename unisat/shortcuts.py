@@ -50,9 +50,16 @@ def allowed(*, compiled: bool = False) -> bool:
 
 
 def watched(*modules: nn.Module) -> bool:
-    """Whether one of these modules has a hook, or torch has a global one, which sees all modules."""
+    """Whether one of these modules has a hook, or torch has a global one, which sees all modules.
+
+    A ``forward`` that somebody has put on a module in place of its class's (Accelerate does) counts as a hook.
+    """
     return any(_GLOBAL_HOOKS) or any(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in vars(module)
         for module in modules
     )
 
