@@ -38,7 +38,7 @@ def pattern(pattern: Float[Tensor, "query key"], *, seconds: Float[Tensor, " fra
 def set_pattern(
     pattern: Float[Tensor, "query key"], seconds: Float[Tensor, " frames"], title: str, ax: Axes, *, most: int
 ) -> bool:
-    """Give what `pattern` drew other weights, in at most ``most`` cells a side; True if its axes had to change."""
+    """Update what `pattern` drew with other weights in at most ``most`` cells a side; True if its axes changed."""
     start, end = cells(seconds, len(seconds))
     weights = pooled(pattern, most)
     changed = (ax.get_xlim(), ax.get_ylim()) != ((start, end), (end, start))
@@ -50,9 +50,9 @@ def set_pattern(
 
 
 def pooled(patterns: Float[Tensor, "*heads query key"], most: int) -> Float[np.ndarray, "*heads rows columns"]:
-    """Patterns with at most ``most`` cells a side, each the mean of the frames that it covers.
+    """Patterns with at most ``most`` cells along a side; each cell is the mean of the frames that it covers.
 
-    A picture has few pixels: to leave frames out would hide the diagonal of one head and not of another.
+    A picture has few pixels. If frames were left out, some heads would lose their diagonal and others would not.
     """
     weights = patterns.detach().cpu().float()
     if weights.shape[-1] > most:
@@ -80,7 +80,7 @@ def heads(
     figure, place : matplotlib.figure.Figure, matplotlib.gridspec.SubplotSpec
         What to draw into, and which part of it to fill.
     most : int
-        Cells a side, see `pooled`.
+        Most cells along a side, see `pooled`.
     """
     columns = math.ceil(math.sqrt(len(patterns) * 0.75))
     grid = place.subgridspec(math.ceil(len(patterns) / columns), columns)
@@ -96,7 +96,7 @@ def heads(
 def set_heads(
     patterns: Float[Tensor, "heads query key"], titles: Sequence[str], small: Sequence[Axes], *, most: int = 40
 ) -> None:
-    """Give what `heads` drew other patterns and titles."""
+    """Update what `heads` drew with other patterns and titles."""
     for ax, values, title in zip(small, pooled(patterns, most), titles, strict=True):
         side = len(values)
         ax.images[0].set(data=values, clim=(0, quantile(values, 1.0)), extent=(0, side, side, 0))

@@ -42,7 +42,7 @@ def tokens(
 def alignment(
     waveform: Float[Tensor, " samples"], offsets: Sequence[Mapping[str, Any]], *, ax: Axes | None = None
 ) -> Axes:
-    """Waveform with every letter or word above it, and the frames that say it shaded.
+    """Waveform with every letter or word above it; the frames that say it are shaded.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def activity(
     names: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Bars where each speaker is active, first speaker on top; under it, hatched, where a model says so.
+    """Bars where each speaker is active, the first speaker on top; hatched bars below them are a model's answer.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def activity(
     seconds : (frames,)
         Centre of each frame, as `unisat.frames.frame_seconds` gives it.
     predicted : (frames, speakers), optional
-        The same from a model, its columns in the order of ``active``; of logits take ``logits > 0``.
+        The same from a model, with columns in the order of ``active``; if it gives logits, pass ``logits > 0``.
     names : list of str, optional
         Of the speakers; "speaker 0", ... if None.
     """

@@ -16,7 +16,7 @@ from unisat.plots._sound import envelope
 from unisat.plots._style import CLASSES, SIGNED, array, axes, cells, heat_map, quantile
 
 CELL = 0.02
-"""Seconds of a cell where attributions of samples are added up: that of a frame."""
+"""Seconds over which attributions of samples are added up, about one frame."""
 
 EFFECT = "effect (0: as corrupt, 1: as clean)"
 MAPPED = {
@@ -27,7 +27,7 @@ MAPPED = {
 
 
 def effects(table: pd.DataFrame, *, most: int = 30, ax: Axes | None = None) -> Axes:
-    """The effect of each place with its interval, above what placebos did there.
+    """Effect of each place with its interval, beside the effect of placebos.
 
     Parameters
     ----------
@@ -35,14 +35,14 @@ def effects(table: pd.DataFrame, *, most: int = 30, ax: Axes | None = None) -> A
         From ``sweep(...).table()``: ``site``, ``head``, ``start``, ``effect``, ``low``, ``high``, ``placebo``,
         ``placebo_low``, ``placebo_high``.
     most : int
-        Draw so many places at most, those with the largest effects, in the table's order.
+        Largest number of places to draw: those with the largest effects, in the table's order.
     """
     _check(table)
     kept = table.loc[table["effect"].abs().nlargest(most).index.sort_values()]
     rows = np.arange(len(kept))
     ax = axes(ax, 7.0, 1.2 + 0.22 * len(kept))
     ax.axvline(0, color="0.6", linewidth=0.8)
-    if kept["high"].max() > 0.4:  # elsewhere it would squeeze what there is
+    if kept["high"].max() > 0.4:  # else it would squeeze the rest
         ax.axvline(1, color="0.6", linewidth=0.8, linestyle=":")
     if kept["placebo"].notna().any():
         ax.hlines(
@@ -72,13 +72,13 @@ def effect_map(
     Parameters
     ----------
     table : DataFrame
-        From ``sweep(...).table()``; of a table without seconds, whole sites have no column here and are left out.
+        From ``sweep(...).table()``. If it has no seconds, whole sites have no column here and are left out.
     value : {"effect", "difference", "placebo"}
-        Which column; draw ``placebo`` beside ``effect`` to see what any change of that size does.
+        Which column. Draw ``placebo`` beside ``effect`` to see what any change of that size does.
     level : float
         Dots mark places whose ``p_adjusted`` is below; only on ``effect`` and ``difference``.
     limit : float, optional
-        Where the colours end; None for the largest absolute value. Give one for pictures to be compared.
+        Where the colours end; None for the largest absolute value. Give one to pictures that are to be compared.
     """
     _check(table)
     if value not in MAPPED:
@@ -118,7 +118,7 @@ def effect_map(
 
 
 def _name_rows(table: pd.DataFrame, places: pd.Series, ax: Axes) -> None:
-    """Name the rows of a map: by the number of the layer where all are one kind of site, and each has one row."""
+    """Name the rows of a map: by numbers of layers if all rows are one kind of site, else by their sites."""
     names = list(dict.fromkeys(places))
     kinds = {re.sub(r"\d+", "*", name) for name in names}
     by_head = bool((places != table["site"]).any())
@@ -153,9 +153,9 @@ def attribution(
     label: str = "attribution",
     ax: Axes | None = None,
 ) -> Axes:
-    """Waveform over its attribution: red speaks for the target, blue against it, white has nothing to do with it.
+    """Waveform over its attribution: red is for the target, blue is against it, white is neither.
 
-    Attributions of samples are added up over 20 ms, those of frames are drawn as they are. Colours end at the 99th
+    Attributions of samples are added up over 20 ms; those of frames are drawn as they are. Colours end at the 99th
     percentile of the absolute values.
 
     Parameters

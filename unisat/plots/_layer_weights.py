@@ -77,7 +77,7 @@ def layer_shares(table: pd.DataFrame, *, marks: pd.DataFrame | None = None, ax: 
     table : DataFrame
         With ``site``, ``weight`` and ``contribution``.
     marks : DataFrame, optional
-        The same of trained weights: black ticks over the bars.
+        The same for trained weights, drawn as black ticks over the bars.
     """
     ax, place = axes(ax, 6.0, 3.4), np.arange(len(table))
     for shift, name, colour in ((-0.2, "weight", CLASSES[0]), (0.2, "contribution", CLASSES[4])):
@@ -94,7 +94,7 @@ def layer_shares(table: pd.DataFrame, *, marks: pd.DataFrame | None = None, ax: 
 
 
 def set_layer_shares(table: pd.DataFrame, ax: Axes) -> bool:
-    """Give what `layer_shares` drew other numbers; True if its axis had to change."""
+    """Update what `layer_shares` drew with other numbers; True if its axis had to change."""
     values = table[["weight", "contribution"]].to_numpy()
     for bar, value in zip(ax.patches, values.T.ravel(), strict=True):
         bar.set(height=value)
@@ -112,14 +112,14 @@ def sum_result(
     references: Mapping[str, float],
     ax: Axes | None = None,
 ) -> Axes:
-    """What each layer alone is good for, as a line; sums to compare with, as level lines; a star for one more sum.
+    """A line for what each layer alone is good for, level lines for other sums, and a star for one more sum.
 
     Parameters
     ----------
     alone : (layers,)
-        Of each layer.
+        The result of each layer.
     references : mapping
-        Of other sums, by name; three at most.
+        Results of other sums by name, at most three.
     """
     ax = axes(ax, 5.0, 2.4)
     line: dict[str, Any] = {"color": CLASSES[0], "marker": "o", "markersize": 4, "linewidth": 1.2}

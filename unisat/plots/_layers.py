@@ -64,7 +64,7 @@ def hidden(
 ) -> Axes:
     """One utterance's hidden state, channels over time: white is 0, red positive, blue negative.
 
-    The colours end at the 99th percentile of the absolute value: a few channels are far larger than all else.
+    The colours end at the 99th percentile of the absolute value, because a few channels are far larger than all others.
     """
     values, limit = array(hidden_state, "hidden_state", "frames", "hidden").T, colour_limit(hidden_state)
     return rows_over_time(values, seconds, (-limit, limit), row="channel", colours=SIGNED, ax=ax)
@@ -76,19 +76,19 @@ def colour_limit(hidden_state: Float[Tensor, "frames hidden"]) -> float:
 
 
 def set_hidden(hidden_state: Float[Tensor, "frames hidden"], limit: float, ax: Axes) -> None:
-    """Give what `hidden` drew another hidden state of as many frames."""
+    """Update what `hidden` drew with another hidden state of as many frames."""
     values = array(hidden_state, "hidden_state", "frames", "hidden").T
     ax.images[0].set(data=values, clim=(-limit, limit))
 
 
 def set_norms(table: pd.DataFrame, ax: Axes) -> None:
-    """Give what `norms` drew another table."""
+    """Update what `norms` drew with another table."""
     values = table.to_numpy(dtype=float)
     ax.images[0].set(data=values, clim=(0, quantile(values, 1.0)))
 
 
 def place_rows(seconds: Float[Tensor, " frames"], ax: Axes) -> None:
-    """Let rows over time, and with them the axes, end where other frames end."""
+    """Stretch rows over time, and with them the axes, to the times of other frames."""
     _, _, low, high = ax.images[0].get_extent()
     ax.images[0].set_extent((*cells(seconds, len(seconds)), low, high))
 
@@ -101,7 +101,7 @@ def features(
 ) -> Axes:
     """One utterance's convolutional features, channels over time, the colours ending at the 99th percentile.
 
-    Past the GELU they are hardly ever below 0, so the colours do not have a middle.
+    After the GELU they are hardly ever negative, so the colours have no middle.
     """
     values = array(conv_features, "conv_features", "frames", "channels").T
     limits = quantile(values, 0.0), quantile(values, 0.99)
@@ -111,7 +111,7 @@ def features(
 def frame_similarity(
     values: Float[Tensor, "layers layers"], sites: Sequence[str], *, label: str, ax: Axes | None = None
 ) -> Axes:
-    """Layers against layers: white is 0, red alike, blue opposed; numbers in the cells where there is room.
+    """Similarity of each layer to each: white is 0, red alike, blue opposed. Small maps have numbers in the cells.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def frame_similarity(
 
 
 def set_frame_similarity(values: Float[Tensor, "layers layers"], label: str, ax: Axes) -> None:
-    """Give what `frame_similarity` drew other numbers."""
+    """Update what `frame_similarity` drew with other numbers."""
     shown = array(values, "values", "layers", "layers")
     ax.images[0].set_data(shown)
     ax.set_title(label, fontsize=9)
@@ -142,9 +142,9 @@ def set_frame_similarity(values: Float[Tensor, "layers layers"], label: str, ax:
 
 
 def outline(ax: Axes, *, column: bool = False) -> Rectangle:
-    """A frame around a row (or a column) of a heat map whose rows are one high; `set_outline` says which.
+    """Add a frame for a row or a column of a heat map with rows of height 1; `set_outline` moves it.
 
-    White within black, which no colour of a map hides.
+    It is white within black, so that it is seen on every colour.
     """
     frame = Rectangle((0, 0), 1, 1, fill=False, edgecolor="white", linewidth=1.2)
     frame.set_transform(ax.get_xaxis_transform() if column else ax.get_yaxis_transform())
@@ -154,5 +154,5 @@ def outline(ax: Axes, *, column: bool = False) -> Rectangle:
 
 
 def set_outline(frame: Rectangle, place: int, *, column: bool = False) -> None:
-    """Put the frame around another row or column."""
+    """Move the frame to another row or column."""
     frame.set_xy((place - 0.5, 0) if column else (0, place - 0.5))

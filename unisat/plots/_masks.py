@@ -1,6 +1,6 @@
-"""Which frames and channels are hidden: over the sound, channel by channel, and how long the hidden runs are.
+"""Masks: hidden frames over the sound, hidden frames and channels, and the lengths of hidden runs.
 
-Frames are drawn on hop cells, as `unisat.masking.audible` cuts them.
+Frames are drawn on hop cells, which `unisat.masking.audible` explains.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from unisat.plots._style import CLASSES, axes
 
 
 def summary(mask_time_indices: Bool[Tensor, " frames"]) -> str:
-    """Share of frames masked and number of spans, in words."""
+    """Share of masked frames and number of spans, in words."""
     share, count = mask_time_indices.float().mean().item(), len(spans(mask_time_indices))
     return f"{share:.1%} of {len(mask_time_indices)} frames masked, {count} span{'s' * (count != 1)}"
 
 
 def shade(mask_time_indices: Bool[Tensor, " frames"], *, hop: int, ax: Axes) -> PolyCollection:
-    """Shade the hop cells of masked frames in ``ax``; what was added is returned, for `set_shade`."""
+    """Shade the hop cells of masked frames in ``ax``; return what was added, for `set_shade`."""
     transform = ax.get_xaxis_transform()
     shaded = ax.broken_barh([], (0, 1), transform=transform, facecolor=CLASSES[4], alpha=0.5, linewidth=0)
     set_shade(shaded, mask_time_indices, hop=hop)
@@ -36,13 +36,13 @@ def shade(mask_time_indices: Bool[Tensor, " frames"], *, hop: int, ax: Axes) -> 
 
 
 def set_shade(shaded: PolyCollection, mask_time_indices: Bool[Tensor, " frames"], *, hop: int) -> None:
-    """Let what `shade` drew lie over another mask."""
+    """Move what `shade` drew to another mask."""
     edges = (spans(mask_time_indices).double() * hop / SAMPLE_RATE).tolist()
     shaded.set_verts([[(start, 0), (start, 1), (end, 1), (end, 0)] for start, end in edges])
 
 
 def frames_of(waveform: Float[Tensor, " samples"], kernels: Sequence[int], strides: Sequence[int]) -> int:
-    """Count the frames of an utterance, one at least.
+    """Number of frames of an utterance, at least one.
 
     Raises
     ------
@@ -64,10 +64,10 @@ def mask(
     strides: Sequence[int],
     ax: Axes | None = None,
 ) -> Axes:
-    """Waveform with its masked spans shaded, over time; the title says the share masked and the spans.
+    """Waveform over time with masked spans shaded; the title has the masked share and the number of spans.
 
-    Spans are drawn on the hop grid, frame ``t`` from sample ``hop * t`` to ``hop * (t + 1)``, so that they
-    tile; what neighbouring frames see overlaps.
+    Frame ``t`` is drawn from sample ``hop * t`` to ``hop * (t + 1)``, so that frames lie side by side. What
+    neighbouring frames see overlaps.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ CELLS = {"seen": "0.85", "hidden frame: the learned vector": CLASSES[4], "hidden
 def cell_values(
     mask_time_indices: Bool[Tensor, " frames"], mask_feature_indices: Bool[Tensor, " channels"]
 ) -> Int[np.ndarray, "channels frames"]:
-    """What becomes of each number: 0 seen, 1 the learned vector, 2 zero; channels are hidden last, and so win."""
+    """What becomes of each number: 0 is seen, 1 the learned vector, 2 zero. Hidden channels are zero in all frames."""
     time, feature = mask_time_indices.cpu().numpy(), mask_feature_indices.cpu().numpy()
     return np.where(feature[:, None], 2, time[None].astype(int))
 
@@ -111,7 +111,7 @@ def mask_cells(
     hop: int,
     ax: Axes | None = None,
 ) -> Axes:
-    """Every number that enters the transformer, channel by channel over time: seen, or hidden in which way.
+    """Map of every number that enters the transformer, channels over time: whether it is seen, or how it is hidden.
 
     Parameters
     ----------
@@ -145,11 +145,11 @@ def mask_cells(
 
 
 BIN, LONGEST = 5, 100
-"""Frames of one bar of `run_lengths`, and where the last bar begins, which has all longer runs."""
+"""Frames that one bar of `run_lengths` covers, and where the last bar begins, which counts all longer runs."""
 
 
 def run_counts(lengths: Int[Tensor, " runs"]) -> Int[np.ndarray, " bars"]:
-    """Runs in each bar of `run_lengths`."""
+    """Number of runs in each bar of `run_lengths`."""
     edges = np.append(np.arange(0, LONGEST + BIN, BIN), np.inf)
     return np.histogram(lengths.cpu().numpy(), edges)[0]
 
@@ -157,14 +157,14 @@ def run_counts(lengths: Int[Tensor, " runs"]) -> Int[np.ndarray, " bars"]:
 def run_lengths(
     lengths: Int[Tensor, " runs"], expected: Float[np.ndarray, " bars"] | None = None, *, ax: Axes | None = None
 ) -> Axes:
-    """How long the hidden runs are: bars for one draw, a line for what is to be expected of one.
+    """Lengths of the hidden runs: bars for one draw, and a line for what a draw is expected to give.
 
     Parameters
     ----------
     lengths : (runs,)
         Frames of each unbroken run of masked frames, `unisat.masking.span_lengths`.
     expected : (bars,), optional
-        `run_counts` of many draws, divided by how many they are.
+        `run_counts` of many draws, divided by the number of draws.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure if None.
     """
@@ -182,7 +182,7 @@ def run_lengths(
 
 
 def set_run_lengths(counts: Int[np.ndarray, " bars"], expected: Float[np.ndarray, " bars"] | None, ax: Axes) -> None:
-    """Let what `run_lengths` drew show other `run_counts`."""
+    """Update what `run_lengths` drew with other `run_counts`."""
     for patch in ax.patches:
         if isinstance(patch, StepPatch):
             patch.set_data(np.zeros(len(counts)) if expected is None else expected)

@@ -27,7 +27,7 @@ def mixing(waveform: Float[Tensor, " samples"], *, start: int, end: int, snr_db:
 
 
 def set_mixing(waveform: Float[Tensor, " samples"], *, start: int, end: int, snr_db: float, ax: Axes) -> bool:
-    """Give what `mixing` drew another mixture; True if its axes had to change, which they seldom do."""
+    """Update what `mixing` drew with another mixture; True if its axes had to change, which happens seldom."""
     first, last = start / SAMPLE_RATE, end / SAMPLE_RATE
     ax.lines[0].set_data(*envelope(waveform.numpy()))
     ax.patches[0].set(x=first, width=last - first)

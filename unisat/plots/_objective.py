@@ -1,7 +1,6 @@
 """The pretraining objective: what is compared with what, what each term adds, and the terms over steps.
 
-The pictures of one step have a second function that gives their artists other numbers, for a widget that redraws only
-these.
+The pictures of one step have a second function that updates them, for a widget that redraws only what changes.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def similarity(
     names: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Anchors against quantized frames, (S, S); lines part utterances, the blocks on the diagonal are positives.
+    """Similarity of anchors and quantized frames; lines part utterances, and blocks on the diagonal are positives.
 
     Parameters
     ----------
@@ -69,7 +68,7 @@ def set_similarity(
     ax: Axes,
     keep: Artist,
 ) -> None:
-    """Give what `similarity` drew another matrix, perhaps of other frames; it is grey where it is masked."""
+    """Update what `similarity` drew with another matrix, perhaps of other frames; it is grey where it is masked."""
     size = len(values)
     ax.images[0].set(data=values, clim=(-most, most), extent=(0, size, 0, size))
     ax.set(xlim=(0, size), ylim=(0, size), facecolor="0.75")
@@ -116,9 +115,9 @@ def contributions(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 def set_contributions(table: pd.DataFrame, ax: Axes) -> None:
-    """Give what `contributions` drew the numbers of another table of the same terms."""
+    """Update what `contributions` drew with the numbers of another table of the same terms."""
     chance = (table["chance"] * table["weight"] * table["share"]).to_numpy()
-    ends = np.fmax(table["contribution"].to_numpy(), chance)  # chance is NaN where there is none
+    ends = np.fmax(table["contribution"].to_numpy(), chance)  # chance is NaN for terms without one
     ax.lines[0].set_xdata(chance)
     ax.set_xlim(0, 1.05 * max(float(ends.max()), 0.1))
     for bar, text, end, row in zip(ax.patches, ax.texts, ends, table.itertuples(), strict=True):
@@ -155,10 +154,10 @@ def anchor(compared: Comparison, *, ax: Axes | None = None) -> Axes:
 
 
 def set_anchor(compared: Comparison, ax: Axes) -> None:
-    """Give what `anchor` drew another anchor's scores."""
+    """Update what `anchor` drew with another anchor's scores."""
     for row, chosen in enumerate((compared.same, ~compared.same)):
         values = compared.scores[chosen].detach().float().cpu().numpy()
-        # many share a code, and thus a score: one above the other
+        # frames with one code have one score: they are drawn one above the other
         ax.lines[row].set_data(values, row + np.linspace(-0.4, 0.4, len(values)))
     ax.lines[2].set_xdata([compared.threshold, compared.threshold])
     ax.set_title(f"one anchor: {int(compared.right.sum())} of {len(compared.right)} right")
@@ -181,7 +180,7 @@ def set_heard(
     end: int,
     ax: Axes,
 ) -> None:
-    """Draw another waveform there: orange from sample ``start`` to ``end``, black below hidden frames."""
+    """Update what `heard` drew: orange from sample ``start`` to ``end``, black below hidden frames."""
     values = waveform.detach().float().cpu().numpy()
     ax.lines[0].set_data(*envelope(values))
     height = 1.15 * max(float(np.abs(values).max()), 1e-6)
@@ -204,7 +203,7 @@ def terms(
     label: str = "loss (nats)",
     ax: Axes | None = None,
 ) -> Axes:
-    """Columns of a table over its index (steps), with each column's chance level, where given, as a dotted line."""
+    """Columns of a table over its index, the steps; dotted lines are the chance levels that are given."""
     if table.empty:
         raise ValueError("there are no steps to draw; the table is empty.")
     ax = axes(ax, 8.0, 3.0)

@@ -1,4 +1,4 @@
-"""What probes find over layers, with everything that it has to be compared with on the same axes."""
+"""What probes find in each layer, with everything to compare it with on the same axes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def probe_curves(
     leaky: bool = False,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a metric over layers: the model, its controls, chance; bands are 95 % intervals.
+    """A metric over layers: the model, its controls and chance. Bands are 95 % intervals.
 
     Parameters
     ----------
@@ -50,9 +50,9 @@ def probe_curves(
     metric : str
         Which of its metrics.
     best : collection of int
-        Layers whose points are filled: those that cannot be told from the best.
+        Layers whose points are filled, because they cannot be told from the best.
     leaky : bool
-        Say in the title that the numbers are not to be trusted.
+        Whether the title says that the numbers are not to be trusted.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure if None.
     """

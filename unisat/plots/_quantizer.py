@@ -1,6 +1,6 @@
-"""How the quantizer chooses: scores of a frame's entries, codes over time and in all, perplexity over anything.
+"""How the quantizer chooses: scores of entries, codes over time and in total, perplexity over frames or steps.
 
-Each picture has a second function that gives its artists other numbers, for a widget that redraws only these.
+Each picture has a second function that updates it, for a widget that redraws only what changes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CURVES: dict[str, dict[str, Any]] = {
     "corrected": {"color": CLASSES[2], "linestyle": "--"},
     "even": {"color": "black", "linestyle": ":"},
 }
-"""How each perplexity is drawn; ``even`` is the plug-in of a book in even use."""
+"""How each perplexity is drawn; ``even`` is the plug-in perplexity of a codebook in even use."""
 
 LABELS = {"soft": "soft", "hard": "hard, plug-in", "corrected": "hard, corrected", "even": "a book in even use"}
 
@@ -34,14 +34,14 @@ def entry_scores(
     label: str = "probability",
     ax: Axes | None = None,
 ) -> Axes:
-    """Two scores of each entry: ``before`` filled in light blue, ``after`` as an orange line; a mark on its largest.
+    """Two scores of each entry: ``before`` filled in light blue, ``after`` as an orange line, marked at its largest.
 
     Parameters
     ----------
     before, after : (entries,)
         Such as logits without and with noise.
     limits : (low, high)
-        Of the y axis: what lies below is not seen.
+        Of the y axis; smaller scores are not seen.
     label : str
         Of the y axis.
     """
@@ -60,7 +60,7 @@ def entry_scores(
 
 
 def set_entry_scores(before: np.ndarray, after: np.ndarray, ax: Axes) -> None:
-    """Give what `entry_scores` drew the scores of another frame."""
+    """Update what `entry_scores` drew with the scores of another frame."""
     low, high = ax.get_ylim()
     for patch, values in zip(ax.patches, (before, after), strict=True):
         patch.set_data(np.clip(values, low, None))  # type: ignore[attr-defined]
@@ -76,7 +76,7 @@ def code_track(
     entries: int,
     ax: Axes | None = None,
 ) -> Axes:
-    """The entry that each frame of an utterance chooses, a dot each; an orange cross where noise makes it another.
+    """A dot for the entry that each frame of an utterance chooses, and an orange cross where noise changes it.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def code_track(
 
 
 def set_code_track(seconds: np.ndarray, codes: np.ndarray, drawn: np.ndarray, ax: Axes) -> None:
-    """Give what `code_track` drew other frames."""
+    """Update what `code_track` drew with other frames."""
     other = codes != drawn
     ax.lines[0].set_data(seconds, codes)
     ax.lines[1].set_data(seconds[other], drawn[other])
@@ -108,7 +108,7 @@ def set_code_track(seconds: np.ndarray, codes: np.ndarray, drawn: np.ndarray, ax
 def code_counts(
     counts: Int[np.ndarray, " entries"], drawn: Int[np.ndarray, " entries"] | None = None, *, ax: Axes | None = None
 ) -> Axes:
-    """Share of the frames that chose each entry; orange: with noise; crosses: entries that no frame chose.
+    """Share of the frames that chose each entry, in orange with noise; crosses are entries that no frame chose.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def code_counts(
     edges = np.arange(len(counts) + 1) - 0.5
     ax.stairs(np.zeros(len(counts)), edges, fill=True, color=CLASSES[5])
     ax.stairs(np.zeros(len(counts)), edges, color=CLASSES[1], linewidth=1.2)
-    marker = "x" if len(counts) <= 64 else "|"  # many crosses would be a bar
+    marker = "x" if len(counts) <= 64 else "|"  # many crosses would look like a bar
     ax.plot([], [], color="black", marker=marker, markersize=4, linestyle="none")
     ax.axhline(100 / len(counts), color="black", linestyle=":")
     top = 118 * max(np.max(counts) / np.sum(counts), 1.5 / len(counts))
@@ -133,7 +133,7 @@ def code_counts(
 
 
 def set_code_counts(counts: np.ndarray, drawn: np.ndarray, ax: Axes) -> None:
-    """Give what `code_counts` drew other counts."""
+    """Update what `code_counts` drew with other counts."""
     for patch, values in zip(ax.patches, (counts, drawn), strict=True):
         patch.set_data(100 * values / values.sum())  # type: ignore[attr-defined]
     unused = np.flatnonzero(counts == 0)
@@ -151,7 +151,7 @@ def perplexity(table: pd.DataFrame, *, entries: int, legend: bool = True, ax: Ax
     entries : int
         In the group, a grey line.
     legend : bool
-        Whether to name the curves, beside the picture.
+        Whether to name the curves beside the picture.
     """
     if table.empty:
         raise ValueError("there is no perplexity to draw; the table is empty.")
@@ -175,6 +175,6 @@ def perplexity(table: pd.DataFrame, *, entries: int, legend: bool = True, ax: Ax
 
 
 def set_perplexity(table: pd.DataFrame, ax: Axes) -> None:
-    """Give what `perplexity` drew the numbers of another table of the same range."""
+    """Update what `perplexity` drew with the numbers of another table of the same range."""
     for line, name in zip(ax.lines, CURVES, strict=False):
         line.set_data((table.iloc[:, 0], table[name]) if name in table else ([], []))

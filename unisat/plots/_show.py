@@ -1,4 +1,4 @@
-"""How a notebook shows pictures and sounds: each with words, for those who do not see or hear it."""
+"""How a notebook shows pictures and sounds: each with words for readers who cannot see or hear it."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from unisat.frames import SAMPLE_RATE
 
 
 def data_uri(kind: str, content: bytes) -> str:
-    """Content as an address that needs no file and no network."""
+    """Data URI of some content, which needs no file and no network."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def fewer_colours(png: bytes) -> bytes:
-    """Write a PNG file anew with 256 colours of its own: enough for a picture, and a third of the size."""
+    """Write a PNG file again with 256 colours of its own, which are enough for a plot and take a third of the bytes."""
     file = io.BytesIO()
     image = Image.open(io.BytesIO(png)).convert("RGB")
-    # by coverage: the default forgets the colour of a thin line
+    # the default method loses the colours of thin lines
     image.quantize(256, method=Image.Quantize.MAXCOVERAGE).save(file, format="png", optimize=True)
     return file.getvalue()
 
 
 def wav(samples: Float[Tensor, " samples"]) -> bytes:
-    """Write a 16-bit WAV file at 16 kHz: exactly as loud as ``samples``, cut off beyond full scale."""
+    """Bytes of a 16-bit WAV file at 16 kHz, exactly as loud as ``samples`` and clipped at full scale."""
     integers = np.rint(samples.detach().cpu().numpy() * 2.0**15).clip(-(2**15), 2**15 - 1)
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
@@ -46,7 +46,7 @@ def wav(samples: Float[Tensor, " samples"]) -> bytes:
 
 
 def describe(figure: Figure) -> str:
-    """Put a figure into words: of each of its axes the title, what is drawn, and the range of either axis."""
+    """Describe a figure in words: for each of its axes the title, what is drawn, and the range of both axes."""
     bars = {id(bar.ax) for ax in figure.axes for bar in [_colour_bar(ax)] if bar is not None}
     return " ".join(_words(ax) for ax in figure.axes if id(ax) not in bars)
 
@@ -77,7 +77,7 @@ def _short(value: float) -> str:
 class CellFigure(Figure):
     """A matplotlib figure that a notebook shows at the end of a cell, whether or not pyplot was imported.
 
-    It is shown with words: those given by `say`, or else `describe`'s.
+    It is shown with words: those given to `say`, or else those of `describe`.
     """
 
     caption = ""
@@ -89,13 +89,13 @@ class CellFigure(Figure):
         return fewer_colours(drawn.getvalue())
 
     def _ipython_display_(self) -> None:
-        from IPython.display import display  # it called, so it is there
+        from IPython.display import display  # IPython calls this method, so it is installed
 
-        # whole, for once pyplot is imported, matplotlib adds a picture without words to every figure's bundle
+        # the whole bundle, because after an import of pyplot matplotlib adds a picture without words to it
         display(self._repr_mimebundle_(), raw=True)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
-        # a bare image/png has no alternative text in JupyterLab, whatever its metadata say
+        # JupyterLab gives a bare image/png no alternative text, even if its metadata have one
         source = data_uri("image/png", self.png())
         words = escape(self.caption or describe(self))
         width = self.get_size_inches()[0] * self.dpi
@@ -108,7 +108,7 @@ class CellFigure(Figure):
 
 
 def say(ax: Axes, sentence: str) -> Figure | SubFigure:
-    """Give a picture its finding in a sentence, caption and alternative text in one; returns the figure to be shown."""
+    """Give a picture a sentence as its caption and its alternative text; return the figure, which a cell then shows."""
     figure = ax.figure
     if not isinstance(figure, CellFigure):
         raise ValueError(
@@ -152,9 +152,9 @@ def listen(samples: Float[Tensor, " samples"], name: str) -> Player:
     Parameters
     ----------
     samples : (samples,)
-        Full scale is 1; what lies beyond is cut off.
+        Full scale is 1; larger values are clipped.
     name : str
-        What is heard: shown beside the player, and read aloud by a screen reader.
+        What is heard. It stands beside the player, and a screen reader reads it aloud.
     """
     if samples.ndim != 1 or len(samples) == 0:
         raise ValueError(f"samples must be (samples,) with something to play, got {tuple(samples.shape)}.")

@@ -20,7 +20,7 @@ NAMES = {
 def layer_similarity(
     table: pd.DataFrame, *, to: str | None = None, chance: float | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Heat map of similarities, layers of one side against those of the other; numbers in the cells of small ones.
+    """Heat map of the similarities between two sets of layers; small maps have numbers in the cells.
 
     Parameters
     ----------
@@ -68,10 +68,10 @@ def _curve(table: pd.DataFrame, rows: Sequence[str], label: str, chance: float |
 
 
 def subspaces(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Variance between the classes of each label that is left without the other label's directions, layer by layer.
+    """Share of the variance between a label's classes that is left without the other label's directions, by layer.
 
-    1 is orthogonal, 0 is inside. Bands are the 95 % range where the directions are those of the other label shuffled;
-    thin dotted lines enclose that of random directions.
+    1 means orthogonal, 0 means inside. Bands are the 95 % range for directions of the other label after shuffling;
+    thin dotted lines enclose the 95 % range for random directions.
 
     Parameters
     ----------

@@ -13,14 +13,14 @@ from unisat.frames import SAMPLE_RATE
 from unisat.plots._style import CLASSES, array, axes, heat_map
 
 POINTS = 4000
-"""Samples up to which a waveform is drawn sample by sample: more than a picture has columns."""
+"""Longest waveform that is drawn sample by sample: it has more samples than a picture has columns."""
 
 
 def envelope(samples: Float[np.ndarray, " samples"]) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds and values of the line that stands for a waveform, the same picture from fewer points.
+    """Seconds and values of a line that looks like the waveform and has fewer points.
 
-    A long waveform is cut into runs of equal length; each gives its minimum and its maximum, so that no peak
-    is lost as it would be by taking every n-th sample.
+    A long waveform is cut into runs of equal length, and the line takes the minimum and the maximum of each. Taking
+    every n-th sample would lose peaks.
     """
     run = 2 * (len(samples) // POINTS)
     if run < 2:
@@ -42,7 +42,7 @@ def waveform(samples: Float[Tensor, " samples"], *, ax: Axes | None = None) -> A
 
 
 def set_waveform(samples: Float[Tensor, " samples"], ax: Axes) -> None:
-    """Let what `waveform` drew be another sound."""
+    """Update what `waveform` drew with another sound."""
     values = array(samples, "samples", "samples")
     ax.lines[0].set_data(*envelope(values))
     ax.relim()
@@ -62,7 +62,7 @@ def spectrogram(samples: Float[Tensor, " samples"], *, span_db: float = 80.0, ax
 
 
 def set_spectrogram(samples: Float[Tensor, " samples"], ax: Axes) -> None:
-    """Let what `spectrogram` drew be another sound, over as many dB."""
+    """Update what `spectrogram` drew with another sound, over as many dB."""
     levels, x, y = _levels(samples)
     (image,) = ax.images
     low, high = image.get_clim()

@@ -36,7 +36,7 @@ def embedding(
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """Points coloured by the classes of a column; from nine classes on shapes tell them apart too.
+    """Points coloured by the classes of a column; with more than eight classes their shapes differ too.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def embedding(
     method : {"umap", "pca", "lda"}
         For the names of the axes.
     explained : (2,), optional
-        Share of the variance (of LDA, between classes) along each axis.
+        Share of the variance along each axis; for LDA, of the variance between classes.
     """
     if color not in table:
         raise ValueError(f"the table has no column {color!r}; it has {', '.join(map(str, table))}.")
@@ -72,7 +72,7 @@ def embedding(
 
 
 def marks(labels: pd.Series) -> dict[str, dict[str, Any]]:
-    """Colour and marker of each class, at most 24 of them: beyond, those with the most points."""
+    """Colour and marker of each class, for at most 24 classes: those with the most points."""
     most = len(CLASSES) * len(MARKERS)
     names = sorted(labels.value_counts(sort=True).index[:most], key=lambda name: (len(name), name))
     return {
@@ -82,7 +82,7 @@ def marks(labels: pd.Series) -> dict[str, dict[str, Any]]:
 
 
 def axis_names(method: str, explained: tuple[float, float] | None = None) -> tuple[str, str]:
-    """What to write along the two axes of a map."""
+    """Names of the two axes of a map."""
     units = ["", ""] if explained is None else [f" ({share:.0%} of the variance)" for share in explained]
     if method == "lda" and explained is not None:
         units = [f" ({share:.0%} of the variance between classes)" for share in explained]
@@ -193,17 +193,17 @@ def det(
 ) -> Axes:
     """Detection error trade-off: misses over false alarms, both on the scale of a normal distribution's quantiles.
 
-    There two normal distributions of scores of one width make a straight line. Draw several systems into one ``ax``,
-    each with its ``label``.
+    On these scales two normal distributions of scores with equal widths give a straight line. Several systems can be
+    drawn into one ``ax``, each with its ``label``.
 
     Parameters
     ----------
     points : DataFrame
         From `unisat.interpret.statistics.error_rates.det`: columns ``false_alarm`` and ``miss``.
     eer : float, optional
-        Marked where it lies, on the diagonal.
+        It is marked on the diagonal.
     interval : (low, high), optional
-        Of the equal error rate; drawn along the diagonal.
+        Interval of the equal error rate, drawn along the diagonal.
     label : str, optional
         Name of the system.
     """
@@ -247,14 +247,14 @@ def det(
 def trial_scores(
     histogram: pd.DataFrame, *, counts: tuple[int, int] | None = None, unit: str = "score", ax: Axes | None = None
 ) -> Axes:
-    """How the scores of target and impostor trials spread, each kind as shares of its own trials.
+    """Histogram of the scores of target and of impostor trials, each in shares of its own trials.
 
     Parameters
     ----------
     histogram : DataFrame
         From `TrialScores.histogram`: ``low``, ``high``, ``target``, ``impostor``.
     counts : (targets, impostors), optional
-        How many trials, for the legend.
+        Number of trials, for the legend.
     unit : str
         What a score is.
     """

@@ -15,21 +15,21 @@ from unisat.frames import SAMPLE_RATE
 from unisat.plots._show import CellFigure
 
 CLASSES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
-"""Okabe and Ito's colours for up to eight classes, told apart in every common form of colour blindness."""
+"""Okabe and Ito's eight colours for classes, which differ in every common form of colour blindness."""
 
 MAGNITUDE = "viridis"
-"""Colour map of what cannot be negative."""
+"""Colour map for values that cannot be negative."""
 
 SIGNED = "RdBu_r"
-"""Colour map of what has a sign: blue below zero, red above, white at zero."""
+"""Colour map for values with a sign: blue below zero, white at zero, red above."""
 
 LABELS = 13
 """Most layers with a label of their own on an axis."""
 
 ANNOTATED = 10
-"""Most layers a side with numbers in the cells."""
+"""Most layers along a side of a map with numbers in its cells."""
 
-DEFAULT_HOP = 320 / SAMPLE_RATE  # seconds; the width of a cell where a single frame leaves no difference to take
+DEFAULT_HOP = 320 / SAMPLE_RATE  # seconds: the width of the cell of a single frame, which has no neighbour
 
 
 def axes(ax: Axes | None = None, width: float = 8.0, height: float = 2.6) -> Axes:
@@ -43,7 +43,7 @@ def array(values: Tensor, name: str, *dimensions: str) -> np.ndarray:
     Raises
     ------
     ValueError
-        If ``values`` has another number of dimensions, or nothing along one of them.
+        If ``values`` has another number of dimensions, or is empty along one of them.
     """
     expected = f"({', '.join(dimensions)}{',' * (len(dimensions) == 1)})"
     if values.ndim != len(dimensions):
@@ -55,7 +55,7 @@ def array(values: Tensor, name: str, *dimensions: str) -> np.ndarray:
 
 
 def cells(seconds: Tensor | np.ndarray, frames: int) -> tuple[float, float]:
-    """Where the first of ``frames`` cells begins and the last one ends, each cell centred on its time."""
+    """Start of the first of ``frames`` cells and end of the last, where each cell is centred on its time."""
     times = np.asarray(seconds, dtype=float)
     if times.shape != (frames,):
         raise ValueError(
@@ -67,7 +67,7 @@ def cells(seconds: Tensor | np.ndarray, frames: int) -> tuple[float, float]:
 
 
 def quantile(values: np.ndarray, share: float) -> float:
-    """Value below which ``share`` of the finite values lie, 0 if there are none: where colours may end."""
+    """Value below which ``share`` of the finite values lie, where colours may end; 0 if no value is finite."""
     finite = values[np.isfinite(values)]
     return float(np.quantile(finite, share)) if len(finite) else 0.0
 
@@ -82,9 +82,9 @@ def heat_map(
     colours: str = MAGNITUDE,
     ax: Axes,
 ) -> AxesImage:
-    """Values as colours, from row 0 at ``y[0]`` to the last at ``y[1]``, with a named colour bar.
+    """Draw values as colours, row 0 at ``y[0]`` and the last row at ``y[1]``, with a named colour bar.
 
-    Where a value lies beyond ``limits``, the colour bar ends in an arrow; what is not finite stays blank.
+    If values lie beyond ``limits``, the colour bar ends in an arrow. Values that are not finite stay blank.
     """
     image = ax.imshow(
         values,
@@ -103,7 +103,7 @@ def heat_map(
 
 
 def layer_names(sites: Sequence[str]) -> tuple[list[str], str]:
-    """Short names of sites, and what they are: numbers of layers where all are hidden states of one model."""
+    """Short names of sites and a title for them; numbers of layers, if all sites are of one kind."""
     stems = {site.rpartition(".")[0] for site in sites}
     if len(stems) == 1 and all(site.rpartition(".")[2].isdigit() for site in sites):
         stem = stems.pop()

@@ -30,7 +30,7 @@ def lens(
     blank: int | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """What each layer says over time, layer 0 at the bottom: colours, and the names of the classes where one begins.
+    """What each layer says over time, layer 0 at the bottom: colours, and the name of a class where it begins.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def lens(
             time = start + frame / frames * (end - start)
             if row[frame] == blank or time < free:
                 continue
-            dark = colours[layer, frame] < sum(limits) / 2  # the colour map's lower half
+            dark = colours[layer, frame] < sum(limits) / 2  # the lower half of the colour map
             place: dict[str, Any] = {"ha": "left", "va": "center", "fontsize": 7, "clip_on": True}
             ax.text(time, layer, name, color="white" if dark else "black", parse_math=False, **place)
             free = time + LETTER * len(name) * (end - start)
@@ -69,9 +69,9 @@ def lens(
 
 
 def lens_layers(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Share of frames in which each layer agrees with the last one, and is right where targets are known.
+    """Share of frames in which each layer agrees with the last one, and in which it is right, if targets are known.
 
-    Lines are over all frames, dots single utterances; dotted lines always say the most frequent class.
+    Lines are over all frames, dots are single utterances. Dotted lines are for always saying the most frequent class.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def lens_layers(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 def kmeans_lens(table: pd.DataFrame, *, metric: str = "pnmi", ax: Axes | None = None) -> Axes:
-    """A metric of each layer's units, with its 95 % interval; dotted, what shuffled labels give.
+    """A metric of each layer's units with its 95 % interval; the dotted line is for shuffled labels.
 
     Parameters
     ----------
@@ -132,10 +132,10 @@ def kmeans_lens(table: pd.DataFrame, *, metric: str = "pnmi", ax: Axes | None = 
 
 
 def code_usage(table: pd.DataFrame, *, summary: pd.DataFrame | None = None, ax: Axes | None = None) -> Axes:
-    """How often each entry is used, the most used first, group by group, against a book in even use.
+    """Use of each entry in each group, the most used entry first, beside a codebook in even use.
 
-    The dotted line is a book in even use seen through as many frames: it is not flat, since some entries come up more
-    often by chance. Entries without a frame end a curve; those called dead are crosses at the foot.
+    The dotted line is a codebook in even use after as many frames. It is not flat, because some entries are used more
+    often by chance. A curve ends at the entries without a frame; crosses at the bottom are entries called dead.
 
     Parameters
     ----------
@@ -175,10 +175,10 @@ def code_usage(table: pd.DataFrame, *, summary: pd.DataFrame | None = None, ax: 
 
 
 def code_heat_map(shares: pd.DataFrame, *, group: int | None = None, ax: Axes | None = None) -> Axes:
-    """Which entries each speaker (or other label) chooses, in percent of their frames.
+    """Entries that each speaker (or other label) chooses, in percent of its frames.
 
-    Entries stand in the order of the label that favours them most, so that favourites lie along a diagonal; entries
-    that nobody uses are left out.
+    Entries are sorted by the label that favours them most, so that favourites lie along a diagonal. Unused entries are
+    left out.
 
     Parameters
     ----------
@@ -208,10 +208,10 @@ def code_heat_map(shares: pd.DataFrame, *, group: int | None = None, ax: Axes | 
 
 
 def rarefaction(table: pd.DataFrame, *, entries: int | None = None, ax: Axes | None = None) -> Axes:
-    """Entries used over frames, group by group, against a book in even use (dotted).
+    """Number of used entries over frames in each group, beside a codebook in even use (dotted).
 
-    A curve that has become flat below the number of entries shows a book that is not used in full; one that still rises
-    shows too few frames.
+    A curve that becomes flat below the number of entries shows that some entries are never used. A curve that still
+    rises shows that there are too few frames.
 
     Parameters
     ----------
@@ -241,7 +241,7 @@ def rarefaction(table: pd.DataFrame, *, entries: int | None = None, ax: Axes | N
 def unit_durations(table: pd.DataFrame, *, name: int = 5, ax: Axes | None = None) -> Axes:
     """Mean duration of each unit over its share of the frames; the ``name`` longest and most frequent are numbered.
 
-    Long units are often silence or noise. The dotted line is the share that all would have, were they equally frequent.
+    Long units are often silence or noise. The dotted line is the share of a unit if all were equally frequent.
 
     Parameters
     ----------
@@ -267,9 +267,9 @@ def unit_durations(table: pd.DataFrame, *, name: int = 5, ax: Axes | None = None
 
 
 def unit_labels(shares: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """How often each unit stands for each label, in percent of the unit's frames.
+    """Labels that each unit stands for, in percent of the unit's frames.
 
-    Units stand in the order of their most frequent label, so that pure units make a bright diagonal.
+    Units are sorted by their most frequent label, so that pure units make a bright diagonal.
 
     Parameters
     ----------

@@ -29,9 +29,9 @@ from unisat.plots._style import CLASSES
 from unisat.widgets._choices import check_utterance, utterance_menu
 from unisat.widgets._picture import Look, Picture, Sound, answers, control, new_figure
 
-MEAN = -1  # in the place of a head: the mean of all
+MEAN = -1  # instead of the number of a head: the mean of all heads
 LARGE, SMALL = 360, 40
-"""Cells a side of the large map, about its pixels, and of the small ones; longer patterns are averaged over cells."""
+"""Cells along a side of the large map, about as many as its pixels, and of the small maps."""
 
 
 class AttentionView(Picture):
@@ -40,7 +40,7 @@ class AttentionView(Picture):
     Attributes
     ----------
     pattern : Float[Tensor, "query key"]
-        The weights now shown.
+        The weights that are shown.
     table : pandas.DataFrame
         ``distance_ms`` and ``entropy_bits`` of every head over the whole utterance, by layer and head.
     """
@@ -61,7 +61,7 @@ class AttentionView(Picture):
         head_names = [(f"mean of {len(heads)}", MEAN), *((str(head), head) for head in heads)]
         which = utterance_menu(trace.ids, "whose patterns", utterance)
         self._measured: dict[tuple[object, ...], dict[str, Tensor]] = {}
-        which.observe(self._fit, "value")  # before the redraw, which then finds the part within the utterance
+        which.observe(self._fit, "value")  # before the redraw, so that the part lies within the utterance by then
         super().__init__(
             control(SelectionSlider, "layer", "block of the encoder, from 0", options=layer_names),
             control(SelectionSlider, "head", "attention head, from 0, or the mean of all", options=head_names),
@@ -74,7 +74,7 @@ class AttentionView(Picture):
         return math.ceil(50 * float(self.seconds[int(self.lengths[utterance]) - 1])) / 50
 
     def _fit(self, change: dict[str, Any]) -> None:
-        """Let the part end where the new utterance ends, and begin where it did if that is still inside."""
+        """Fit the part into the new utterance: it begins where it did, if that is still inside."""
         part, end = self.controls["seconds"], self._end(change["new"])
         start, stop = part.value
         whole = stop >= part.max
@@ -105,7 +105,7 @@ class AttentionView(Picture):
         )
 
     def _every_head(self, utterance: int) -> tuple[pd.DataFrame, str]:
-        """The table and its text, folded away; text that stays the same is not sent, and remains unfolded."""
+        """The table, and HTML that the reader can unfold; equal HTML is not sent again, and stays unfolded."""
         if utterance not in self._tables:
             table = every_head(self.trace, utterance)
             texts = [f"{far:.0f} / {bits:.1f}" for far, bits in table.to_numpy().tolist()]
@@ -128,7 +128,7 @@ class AttentionView(Picture):
         self.figure = new_figure(8.4, 4.8)
         grid = self.figure.add_gridspec(1, 2, width_ratios=(1.35, 1))
         self.large = draw_pattern(self.pattern, seconds=times, ax=self.figure.add_subplot(grid[0]))
-        for axis in (self.large.xaxis, self.large.yaxis):  # numbers take most of the time of a redraw
+        for axis in (self.large.xaxis, self.large.yaxis):  # drawing numbers takes most of the time of a redraw
             axis.set_major_formatter("{x:.2f}")
             axis.set_major_locator(MaxNLocator(4))
         self.small = draw_heads(heads, titles=titles, figure=self.figure, place=grid[1], most=SMALL)
@@ -171,7 +171,7 @@ class AttentionView(Picture):
         return {"this part": Sound(self.batch.waveforms[utterance][first:last], seconds[0])}
 
     def clicked(self, ax: Axes, x: float, y: float) -> None:
-        """Choose the head whose small map was clicked; a second click goes back to the mean of all."""
+        """Choose the head whose small map was clicked; a second click chooses the mean of all heads."""
         if ax in self.small:
             clicked, chosen = self.small.index(ax), self.controls["head"].value
             self.controls["head"].value = MEAN if clicked == chosen else clicked

@@ -1,4 +1,4 @@
-"""What several widgets let the reader choose from: the utterances of a batch or of a captured run."""
+"""What several widgets share: a menu of utterances, and checks of what belongs together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unisat.widgets._picture import control
 
 
 def utterance_menu(ids: Sequence[str], tooltip: str, value: int = 0, *, name: str = "utterance") -> Dropdown:
-    """Make a menu of utterances by number and id; it is hidden where there is nothing to choose."""
+    """Make a menu of utterances by number and id; it is hidden if there is only one utterance."""
     menu = control(Dropdown, name, tooltip, options=[(f"{row}: {one}", row) for row, one in enumerate(ids)])
     menu.value = value
     if len(ids) == 1:
@@ -28,7 +28,7 @@ def check_utterance(utterance: int, ids: Sequence[str], whose: str) -> None:
 
 
 def check_batch(trace: Trace, site: str, batch: Batch) -> None:
-    """Refuse a batch of which a trace cannot be: its utterances have other lengths."""
+    """Refuse a batch whose utterances have other lengths than those of a trace."""
     front = trace.config.conv_kernel, trace.config.conv_stride
     frames, seen = [stack_length(len(one), *front) for one in batch.waveforms], trace.lengths(site).tolist()
     if frames != seen:

@@ -1,4 +1,4 @@
-"""Walk through the hidden states of a captured run: one layer over time, beside the size and the likeness of all."""
+"""Walk through the hidden states of a captured run: one layer over time, beside the norms and similarities of all."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class LayersView(Picture):
     Attributes
     ----------
     state : Float[Tensor, "frames hidden"]
-        What is now shown.
+        The hidden state that is shown.
     norms : DataFrame
-        RMS of all layers (rows) over seconds (columns), from `rms_norms`.
+        RMS norms of all layers (rows) over seconds (columns), from `rms_norms`.
     similarity : Float[Tensor, "layers layers"]
         Of the captured layers, in their order.
     """
@@ -74,7 +74,7 @@ class LayersView(Picture):
         self.first()
 
     def look(self, layer: int, utterance: int, similarity: str, **options: bool) -> Look:
-        """Show one hidden state over time, and mark it among all."""
+        """Show one hidden state over time, and mark it among all layers."""
         states = self._once(("states", utterance), lambda: layer_frames(self.trace, utterance))
         self.state = states[layer]
         self.norms = self._once(("norms", utterance), lambda: rms_norms(self.trace, utterance=utterance))
@@ -98,7 +98,7 @@ class LayersView(Picture):
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
         if key not in self._kept:
-            if key[0] == "states":  # the largest by far: those of one utterance are enough
+            if key[0] == "states":  # these are by far the largest: one utterance is kept
                 self._kept = {name: value for name, value in self._kept.items() if name[0] != "states"}
             self._kept[key] = make()
         return self._kept[key]
@@ -123,7 +123,7 @@ class LayersView(Picture):
         self.cursor(self.map, self.sizes)
 
     def _draw_all(self, utterance: int, similarity: str) -> None:
-        """Draw what does not follow the layer."""
+        """Draw what does not depend on the layer."""
         place_rows(self._times(), self.map)
         place_rows(self._times(), self.sizes)
         set_norms(self.norms, self.sizes)

@@ -1,4 +1,4 @@
-"""Move the parameters of the masks, and see and hear what they hide; or look at the masks that a run had."""
+"""Move the parameters of masks, and see and hear what they hide; or look at the masks of a run."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class MaskView(Picture):
     Attributes
     ----------
     mask : Bool[Tensor, "frames"]
-        True on the frames now hidden.
+        True on the hidden frames.
     channels : Bool[Tensor, "channels"]
-        True on the channels now hidden.
+        True on the hidden channels.
     """
 
     mask: Tensor
@@ -52,7 +52,7 @@ class MaskView(Picture):
     def __init__(self, config: UniSpeechSatConfig, batch: Batch, utterance: int, trace: Trace | None = None) -> None:
         self.config, self.batch, self.trace = config, batch, trace
         self.hop = hop(config.conv_stride)
-        self._drawn: int | None = None  # the utterance whose sound the figure holds
+        self._drawn: int | None = None  # the utterance whose sound is drawn
         which = utterance_menu(batch.ids, "what to mask", utterance)
         super().__init__(*([] if trace is not None else self._sliders()), which)
         self.first()
@@ -71,7 +71,7 @@ class MaskView(Picture):
         ]
 
     def look(self, utterance: int, **values: Any) -> Look:
-        """Hide what the controls ask for, or what was hidden in the run, and show it."""
+        """Show what the controls hide, or what the run hid."""
         waveform = self.batch.waveforms[utterance]
         expected = None
         if self.trace is not None:
@@ -107,11 +107,11 @@ class MaskView(Picture):
         self.cells = plots.mask_cells(self.mask, self.channels, hop=self.hop, ax=figure.add_subplot(grid[2, 0]))
         self.runs = plots.run_lengths(span_lengths(self.mask), expected, ax=figure.add_subplot(grid[:2, 1]))
         self.shades = tuple(plots.shade(self.mask, hop=self.hop, ax=ax) for ax in (self.wave, self.spectrum))
-        self.shades[1].set(facecolor="white", alpha=0.7)  # orange over the spectrogram's colours would be mud
+        self.shades[1].set(facecolor="white", alpha=0.7)  # orange would be muddy over the colours of a spectrogram
         self.cells.set_xlim(0, len(waveform) / SAMPLE_RATE)
         self.wave.set_xlabel("")
         self.spectrum.set_xlabel("")
-        # the numbers beside the histogram change with its height, and are drawn with it
+        # the numbers beside the histogram change with its height, so they are drawn with it
         self.moving(*self.shades, self.wave.title, self.cells.images[0], *self.runs.patches, self.runs.yaxis)
         self.cursor(self.wave, self.spectrum, self.cells)
 

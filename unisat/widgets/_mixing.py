@@ -21,7 +21,7 @@ class MixingView(Picture):
     Attributes
     ----------
     mixture : Tensor, (samples,)
-        What is shown and played, as loud as it is.
+        The mixture that is shown and played.
     start, end : int
         Samples between which two speak.
     """

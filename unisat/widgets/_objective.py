@@ -1,4 +1,4 @@
-"""Take one step of the pretraining objective apart: its terms, its instance matrix, its mixing record."""
+"""Look into one step of the pretraining objective: its terms, its instance matrix, its mixing record."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from unisat.widgets._picture import Look, Picture, answers, control, new_figure
 
 ALL, COMPARED, WANTED = "all cosines", "only what is compared", "the right answers"
 LONGEST = 60.0  # seconds of the batch with its padding: the matrix grows with the square of them
-KEPT = 8  # steps; going back to one of them runs no model
-QUIETER = 0.1  # what the model reads has unit variance, far beyond full scale
+KEPT = 8  # steps that are kept: going back to one of them runs no model
+QUIETER = 0.1  # the model reads waveforms of unit variance, which exceed full scale by far
 
 
 class LossesView(Picture):
@@ -32,11 +32,11 @@ class LossesView(Picture):
     step : Step
         What was mixed, hidden and compared.
     table : pandas.DataFrame
-        The terms of its loss at the temperature now shown, see `unisat.interpret.objective.Step.terms`.
+        The terms of its loss at the chosen temperature, see `unisat.interpret.objective.Step.terms`.
     record : pandas.DataFrame
         Who was mixed into whom, where and how loud.
     anchor : int or None
-        Row of the matrix that is looked at; None where no frame of the utterance is hidden.
+        The chosen row of the matrix; None if no frame of the utterance is hidden.
     """
 
     step: Step
@@ -120,7 +120,7 @@ class LossesView(Picture):
         self.cursor(self.wave)
 
     def _draw(self, similarity: Tensor, matrix: str, utterance: int) -> None:
-        """Set all but what belongs to the anchor."""
+        """Draw everything that does not depend on the anchor."""
         if self.figure is None:
             self._build()
         step, values, most = self.step, similarity.cpu().numpy(), float(similarity.abs().max())
@@ -174,7 +174,9 @@ class LossesView(Picture):
         }
         style = {"border": 0, "na_rep": "–", "float_format": "{:.3f}".format}
         html = table.reset_index().to_html(index=False, **style)
-        everybody = self.record.reindex(range(len(self.batch))).assign(into=list(self.batch.ids))  # of one height
+        everybody = self.record.reindex(range(len(self.batch))).assign(
+            into=list(self.batch.ids)
+        )  # a table of one height
         html += everybody.to_html(index=False, **style)
         return Look(caption=caption, sounds=sounds, html=html)
 

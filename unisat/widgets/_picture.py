@@ -37,7 +37,7 @@ DPI = 100
 
 
 def new_figure(width: float, height: float, *, right: float = 1.0) -> Figure:
-    """Figure of ``width`` by ``height`` inches, filled up to ``right`` of its width, unknown to pyplot."""
+    """Figure of ``width`` by ``height`` inches without pyplot; axes fill it up to ``right`` of its width."""
     layout = ConstrainedLayoutEngine(rect=(0, 0, right, 1))
     figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
     FigureCanvasAgg(figure)
@@ -59,9 +59,9 @@ def encode(rgba: np.ndarray) -> bytes:
 
 
 def control(kind: type[ipywidgets.Widget], name: str, tooltip: str, **settings: Any) -> ipywidgets.Widget:
-    """Make a control that is known, and shown, by its whole name."""
+    """Make a control that shows its whole name."""
     made = kind(description=name, tooltip=tooltip, style={"description_width": "initial"}, **settings)
-    # the class gives controls their margins; the view of a SelectionSlider goes without
+    # this class gives margins, and the view of a SelectionSlider lacks it
     return made.add_class("jupyter-widgets")
 
 
@@ -85,7 +85,7 @@ class Look:
     sounds : mapping of str to Sound or (samples,)
         What to play, by name, at 16 kHz.
     html : str
-        What belongs below, a table perhaps, with everything from outside escaped.
+        What stands below, such as a table; text from outside is escaped in it.
     """
 
     caption: str
@@ -96,23 +96,23 @@ class Look:
 class Picture(ipywidgets.VBox):
     """Controls above a picture that follows them; the base of every widget here.
 
-    A subclass sets ``figure`` and writes ``look``, which takes the value of each control by name, changes the
-    figure, and returns a `Look`. An exception there is shown in the widget, for a notebook would not show it,
-    and kept as ``error``. In a saved notebook the picture and the caption remain.
+    A subclass sets ``figure`` and defines ``look``, which takes the value of each control by name, changes the
+    figure and returns a `Look`. If ``look`` raises an exception, the widget shows it, because a notebook would not,
+    and keeps it as ``error``. A saved notebook keeps the picture and the caption.
 
-    A subclass with ``clicked(ax, x, y)`` or ``lassoed(ax, vertices)`` is told in data coordinates what the reader
-    points at.
+    A subclass may define ``clicked(ax, x, y)`` and ``lassoed(ax, vertices)``, which get the data coordinates that the
+    reader points at.
 
     Attributes
     ----------
     controls : dict of str to ipywidgets.Widget
-        By their names; setting ``.value`` does what moving the control does.
+        The controls by their names; setting ``.value`` does what moving the control does.
     png : bytes
-        The picture now shown, as a PNG file; empty before the first.
+        The picture that is shown, as a PNG file; empty before the first one.
     caption : str
         What the picture shows, with its numbers; in ``stage`` the alternative text as well.
     error : Exception or None
-        What the last redraw stumbled on.
+        The exception of the last redraw.
     """
 
     look: Callable[..., Look]
@@ -152,7 +152,7 @@ class Picture(ipywidgets.VBox):
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Move controls inside, and nothing is drawn."""
+        """Draw nothing while controls are moved inside this scope."""
         self._held += 1
         try:
             yield
@@ -167,7 +167,7 @@ class Picture(ipywidgets.VBox):
         self.redraw()
 
     def first(self) -> None:
-        """Draw for the first time, where an exception is the caller's to see."""
+        """Draw for the first time; only here an exception is raised."""
         self.redraw()
         if self.error is not None:
             self.close()
@@ -181,7 +181,7 @@ class Picture(ipywidgets.VBox):
         self.still()
 
     def still(self) -> None:
-        """Say that something else than the moving artists has changed: the next redraw draws everything."""
+        """Say that more than the moving artists has changed: the next redraw draws everything."""
         self._still = None
 
     def cursor(self, *axes: Axes) -> None:
@@ -193,7 +193,7 @@ class Picture(ipywidgets.VBox):
 
         Warnings become part of the caption: a notebook shows neither those nor exceptions of a callback.
         """
-        # autograd is switched off per thread: a no_grad in the notebook's first cell does not reach here
+        # autograd is switched off per thread: a no_grad in a cell of the notebook does not reach here
         with LOCK, torch.no_grad():
             try:
                 with warnings.catch_warnings(record=True) as notes:
@@ -210,7 +210,7 @@ class Picture(ipywidgets.VBox):
             with self.stage.hold_sync():
                 self.stage.png, self.stage.size, self.stage.alt = self.png, _size(self.png), self.caption
                 self.stage.alert, self.stage.extra, self.stage.cursors = "", look.html, self._places()
-            # after the picture, for which one waits
+            # sounds come after the picture, which the reader waits for
             self.stage.sounds = [_sound(name, one) for name, one in look.sounds.items()]
 
     def _pixels(self) -> bytes:
@@ -241,7 +241,7 @@ class Picture(ipywidgets.VBox):
         return places
 
     def _pointed(self, _: object, message: dict[str, Any], buffers: object) -> None:
-        """Pass on where in the picture the reader has clicked, or what was outlined."""
+        """Pass on where the reader clicked, or what the reader outlined."""
         points = np.array(message["points"] if message["kind"] == "lasso" else [message["point"]], dtype=float)
         with LOCK:
             if self.figure is None:
@@ -269,7 +269,7 @@ class Picture(ipywidgets.VBox):
         return f"{type(self).__name__}: {self.caption}"
 
     def close(self) -> None:
-        """Take the widget off the page and let go of all that it held."""
+        """Remove the widget from the page and release everything that it held."""
         if self.comm is None:
             return
         for one in self.controls.values():
@@ -284,7 +284,7 @@ class Picture(ipywidgets.VBox):
 
 
 class Refusal(Picture):
-    """A widget that could not be made, and says why; ``error`` keeps the exception."""
+    """A widget that says why another one could not be made; ``error`` keeps the exception."""
 
     def __init__(self, error: ValueError) -> None:
         super().__init__()
@@ -296,7 +296,7 @@ P = ParamSpec("P")
 
 
 def answers(make: Callable[P, Picture]) -> Callable[P, Any]:
-    """Let a factory answer a user's mistake with a widget that says it, rather than with a traceback."""
+    """Make a factory answer a user's mistake with a widget that says so, instead of a traceback."""
 
     @functools.wraps(make)
     def made(*args: P.args, **kwargs: P.kwargs) -> Picture:

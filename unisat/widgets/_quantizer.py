@@ -24,7 +24,7 @@ from unisat.plots._style import CLASSES
 from unisat.widgets._choices import utterance_menu
 from unisat.widgets._picture import Look, Picture, Sound, answers, control, new_figure
 
-SPAN = 20.0  # logits further below the largest have less than one chance in a hundred million
+SPAN = 20.0  # a logit that lies lower has a chance of less than one in a hundred million
 ABOVE = 8.0
 AROUND = 0.25  # seconds before and behind a frame, to listen to
 
@@ -35,7 +35,7 @@ class QuantizerView(Picture):
     Attributes
     ----------
     logits, noise, soft : Float[Tensor, "entries"]
-        Of the frame and the group now shown; the noise is 0 where it is switched off.
+        Of the frame and the group that are shown; the noise is 0 if it is switched off.
     code, drawn : int
         The frame's entry without noise, as in evaluation, and with it.
     counts : DataFrame

@@ -71,7 +71,7 @@ def checked(samples: Float[Tensor, " samples"], name: str, config: UniSpeechSatC
 
 
 def recording(model: UniSpeechSatPreTrainedModel) -> RecordingView:
-    """Upload a recording and see its waveform and the norm of every hidden state over time.
+    """Upload a recording, and see its waveform and the norm of every hidden state over time.
 
     Anything that is not audio, or is longer than a minute, is answered with a sentence in the widget.
     ``.load(content, name)`` does the same with the bytes of a file. The recording stays in the kernel.

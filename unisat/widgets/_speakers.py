@@ -1,4 +1,4 @@
-"""Voices as points: two maps of a site, who is near whom in its features, and a recording of one's own among them."""
+"""Utterances as points: two maps of a site, the nearest neighbours in its features, and a recording of one's own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from unisat.widgets._sound import checked
 from unisat.xvector import UniSpeechSatForXVector
 
 LEAST = 8
-"""Utterances without which a map of neighbourhoods shows nothing."""
+"""Fewest utterances for which a map of neighbourhoods shows anything."""
 
 XVECTOR = "xvector"
 SIZES = (5, 15, 50)  # of UMAP's neighbourhoods
@@ -53,14 +53,14 @@ class SpeakersView(Picture):
     Attributes
     ----------
     maps : dict of str to Embedding
-        The two now shown.
+        The two maps that are shown.
     numbers : dict
         Measured in the features, not in the picture: ``eer`` and its ``interval``, None with ``why_not`` where there is
         none; ``purity`` and ``trustworthiness`` of each map.
     neighbours : DataFrame
         Nearest to the recording, or else to the utterance: rows of the bank's table with their ``similarity``.
     selection : DataFrame
-        Rows of the bank's table that are outlined, or that ``select`` chooses.
+        Rows of the bank's table that the reader outlined, or that ``select`` chooses.
     """
 
     maps: dict[str, Embedding]

@@ -1,6 +1,6 @@
-"""What ipywidgets lacks: a picture with words and sounds that one can point at, and a file chooser with a limit.
+"""Two widgets that ipywidgets lacks: a picture to point at with words and sounds, and a file chooser with a limit.
 
-The page's side is ``stage.js``. Nothing is fetched: both files travel through the kernel.
+The code for the page is ``stage.js``. The page loads nothing from a network: the kernel sends both files.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ LIMIT = 8_000_000
 
 
 class Stage(anywidget.AnyWidget):
-    """One picture, its caption, what went wrong, its sounds, and what belongs below.
+    """One picture with its caption, a message, sounds, and HTML below them.
 
     Attributes
     ----------
     png : bytes
-        The picture; nothing is shown while empty.
+        The picture; nothing is shown while it is empty.
     size : list of int
         Its width and height in pixels of the page.
     alt, alert : str
         Alternative text and caption in one; a message for the reader.
     extra : str
-        HTML below the sounds, with everything from outside escaped.
+        HTML below the sounds; text from outside is escaped in it.
     sounds : list of dict
         ``label``, ``wav`` (bytes) and ``start``, where it begins on the time axes in seconds.
     cursors : list of dict
