@@ -13,6 +13,8 @@ import pytest
 from unisat.deprecation import OldModule, moved, renamed
 from unisat.interpret.features.bank import FeatureBank
 
+pytestmark = pytest.mark.runs_once
+
 for package in ("unisat.interpret", "unisat.plots", "unisat.widgets"):
     importlib.import_module(package)
 OLD = sorted(name for name, module in sys.modules.items() if isinstance(module, OldModule))

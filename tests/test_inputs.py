@@ -63,6 +63,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.wrong_types
 def test_a_mistake_gets_a_sentence(one_model, case):
     inputs, message = CASES[case]
     with pytest.raises(ValueError, match=message):

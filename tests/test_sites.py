@@ -292,6 +292,7 @@ def test_layers_have_the_numbers_in_the_names_of_sites(one_model):
     assert list(hidden_sites(shuffled_names)) == [0, 2, 10]
 
 
+@pytest.mark.wrong_types
 def test_layers_are_chosen_by_number():
     assert chosen_layers(2, 3) == [2]
     assert chosen_layers(iter([3, 0, 3]), 3) == [0, 3]
