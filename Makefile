@@ -34,11 +34,11 @@ screenshots: .venv/.test  ## take the pictures of the widgets that the pages sho
 docs: .venv/.test  ## write the API reference into build/docs
 	$(BIN)/python docs/api.py
 
-check: .venv/.test  ## format, lint, types, shapes
+check: .venv/.test  ## format, lint, types, shapes, coverage
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST) -q --jaxtyping-packages=unisat,beartype.beartype -m "not wrong_types and not runs_once" --ignore=tests/browser
+	$(PYTEST) -q --cov --jaxtyping-packages=unisat,beartype.beartype -m "not wrong_types and not runs_once" --ignore=tests/browser
 
 format: .venv/.test  ## put the code into shape
 	$(BIN)/ruff format .
