@@ -41,9 +41,10 @@ class Clusters:
             raise ValueError(
                 f"features of width {features.shape[1]} cannot be compared with centroids of {self.centroids.shape[1]}."
             )
-        squares = self.centroids.square().sum(1)
+        centroids = self.centroids.to(features.device)
+        squares = centroids.square().sum(1)
         # |x|² is the same for all centroids
-        nearest = [(squares - 2 * part @ self.centroids.T).argmin(1) for part in features.float().split(block)]
+        nearest = [(squares - 2 * part @ centroids.T).argmin(1) for part in features.float().split(block)]
         return torch.cat(nearest) if nearest else torch.zeros(0, dtype=torch.long)
 
     def save(self, folder: str | Path) -> None:
@@ -90,6 +91,36 @@ def fit(sample: Float[Tensor, "frames dim"], clusters: int, seed: int = 0) -> Cl
     found = Clusters(torch.from_numpy(np.asarray(means.cluster_centers_, dtype=np.float32)), 0.0)
     distances = (sample - found.centroids[found.assign(sample)]).square().sum(1).mean()
     return Clusters(found.centroids, float(distances))
+
+
+def lloyd(sample: Float[Tensor, "frames dim"], clusters: int, seed: int = 0, *, rounds: int = 50) -> Clusters:
+    """Fit k-means on all of a sample at once, where it lies: seconds on a GPU.
+
+    Centroids begin as k-means++ draws them, each a frame taken with a probability in proportion to its squared distance
+    to those taken before; then they move to the means of their frames, ``rounds`` times. One that is left without
+    frames stays where it is.
+    """
+    if len(sample) < clusters:
+        raise ValueError(
+            f"{len(sample)} frames cannot make {clusters} clusters; take a larger sample or fewer clusters."
+        )
+    draw = torch.Generator().manual_seed(seed)
+    turns = torch.rand(clusters, generator=draw, dtype=torch.float64).tolist()
+    centroids = sample[int(turns[0] * len(sample))][None].float()
+    distance = (sample - centroids).square().sum(1)
+    for turn in turns[1:]:
+        total = distance.double().cumsum(0)
+        chosen = torch.searchsorted(total, total[-1:] * turn).clamp(max=len(sample) - 1)
+        centroids = torch.cat([centroids, sample[chosen].float()])
+        distance = torch.minimum(distance, (sample - sample[chosen]).square().sum(1))
+    for _ in range(rounds):
+        nearest = Clusters(centroids, 0.0).assign(sample, block=2**16)
+        count = torch.bincount(nearest, minlength=clusters)[:, None]
+        sums = torch.zeros_like(centroids).index_add_(0, nearest, sample.float())
+        centroids = torch.where(count > 0, sums / count.clamp(min=1), centroids)
+    found = Clusters(centroids, 0.0)
+    inertia = float((sample - centroids[found.assign(sample, block=2**16)]).square().sum(1).mean())
+    return Clusters(centroids.cpu(), inertia)
 
 
 def entropy(count: np.ndarray) -> float:

@@ -367,7 +367,7 @@ class Encoder(nn.Module):
             hidden_states += [hidden] if output_hidden_states else []
             pattern = None
             # nothing is drawn in evaluation; a layer that is dropped passes its input on
-            dropped = self.training and torch.rand((), generator=generator).item() < self.config.layerdrop
+            dropped = self.training and self.drops(generator)
             if not dropped and self.gradient_checkpointing and self.training:
                 hidden, pattern = checkpoint(layer, hidden, valid, output_attentions, use_reentrant=False)
             elif not dropped:
@@ -375,6 +375,13 @@ class Encoder(nn.Module):
             patterns.append(pattern)
         hidden = self.layer_norm(hidden) if norm_first else hidden
         return hidden, [*hidden_states, hidden], patterns
+
+    def drops(self, generator: torch.Generator | None) -> bool:
+        """Draw whether the next layer is dropped; on a GPU only where one may be, since the answer is waited for."""
+        source = torch.device("cpu") if generator is None else generator.device
+        if source.type != "cpu" and not self.config.layerdrop:
+            return False
+        return torch.rand((), generator=generator, device=source).item() < self.config.layerdrop
 
 
 class UniSpeechSatModel(UniSpeechSatPreTrainedModel):

@@ -56,6 +56,7 @@ class UniSpeechSatForPreTraining(HeadModel):
         self.layer_norm_for_extract = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         # a post-LN model does not use this norm: nothing would ever teach it
         self.layer_norm_for_extract.requires_grad_(config.do_stable_layer_norm)
+        self.term_scales: dict[str, float] = {}  # factors of the weights of terms; a schedule of training moves them
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -182,6 +183,7 @@ class UniSpeechSatForPreTraining(HeadModel):
             "diversity": config.diversity_loss_weight,
             "feature_penalty": config.feature_penalty_weight,
         }
+        weights = {name: weight * self.term_scales.get(name, 1.0) for name, weight in weights.items()}
         terms: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
         frames: dict[str, int] = {}
