@@ -26,6 +26,8 @@ from unisat.training.data import manifest
 COLUMNS = "path speaker sex seconds source split corpus_key".split()
 """What recipes ask for."""
 
+PHONES = Path("../shared/speech2/alignments/phones.csv")
+
 
 def tables(file: str) -> dict[Path, pd.DataFrame]:
     """The rows of each table that a recipe reads, by the table's path."""
@@ -35,7 +37,10 @@ def tables(file: str) -> dict[Path, pd.DataFrame]:
         if Path(source["source"]).suffix == ".csv":
             found = manifest(**source).table
             rows.setdefault(Path(source["source"]), []).append(found[found["seconds"] >= data.min_seconds])
-    return {table: pd.concat(parts).drop_duplicates("path") for table, parts in rows.items()}
+    return {
+        table: pd.concat(parts, ignore_index=True).drop_duplicates("path", ignore_index=True)
+        for table, parts in rows.items()
+    }
 
 
 def thinned(rows: pd.DataFrame, hours: dict[str, float]) -> pd.DataFrame:
@@ -86,27 +91,42 @@ def pack(file: str, folder: Path, megabytes: float, rates: dict[str, float], hou
             for name, content in zip(relative, pool.map(lambda path: coded(path, kilobits), rows["path"]), strict=True):
                 add(str(table.parent / name), content)
         print(f"{table}: {len(rows)} recordings, {rows['seconds'].sum() / 3600:.2f} h, part {part}", flush=True)
+    add(str(PHONES), phones(recipe.read(file).data).to_csv(index=False).encode())
     assert tar is not None
     tar.close()
 
 
+def phones(data: recipe.Data) -> pd.DataFrame:
+    """Phones of those whom the recipe validates on, from whom layers are chosen."""
+    who = pd.concat([manifest(**source).table["speaker"] for source in data.valid.values()])
+    table = pd.read_csv(PHONES)
+    return table[table["speaker"].isin(who)]
+
+
 def unpack(folder: Path, workers: int) -> None:
-    """Put what the parts that are here hold into its place, as WAV."""
+    """Put what parts hold into its place, as WAV, each part once; tables name what is there."""
+    named: dict[Path, pd.DataFrame] = {}
 
     def decode(item: tuple[Path, bytes]) -> None:
         file, content = item
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix == ".csv":
-            file.write_bytes(content)
+            named[file] = pd.read_csv(io.BytesIO(content), dtype=str)
         else:
             samples, rate = soundfile.read(io.BytesIO(content), dtype="int16")
             soundfile.write(file.with_suffix(".wav"), samples, rate, subtype="PCM_16")
 
     for part in sorted(folder.glob("part-*.tgz")):
+        if (done := part.with_suffix(".done")).exists():
+            continue
         with tarfile.open(part) as tar, ThreadPoolExecutor(workers) as pool:
             items = [(Path(entry.name), tar.extractfile(entry).read()) for entry in tar]  # type: ignore[union-attr]
             list(pool.map(decode, items))
+        done.touch()
         print(f"{part}: {len(items)} files", flush=True)
+    for file, table in named.items():
+        here = [file.name == PHONES.name or (file.parent / path).exists() for path in table["path"]]
+        table[here].to_csv(file, index=False)
 
 
 def main() -> None:

@@ -93,26 +93,30 @@ def fit(sample: Float[Tensor, "frames dim"], clusters: int, seed: int = 0) -> Cl
     return Clusters(found.centroids, float(distances))
 
 
+TRIES = 6
+"""Frames that `lloyd` draws for each centroid."""
+
+
 def lloyd(sample: Float[Tensor, "frames dim"], clusters: int, seed: int = 0, *, rounds: int = 50) -> Clusters:
     """Fit k-means on all of a sample at once, where it lies: seconds on a GPU.
 
-    Centroids begin as k-means++ draws them, each a frame taken with a probability in proportion to its squared distance
-    to those taken before; then they move to the means of their frames, ``rounds`` times. One that is left without
-    frames stays where it is.
+    Centroids begin as k-means++ draws them: each is the best of some frames, taken with a probability in proportion to
+    their squared distance to the centroids before. Then they move to the means of their frames, ``rounds`` times. One
+    that is left without frames stays where it is.
     """
     if len(sample) < clusters:
         raise ValueError(
             f"{len(sample)} frames cannot make {clusters} clusters; take a larger sample or fewer clusters."
         )
-    draw = torch.Generator().manual_seed(seed)
-    turns = torch.rand(clusters, generator=draw, dtype=torch.float64).tolist()
-    centroids = sample[int(turns[0] * len(sample))][None].float()
+    turns = torch.rand(clusters, TRIES, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    centroids = sample[int(turns[0, 0] * len(sample))][None].float()
     distance = (sample - centroids).square().sum(1)
-    for turn in turns[1:]:
-        total = distance.double().cumsum(0)
-        chosen = torch.searchsorted(total, total[-1:] * turn).clamp(max=len(sample) - 1)
-        centroids = torch.cat([centroids, sample[chosen].float()])
-        distance = torch.minimum(distance, (sample - sample[chosen]).square().sum(1))
+    for turn in turns[1:].to(sample.device, distance.dtype):
+        total = distance.cumsum(0)
+        chosen = sample[torch.searchsorted(total, total[-1] * turn).clamp(max=len(sample) - 1)].float()
+        left = torch.stack([torch.minimum(distance, (sample - one).square().sum(1)) for one in chosen])
+        best = left.sum(1).argmin()
+        centroids, distance = torch.cat([centroids, chosen[best][None]]), left[best]
     for _ in range(rounds):
         nearest = Clusters(centroids, 0.0).assign(sample, block=2**16)
         count = torch.bincount(nearest, minlength=clusters)[:, None]

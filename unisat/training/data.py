@@ -306,7 +306,9 @@ def _deal(
         return []
     count = max(1, len(bucket) // size) if whole else min(-(-len(bucket) // size), len(bucket) // 2)
     by_speaker: dict[Any, list[int]] = {}
-    for row in [bucket[place] for place in draw.permutation(len(bucket))]:
+    mixed = [bucket[place] for place in draw.permutation(len(bucket))]
+    # what is left out is drawn, so that no speaker is left out more often than others
+    for row in mixed[: count * size] if whole else mixed:
         by_speaker.setdefault(speakers[row], []).append(row)
     # one speaker after the other, dealt around like cards
     cards = [row for group in by_speaker.values() for row in group][: count * size]

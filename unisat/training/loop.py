@@ -315,9 +315,7 @@ class Trainer:
             return batch
         generator = draws(self.recipe.seed, self.step, micro, self.rank, 2, device=self.accelerator.device)
         lengths = None if batch.attention_mask is None else batch.attention_mask.sum(1)
-        return replace(
-            batch, input_values=augment(batch.input_values, settings, generator=generator, lengths=lengths)
-        )
+        return replace(batch, input_values=augment(batch.input_values, settings, generator=generator, lengths=lengths))
 
     def _refuse_step(self, batch: TrainingBatch) -> None:
         """Leave the weights as they are; stop after too many such steps, with the batch on the disk."""
@@ -454,12 +452,17 @@ def begin_with(model: UniSpeechSatForPreTraining, folder: str | Path) -> None:
     """
     from safetensors.torch import load_file
 
-    fresh = ("label_embeddings_concat", "project_hid.")
-    earlier = {name: part for name, part in load_file(Path(folder) / "model.safetensors").items()}
-    earlier = {name: part for name, part in earlier.items() if not name.startswith(fresh)}
-    ours = {name: part.shape for name, part in model.state_dict().items() if not name.startswith(fresh)}
-    if wrong := sorted(name for name in {*earlier, *ours} if name not in earlier or earlier[name].shape != ours.get(name)):
-        raise ValueError(f"the model in {folder} is of another shape than the recipe's; these weights differ: {wrong}.")
+    def kept(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        fresh = ("label_embeddings_concat", "project_hid.")
+        return {name: part for name, part in weights.items() if not name.startswith(fresh)}
+
+    earlier, ours = kept(load_file(Path(folder) / "model.safetensors")), kept(model.state_dict())
+    shapes = [{name: part.shape for name, part in weights.items()} for weights in (earlier, ours)]
+    if wrong := sorted({name for name, _ in shapes[0].items() ^ shapes[1].items()}):
+        raise ValueError(
+            f"the model in {folder} is of another shape than the recipe's; {len(wrong)} weights differ, {wrong[0]} "
+            "among them. Give the recipe the sizes in its config.json, or no init."
+        )
     model.load_state_dict(earlier, strict=False)
 
 

@@ -154,7 +154,9 @@ class HiddenFeatures:
             with evaluating(self.model):
                 states = self.model(padded, mask, output_hidden_states=True).hidden_states[self.layer].float().cpu()
             frames = conv_length(lengths, config.receptive_field, config.inputs_to_logits_ratio).tolist()
-            found.update({row: states[place, :count] for place, (row, count) in enumerate(zip(batch, frames, strict=True))})
+            found.update(
+                {row: states[place, :count] for place, (row, count) in enumerate(zip(batch, frames, strict=True))}
+            )
             batch.clear()
 
         for row in sorted(range(len(waveforms)), key=lambda row: len(waveforms[row])):
