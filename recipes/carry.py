@@ -4,8 +4,8 @@
     python recipes/carry.py unpack build/carry
 
 ``pack`` codes every recording that the recipe reads as Opus, at a low rate, with the tables that name them, into tar
-files of a limited size (needs opusenc, Debian package opus-tools). ``unpack`` puts them where the recipe looks for them,
-as 16-bit WAV files that are read in no time, and their tables with them.
+files of a limited size (needs opusenc, Debian package opus-tools). ``unpack`` puts them where the recipe looks for
+them, as 16-bit WAV files that are read in no time, and their tables with them.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def pack(file: str, folder: Path, megabytes: float, rates: dict[str, float], hou
             part, size = part + 1, 0
             if tar is not None:
                 tar.close()
-            tar = tarfile.open(folder / f"part-{part}.tgz", "w:gz", compresslevel=1)
+            tar = tarfile.open(folder / f"part-{part}.tgz", "w:gz", compresslevel=1)  # noqa: SIM115
         entry = tarfile.TarInfo(name)
         entry.size = len(content)
         assert tar is not None
@@ -87,9 +87,8 @@ def pack(file: str, folder: Path, megabytes: float, rates: dict[str, float], hou
         relative = [str(Path(path).relative_to(table.parent.resolve())) for path in rows["path"]]
         kept = rows.assign(path=[Path(path).with_suffix(".wav").as_posix() for path in relative])
         add(str(table), kept[[name for name in COLUMNS if name in kept]].to_csv(index=False).encode())
-        with ThreadPoolExecutor(1) as pool:
-            for name, content in zip(relative, pool.map(lambda path: coded(path, kilobits), rows["path"]), strict=True):
-                add(str(table.parent / name), content)
+        for name, path in zip(relative, rows["path"], strict=True):
+            add(str(table.parent / name), coded(path, kilobits))
         print(f"{table}: {len(rows)} recordings, {rows['seconds'].sum() / 3600:.2f} h, part {part}", flush=True)
     add(str(PHONES), phones(recipe.read(file).data).to_csv(index=False).encode())
     assert tar is not None

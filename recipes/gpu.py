@@ -4,8 +4,8 @@
     python recipes/gpu.py run --out OUT --seconds 540
 
 ``run`` does what the recipes say, one iteration after the other (sat-1; sat-2 and hubert-2 side by side on the same
-targets; sat-3 and hubert-3 likewise), with so many steps as the time allows at the speed that ``check`` found. Between
-them the layer is chosen whose clusters know most of the phones of the development speakers. Whatever is done lies in OUT
+targets; sat-3 and hubert-3 likewise), with as many steps as the time allows at the speed that ``check`` found. Between
+them the layer is chosen whose clusters know most of the phones of the development speakers. What is done lies in OUT
 at once: models in halves, logs, choices.
 """
 
@@ -42,7 +42,7 @@ def available(name: str, changes: dict) -> recipe.Recipe:
     return made
 
 
-def speed(name: str, steps: int, changes: dict) -> dict:
+def speed(name: str, steps: int, changes: dict, *, profile: bool = False) -> dict:
     """Time a step of a recipe, from fresh weights on the first iteration's targets."""
     out = CHECK / f"{name}-{time.time_ns()}"
     began = time.time()
@@ -58,6 +58,13 @@ def speed(name: str, steps: int, changes: dict) -> dict:
         rows.append(trainer.take_step(batches))
         trainer.step += 1
         times.append(rows[-1]["seconds"])
+    if profile:
+        activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=activities) as seen:
+            for _ in range(3):
+                trainer.take_step(batches)
+        averages = seen.key_averages()
+        print(averages.table(sort_by="self_cuda_time_total", row_limit=14, max_name_column_width=60), flush=True)
     half = len(rows) // 2
     row = {key: float(np.mean([row[key] for row in rows[-10:]])) for key in rows[-1]}
     told = {"recipe": name, "changes": changes, "startup": startup, "ms": 1000 * float(np.median(times[half:]))}
@@ -90,22 +97,37 @@ def parity() -> float:
 
 
 def check(out: Path, steps: int, changes: dict, seconds: float) -> None:
-    """Measure everything that ``run`` wants to know, into build/check/check.json."""
+    """Measure everything that ``run`` wants to know, into build/check/check.json; what fails is said and left out."""
     began = time.time()
     CHECK.mkdir(parents=True, exist_ok=True)
     told: dict = {"card": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"}
-    if torch.cuda.is_available():
-        told["parity"] = parity()
-    told["alone"] = speed("sat-1", 5 * steps, changes)
-    told["large"] = speed("sat-1", steps, {**changes, "data.batch_seconds": 2 * told["alone"]["audio_seconds"]})
-    command = [sys.executable, __file__, "speed", "--steps", str(5 * steps), *_sets(changes), "--name"]
-    pair = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in ("sat-2", "hubert-2")]
-    told["pair"] = [json.loads(process.communicate()[0].splitlines()[-1]) for process in pair]
-    if time.time() - began < seconds:
-        told["compiled"] = speed("sat-1", 2 * steps, {**changes, "run.compile": True})
-    told["seconds"] = time.time() - began
-    for place in (CHECK, out):
-        (place / "check.json").write_text(json.dumps(told, indent=1))
+
+    def pair() -> list[dict]:
+        command = [sys.executable, __file__, "speed", "--steps", str(5 * steps), *_sets(changes), "--name"]
+        both = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in ("sat-2", "hubert-2")]
+        return [json.loads(process.communicate()[0].splitlines()[-1]) for process in both]
+
+    def twice() -> dict:
+        return {**changes, "data.batch_seconds": 2 * round(told["alone"]["audio_seconds"])}
+
+    works = {
+        "alone": lambda: speed("sat-1", 5 * steps, changes, profile=torch.cuda.is_available()),
+        "pair": pair,
+        "large": lambda: speed("sat-1", steps, twice()),
+        "parity": parity,
+        "compiled": lambda: speed("sat-1", 2 * steps, {**changes, "run.compile": True}),
+    }
+    for name, work in works.items():
+        if name in ("parity", "compiled") and (not torch.cuda.is_available() or time.time() - began > seconds):
+            continue
+        try:
+            told[name] = work()
+        except Exception as error:
+            told[name + "_failed"] = repr(error)
+            print(f"{name} failed: {error!r}", flush=True)
+        told["seconds"] = time.time() - began
+        for place in (CHECK, out):
+            (place / "check.json").write_text(json.dumps(told, indent=1))
     print(json.dumps({"card": told["card"], "seconds": told["seconds"]}))
 
 
@@ -120,16 +142,13 @@ class Run:
         self.out, self.end, self.changes = out, time.time() + seconds, changes
         self.began, self.seconds = time.time(), seconds
         found = json.loads((CHECK / "check.json").read_text())
-        alone, large = found["alone"], found["large"]
-        self.batch = {}
-        self.step = {"alone": alone["ms"] / 1000, "pair": max(part["ms"] for part in found["pair"]) / 1000}
-        if large["ms"] < 1.35 * alone["ms"]:
-            self.batch, self.step["alone"] = (
-                {"data.batch_seconds": large["changes"]["data.batch_seconds"]},
-                large["ms"] / 1000,
-            )
-        if "compiled" in found and found["compiled"]["ms"] < 0.75 * alone["ms"] and not self.batch:
-            self.batch, self.step["alone"] = {"run.compile": True}, found["compiled"]["ms"] / 1000
+        alone, pair = found["alone"], found.get("pair", [{"ms": 2.5 * found["alone"]["ms"]}])
+        self.batch: dict = {}
+        self.step = {"alone": alone["ms"] / 1000, "pair": max(part["ms"] for part in pair) / 1000}
+        for name, key, most in (("compiled", "run.compile", 0.75), ("large", "data.batch_seconds", 1.35)):
+            if name in found and found[name]["ms"] < most * alone["ms"]:
+                self.batch = {key: found[name]["changes"][key]}
+                self.step["alone"] = found[name]["ms"] / 1000
         self.startup = {"alone": alone["startup"] + 15, "pair": alone["startup"] + 25}
         self.say(f"steps of {self.step}, start {self.startup}, {self.batch}")
 
@@ -173,18 +192,10 @@ class Run:
         valid = pd.read_csv(Path(folder) / "valid.csv").iloc[-1] if (Path(folder) / "valid.csv").exists() else {}
         train = pd.read_csv(Path(folder) / "train.csv")
         hours = (train["audio_seconds"] * train["step"].diff().fillna(train["step"])).sum() / 3600
-        names = (
-            "accuracy_masked",
-            "accuracy_unmasked",
-            "contrastive",
-            "contrastive_chance",
-            "code_perplexity_0",
-            "code_perplexity_1",
-        )
+        names = "accuracy_masked contrastive contrastive_chance code_perplexity_0 code_perplexity_1".split()
         text = ", ".join(f"{name} {valid[name]:.3f}" for name in names if name in valid)
-        self.say(
-            f"{folder}: step {int(train['step'].iloc[-1])}, {hours:.0f} h, {1000 * train['seconds'].median():.1f} ms, {text}"
-        )
+        steps, milliseconds = int(train["step"].iloc[-1]), 1000 * train["seconds"].median()
+        self.say(f"{folder}: step {steps}, {hours:.0f} h, {milliseconds:.1f} ms, {text}")
         return place
 
     def keep(self, folder: str) -> None:

@@ -285,7 +285,9 @@ class Drawn:
 
     def __call__(self, waveform):
         draw = torch.Generator().manual_seed(len(waveform))
-        return torch.randn(len(waveform) // 320, 3, generator=draw) * torch.tensor([1.0, 5.0, 0.2]) + len(waveform) / 9000
+        return (
+            torch.randn(len(waveform) // 320, 3, generator=draw) * torch.tensor([1.0, 5.0, 0.2]) + len(waveform) / 9000
+        )
 
     def describe(self):
         return {"features": "drawn"}

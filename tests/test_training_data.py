@@ -526,13 +526,15 @@ def test_weights_are_a_function_of_seed_and_step(speech):
     assert [two.rows(step) for step in reversed(steps)] == expected[::-1]
 
 
-@given(
-    st.lists(st.floats(1.0, 9.0), min_size=8, max_size=60), st.sampled_from([0.5, 1.0]), st.integers(0, 2**31 - 1)
-)
+@given(st.lists(st.floats(1.0, 9.0), min_size=8, max_size=60), st.sampled_from([0.5, 1.0]), st.integers(0, 2**31 - 1))
 def test_on_a_grid_nothing_is_padded(seconds, grid, seed):
     seconds = np.array(seconds)
     made = plan(
-        seconds, list(range(len(seconds))), crop_seconds=4.0, batch_seconds=8.0, grid_seconds=grid,
+        seconds,
+        list(range(len(seconds))),
+        crop_seconds=4.0,
+        batch_seconds=8.0,
+        grid_seconds=grid,
         draw=np.random.default_rng(seed),
     )
     lengths = np.floor(np.minimum(seconds, 4.0) / grid + 1e-6) * grid
@@ -561,7 +563,7 @@ def test_data_on_the_device_are_the_same(speech, grid, normalize):
         corpus, counting(corpus), small_config(), crop_seconds=1.2, batch_seconds=4.0, device="cpu", **options
     )
     assert kept.batches_per_epoch == read.batches_per_epoch
-    for step, batch in zip(range(2 * read.batches_per_epoch), kept.iterate(0)):
+    for step, batch in zip(range(2 * read.batches_per_epoch), kept.iterate(0), strict=False):
         expected = read[step]
         assert (batch.ids, batch.speakers) == (expected.ids, expected.speakers)
         assert torch.equal(batch.targets, expected.targets)

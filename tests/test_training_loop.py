@@ -473,7 +473,9 @@ def test_an_iteration_begins_with_an_earlier_model(speech, whole, tmp_path):
 
 
 def test_terms_come_and_go_as_scheduled(speech, tmp_path):
-    plan = made(speech, tmp_path, optimizer__steps=100, schedule={"unmasked_fade": [0.1, 0.3], "contrastive_ramp": [0, 0.5]})
+    plan = made(
+        speech, tmp_path, optimizer__steps=100, schedule={"unmasked_fade": [0.1, 0.3], "contrastive_ramp": [0, 0.5]}
+    )
     assert loop.term_scales(0, plan) == {"content_unmasked": 1.0, "contrastive": 0.0, "diversity": 0.0}
     assert loop.term_scales(20, plan) == pytest.approx({"content_unmasked": 0.5, "contrastive": 0.4, "diversity": 0.4})
     assert loop.term_scales(60, plan) == {"content_unmasked": 0.0, "contrastive": 1.0, "diversity": 1.0}
@@ -483,7 +485,9 @@ def test_terms_come_and_go_as_scheduled(speech, tmp_path):
 
 
 def test_a_schedule_moves_the_loss_and_not_what_is_saved(speech, tmp_path):
-    changes = dict(model__unmasked_loss_weight=0.5, schedule={"unmasked_fade": [0.25, 0.5], "contrastive_ramp": [0.25, 0.5]})
+    changes = dict(
+        model__unmasked_loss_weight=0.5, schedule={"unmasked_fade": [0.25, 0.5], "contrastive_ramp": [0.25, 0.5]}
+    )
     saved = run(speech, tmp_path, **changes)
     assert us.UniSpeechSatConfig.from_pretrained(saved).unmasked_loss_weight == 0.5
     rows = trace(tmp_path)
@@ -529,6 +533,8 @@ def test_a_run_on_kept_data_goes_on_exactly(speech, tmp_path):
 
 def test_layers_are_compiled_where_that_is_asked_for(speech, tmp_path, monkeypatch):
     compiled = []
-    monkeypatch.setattr("torch.nn.Module.compile", lambda self, **options: compiled.append((type(self).__name__, options)))
+    monkeypatch.setattr(
+        "torch.nn.Module.compile", lambda self, **options: compiled.append((type(self).__name__, options))
+    )
     loop.Trainer(made(speech, tmp_path, run__compile=True), progress=False)
     assert compiled == [("EncoderLayer", {"dynamic": True})] * 2
