@@ -66,7 +66,7 @@ def speed(name: str, steps: int, changes: dict, *, profile: bool = False) -> dic
         averages = seen.key_averages()
         print(averages.table(sort_by="self_cuda_time_total", row_limit=14, max_name_column_width=60), flush=True)
     half = len(rows) // 2
-    row = {key: float(np.mean([row[key] for row in rows[-10:]])) for key in rows[-1]}
+    row = {key: float(np.mean([row[key] for row in rows[-min(10, steps // 2) :]])) for key in rows[-1]}
     told = {"recipe": name, "changes": changes, "startup": startup, "ms": 1000 * float(np.median(times[half:]))}
     told |= {"first_ms": 1000 * float(np.sum(times[:5])), "audio_seconds": row["audio_seconds"]}
     told["hours_a_minute"] = row["audio_seconds"] / told["ms"] * 1000 * 60 / 3600

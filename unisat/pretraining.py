@@ -203,7 +203,7 @@ class UniSpeechSatForPreTraining(HeadModel):
                 frames[f"content_{name}"] = int(has_target.sum())
 
         utterances, instances = masked.nonzero()[:, 0], None
-        if weights["contrastive"]:
+        if config.contrastive_loss_weight:  # also where a schedule holds it at 0: it is worth a column in the log
             similarity = contrastive_similarity(
                 output.speaker_states[masked],
                 output.projected_quantized_states[masked],

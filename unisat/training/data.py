@@ -226,9 +226,14 @@ class TrainingBatch:
 
     def to(self, device: torch.device | str) -> TrainingBatch:
         """Move the tensors."""
-        names = ["input_values", "attention_mask", "targets", "starts"]
-        tensors = {name: getattr(self, name) for name in names}
-        return replace(self, **{name: None if part is None else part.to(device) for name, part in tensors.items()})
+        mask = self.attention_mask
+        return replace(
+            self,
+            input_values=self.input_values.to(device),
+            attention_mask=None if mask is None else mask.to(device),
+            targets=self.targets.to(device),
+            starts=self.starts.to(device),
+        )
 
     @property
     def seconds(self) -> float:
@@ -264,8 +269,8 @@ def plan(
         Rows; at least two in a batch, ``rows × the longest ≤ batch_seconds``.
     """
     lengths = cropped(seconds, crop_seconds, grid_seconds)
+    batches: list[list[int]] = []
     if grid_seconds:
-        batches = []
         for length in np.unique(lengths):
             rows = draw.permutation(np.flatnonzero(lengths == length))
             size = max(2, int(batch_seconds / length + 1e-9))
@@ -277,7 +282,6 @@ def plan(
     order = np.lexsort((draw.random(len(lengths)), lengths))
     # how many of each length fit into a batch; the longest of a bucket decides for all of it
     sizes = np.maximum(2, (batch_seconds / lengths[order] + 1e-9).astype(int))
-    batches: list[list[int]] = []
     start = 0
     while start < len(order):
         window = sizes[start : start + 8 * sizes[start]]

@@ -234,10 +234,8 @@ class MeanOff:
         """Give the features of an utterance without what its mean says."""
         if self.over == "no" or not len(part):
             return part
-        if self.over == "speaker" and speaker in self.speakers:
-            mean, deviation = self.speakers[speaker].to(part)
-        else:
-            mean, deviation = part.mean(0), part.std(0, correction=0)
+        known = self.speakers.get(speaker) if self.over == "speaker" and speaker is not None else None
+        mean, deviation = (part.mean(0), part.std(0, correction=0)) if known is None else known.to(part)
         return (part - mean) / deviation.clamp(min=1e-5) if self.variance_one else part - mean
 
     def describe(self) -> dict[str, Any]:
@@ -259,8 +257,8 @@ def featured(reader: Reader, features: Features, rows: Iterable[int]) -> Iterato
     rows = iter(rows)
     with ThreadPoolExecutor(8) as pool:
         while group := list(islice(rows, GROUP)):
-            read = [(row, wave) for row, wave in zip(group, pool.map(reader.read, group), strict=True)]
-            read = [(row, wave) for row, wave in read if wave is not None]
+            pairs = zip(group, pool.map(reader.read, group), strict=True)
+            read = [(row, wave) for row, wave in pairs if wave is not None]
             parts = features.many([wave for _, wave in read])  # type: ignore[attr-defined]
             for (row, wave), part in zip(read, parts, strict=True):
                 yield row, len(wave), part
