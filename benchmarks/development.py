@@ -4,8 +4,8 @@
 
 Phones: accuracy of a linear discriminant on single frames, fitted on training speakers, judged on development
 speakers; MFCC (mean off per utterance; also with four frames of context on both sides), log-mel and untrained twins
-beside it. Speakers: equal error rate between the first two seconds of all pairs of recordings of a source, by cosine and
-behind an LDA fitted on training speakers; means and standard deviations of log-mel and MFCC beside it. Intervals are
+beside it. Speakers: equal error rate between the first two seconds of all pairs of recordings of a source, by cosine
+and behind an LDA fitted on training speakers; means and standard deviations of log-mel and MFCC beside it. Intervals are
 95 %, over development speakers.
 """
 

@@ -250,13 +250,14 @@ class Run:
         if (Path(ours) / "targets").exists():
             shutil.copytree(Path(ours) / "targets", Path(twin) / "targets", dirs_exist_ok=True)
         second = self.start(f"hubert-{number}", twin, seconds, "pair", changes)
+        failed = []
         for process, folder in ((second, twin), (first, ours)):
             try:
                 self.wait(process, folder)
-            except RuntimeError:
-                if folder == twin:
-                    first.wait()
-                    raise
+            except RuntimeError as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
 
     def all(self) -> None:
         """Three iterations."""
