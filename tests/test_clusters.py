@@ -18,6 +18,7 @@ from unisat.clusters import (
     fit,
     interval_labels,
     joint,
+    lloyd,
     mutual_information,
     pnmi,
     purity,
@@ -139,3 +140,25 @@ def test_mfcc_clusters_know_words(recorded):
     shuffled_labels = z[torch.randperm(len(z), generator=torch.Generator().manual_seed(0))]
     assert (y >= 0).float().mean() > 0.5
     assert pnmi(z, y) > 2 * pnmi(shuffled_labels, y)
+
+
+def test_lloyd_finds_what_is_there_and_is_no_worse_than_scikit_learn():
+    draw = torch.Generator().manual_seed(0)
+    centres = 10 * torch.randn(6, 4, generator=draw)
+    sample = (centres[:, None] + torch.randn(6, 200, 4, generator=draw)).flatten(0, 1)
+    found = lloyd(sample, 6, seed=1)
+    distances = torch.cdist(centres, found.centroids).min(1)
+    assert (distances.values < 0.5).all()
+    assert distances.indices.unique().numel() == 6
+    # each centroid is the mean of its frames
+    labels = found.assign(sample)
+    means = torch.stack([sample[labels == label].mean(0) for label in range(6)])
+    torch.testing.assert_close(found.centroids, means, rtol=1e-4, atol=1e-4)
+    expected = float((sample - means[labels]).square().sum(1).mean())
+    assert found.inertia == pytest.approx(expected, rel=1e-4)
+    assert found.inertia < 1.05 * fit(sample, 6).inertia
+    assert torch.equal(lloyd(sample, 6, seed=1).centroids, found.centroids)
+    with pytest.raises(ValueError, match="3 frames cannot make 6 clusters"):
+        lloyd(sample[:3], 6)
+    # frames that are all alike: centroids without frames stay, nothing is divided by 0
+    assert lloyd(torch.ones(10, 2), 3).centroids.isfinite().all()

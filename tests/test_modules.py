@@ -2,18 +2,37 @@
 
 import copy
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from unisat.modules import GradientCheckpointingLayer, bit_sum, evaluating, fingerprint, unwrap
+from unisat.modules import GradientCheckpointingLayer, bit_sum, drops, evaluating, fingerprint, unwrap
 
 
 def test_what_is_inside_the_wrappers():
     inner, compiled = nn.Linear(2, 2), partial(torch.compile, backend="eager")
     for wrapped in (inner, nn.DataParallel(inner), compiled(inner), compiled(nn.DataParallel(inner))):
         assert unwrap(wrapped) is inner
+
+
+def test_a_layer_is_dropped_as_often_as_asked_for():
+    generator = torch.Generator().manual_seed(0)
+    share = sum(drops(0.3, generator) for _ in range(2000)) / 2000
+    assert share == pytest.approx(0.3, abs=0.04)
+    # on the CPU the draws after it do not depend on the probability
+    after = []
+    for probability in (0.0, 0.5):
+        generator.manual_seed(0)
+        drops(probability, generator)
+        after.append(torch.rand((), generator=generator))
+    assert after[0] == after[1] == torch.rand(2, generator=generator.manual_seed(0))[1]
+    # a generator elsewhere would have to be read: this one cannot be
+    elsewhere = SimpleNamespace(device=torch.device("cuda"))
+    assert not drops(0.0, elsewhere)
+    with pytest.raises((TypeError, RuntimeError, AssertionError)):
+        drops(0.5, elsewhere)
 
 
 def test_each_module_gets_its_own_mode_back():

@@ -16,10 +16,13 @@ from unisat.clusters import Clusters, fit
 from unisat.training import targets as module
 from unisat.training.targets import (
     HiddenFeatures,
+    MeanOff,
     MfccFeatures,
+    Reader,
     Targets,
     align,
     bounded_sample,
+    featured,
     make_targets,
     write_targets,
 )
@@ -272,3 +275,110 @@ def test_hidden_features_of_a_model_in_training_are_of_one_in_evaluation():
     modes = [module.training for module in model.modules()]
     assert torch.equal(expected, features(wave))
     assert [module.training for module in model.modules()] == modes
+
+
+# targets without the voice
+
+
+class Drawn:
+    """Random numbers, others for each recording."""
+
+    def __call__(self, waveform):
+        draw = torch.Generator().manual_seed(len(waveform))
+        return (
+            torch.randn(len(waveform) // 320, 3, generator=draw) * torch.tensor([1.0, 5.0, 0.2]) + len(waveform) / 9000
+        )
+
+    def describe(self):
+        return {"features": "drawn"}
+
+
+def by_hand(parts, names, over, variance_one):
+    """The same in plain numpy: a loop over recordings, features and frames."""
+    found = []
+    for part, name in zip(parts, names, strict=True):
+        heard = [part] if over == "utterance" else [p for p, n in zip(parts, names, strict=True) if n == name]
+        out = np.empty(part.shape)
+        for feature in range(part.shape[1]):
+            values = [float(row[feature]) for recording in heard for row in recording]
+            mean = sum(values) / len(values)
+            deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
+            for frame in range(len(part)):
+                out[frame, feature] = (part[frame, feature] - mean) / (deviation if variance_one else 1)
+        found.append(out)
+    return found
+
+
+@pytest.mark.parametrize("variance_one", [False, True])
+@pytest.mark.parametrize("over", ["utterance", "speaker"])
+def test_mean_off_is_that_of_a_plain_loop(corpus, over, variance_one):
+    corpus.table["speaker"] = ["a", "b", "a", "b"]
+    features = Drawn()
+    parts = [features(us.audio.load(path)) for path in corpus.table["path"]]
+    off = MeanOff.fit(corpus, features, over, variance_one)
+    expected = by_hand([part.double().numpy() for part in parts], ["a", "b", "a", "b"], over, variance_one)
+    before = [part.clone() for part in parts]
+    for part, name, numbers in zip(parts, "abab", expected, strict=True):
+        np.testing.assert_allclose(off(part, name).numpy(), numbers, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(parts, before, strict=True))
+    assert off.describe() == {"mean_off": over, "variance_one": variance_one}
+
+
+def test_mean_off_without_anything_to_take_off(corpus):
+    part = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    assert MeanOff()(part) is part
+    assert MeanOff().describe() == {}
+    assert MeanOff("utterance", True)(torch.zeros(0, 3)).shape == (0, 3)
+    assert MeanOff("utterance", True)(torch.ones(4, 3)).tolist() == [[0.0] * 3] * 4  # a constant has no deviation
+    # whose speaker nobody knows is taken as a speaker of that recording
+    corpus.table["speaker"] = ["a", None, "a", "b"]
+    off = MeanOff.fit(corpus, Loudness(), "speaker")
+    assert set(off.speakers) == {"a", "b"}
+    torch.testing.assert_close(off(part, None), part - part.mean(0))
+    with pytest.raises(ValueError, match="mean_off='file' must be"):
+        MeanOff.fit(corpus, Loudness(), "file")
+
+
+def test_targets_say_what_was_taken_off(corpus, tmp_path):
+    plain = make_targets(corpus, Loudness(), tmp_path / "a", clusters=3, sample_seconds=99, seed=0)
+    off = MeanOff("utterance")
+    made = make_targets(corpus, Loudness(), tmp_path / "b", clusters=3, sample_seconds=99, seed=0, mean_off=off)
+    assert "mean_off" not in plain.description
+    assert (made.description["mean_off"], made.description["variance_one"]) == ("utterance", False)
+    # a recording that is louder all along has other clusters, and the same ones without its mean
+    louder = corpus.table["path"].iloc[1]
+    wave, _ = soundfile.read(louder)
+    soundfile.write(louder, wave + 0.4, 16_000, subtype="FLOAT")
+    again = write_targets(corpus, Loudness(), made.clusters, tmp_path / "c", mean_off=off)
+    assert again["u1"].tolist() == made["u1"].tolist()
+    assert plain.clusters.assign(Loudness()(us.audio.load(louder))).tolist() != plain["u1"].tolist()
+
+
+def test_lloyd_makes_targets_too(corpus, tmp_path):
+    made = make_targets(corpus, Loudness(), tmp_path, clusters=5, sample_seconds=99, seed=0, device="cpu")
+    order = made.clusters.centroids.flatten().argsort().argsort()
+    for index in range(4):
+        found = order[made[f"u{index}"]].tolist()
+        assert found == levels(index, len(found)).tolist()
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_many_at_once_are_each_alone(corpus, norm, monkeypatch):
+    model = us.UniSpeechSatModel(small_config(feat_extract_norm=norm)).eval()
+    features = HiddenFeatures(shuffled(model, 0), 2, chunk_seconds=1.0)
+    draw = torch.Generator().manual_seed(0)
+    lengths = (16_000, 400, 9_000, 30_000, 100, 15_990, 148)
+    waves = [torch.randn(samples, generator=draw) for samples in lengths]
+    monkeypatch.setattr(module, "BATCH_SECONDS", 1.2)
+    for alone, together in zip(map(features, waves), features.many(waves), strict=True):
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+    # and in that way through a corpus, in its order
+    assert not features.batched
+    expected = [(row, samples, part) for row, samples, part in featured(Reader(corpus), features, [3, 0, 2])]
+    monkeypatch.setattr(HiddenFeatures, "batched", True)
+    monkeypatch.setattr(module, "GROUP", 2)
+    found = list(featured(Reader(corpus), features, [3, 0, 2]))
+    assert [row for row, _, _ in found] == [3, 0, 2]
+    for (_, samples, part), (_, others, same) in zip(found, expected, strict=True):
+        assert samples == others
+        torch.testing.assert_close(part, same, rtol=1e-4, atol=1e-4)

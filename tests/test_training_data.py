@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import unisat as us
 from unisat.corpus import Corpus
 from unisat.training.data import MisalignedTargetsError, SoundCache, TrainingData, manifest, plan, read_crop, union
+from unisat.training.resident import ResidentData
 
 HOP, FIELD = 64, 148  # of small_config
 
@@ -467,3 +468,121 @@ def test_a_real_corpus(recorded):
     assert len(set(batch.speakers)) == len(batch) == 10
     assert batch.input_values.shape == (10, 48_000)
     assert (ROOT / "recipes").is_dir()
+
+
+# who is heard, and how often
+
+
+def test_manifests_keep_and_leave_out_speakers(speech, tmp_path):
+    (tmp_path / "some.csv").write_text("speaker,note\ns1,x\ns3,y\n")
+    (tmp_path / "nobody.csv").write_text("speaker\ns9\n")
+    (tmp_path / "wrong.csv").write_text("name\ns1\n")
+    for source in (speech / "table.csv", speech / "table.parquet"):
+        assert {*manifest(source, without=[tmp_path / "some.csv"]).table["speaker"]} == {"s0", "s2"}
+        assert {*manifest(source, within=[tmp_path / "some.csv"]).table["speaker"]} == {"s1", "s3"}
+    both = dict(within=[tmp_path / "some.csv"], where={"split": "b"}, speaker="s3")
+    assert {*manifest(speech / "table.csv", **both).table["speaker"]} == {"s3"}
+    assert len(manifest("builtin", without=[tmp_path / "some.csv"])) == 288
+    with pytest.raises(ValueError, match="no speaker is listed"):
+        manifest(speech / "table.csv", within=[tmp_path / "nobody.csv"])
+    with pytest.raises(ValueError, match="needs a column speaker"):
+        manifest(speech / "table.csv", without=[tmp_path / "wrong.csv"])
+
+
+def seconds_of(data, epochs, key):
+    """Audio heard of each value of a column."""
+    heard = {}
+    for step in range(epochs * data.batches_per_epoch):
+        for row in data.rows(step):
+            name = data.table[key].iloc[row] if key != "source" else data.table["id"].iloc[row].split("/")[0]
+            heard[name] = heard.get(name, 0.0) + data.crops[row] / 16_000
+    return heard
+
+
+def test_sources_are_heard_as_often_as_they_weigh(speech):
+    corpus = union({"a": manifest(speech / "table.csv", split="a"), "b": manifest(speech / "table.csv", split="b")})
+    labels = counting(corpus)
+    options = dict(crop_seconds=1.0, batch_seconds=4.0, grid_seconds=0.5)
+    data = TrainingData(corpus, labels, small_config(), **options, weights={"a": 3.0, "b": 1.0})
+    heard = seconds_of(data, 60, "source")
+    assert heard["a"] / heard["b"] == pytest.approx(3, rel=0.1)
+    # inside a source, every second is as likely as another
+    of_a = seconds_of(data, 60, "id")
+    ratio = of_a["a/10"] / of_a["a/00"]
+    assert ratio == pytest.approx(data.seconds[5] / data.seconds[0], rel=0.15)
+    even = TrainingData(corpus, labels, small_config(), **options, weights={"a": 1, "b": 1}, speaker_power=0.0)
+    speakers = seconds_of(even, 60, "speaker")
+    assert max(speakers.values()) / min(speakers.values()) < 1.15
+    with pytest.raises(ValueError, match=r"no weight for the source\(s\) \['b'\]"):
+        TrainingData(corpus, labels, small_config(), **options, weights={"a": 1})
+
+
+def test_weights_are_a_function_of_seed_and_step(speech):
+    corpus = union({"a": manifest(speech / "table.csv")})
+    make = dict(crop_seconds=1.0, batch_seconds=3.0, weights={"a": 1.0}, speaker_power=0.5)
+    one, two = (TrainingData(corpus, counting(corpus), small_config(), **make) for _ in range(2))
+    steps = range(5 * one.batches_per_epoch)
+    expected = [one.rows(step) for step in steps]
+    assert [two.rows(step) for step in reversed(steps)] == expected[::-1]
+
+
+@given(st.lists(st.floats(1.0, 9.0), min_size=8, max_size=60), st.sampled_from([0.5, 1.0]), st.integers(0, 2**31 - 1))
+def test_on_a_grid_nothing_is_padded(seconds, grid, seed):
+    seconds = np.array(seconds)
+    made = plan(
+        seconds,
+        list(range(len(seconds))),
+        crop_seconds=4.0,
+        batch_seconds=8.0,
+        grid_seconds=grid,
+        draw=np.random.default_rng(seed),
+    )
+    lengths = np.floor(np.minimum(seconds, 4.0) / grid + 1e-6) * grid
+    sizes = {}
+    for batch in made:
+        assert len({lengths[row] for row in batch}) == 1
+        assert len(batch) == len({*batch}) >= 2
+        sizes.setdefault(lengths[batch[0]], []).append(len(batch))
+    for length, counts in sizes.items():
+        assert len({*counts}) == 1
+        assert counts[0] == max(2, int(8.0 / length)) or len(counts) == 1
+    left_out = len(seconds) - sum(map(len, made))
+    assert left_out <= sum(max(2, int(8.0 / length)) for length in np.unique(lengths))
+
+
+# data on the device
+
+
+@pytest.mark.parametrize("grid", [0.0, 0.5])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_data_on_the_device_are_the_same(speech, grid, normalize):
+    options = dict(grid_seconds=grid, do_normalize=normalize, seed=3)
+    corpus = manifest(speech / "table.csv")
+    read = made(speech, **options)
+    kept = ResidentData(
+        corpus, counting(corpus), small_config(), crop_seconds=1.2, batch_seconds=4.0, device="cpu", **options
+    )
+    assert kept.batches_per_epoch == read.batches_per_epoch
+    for step, batch in zip(range(2 * read.batches_per_epoch), kept.iterate(0), strict=False):
+        expected = read[step]
+        assert (batch.ids, batch.speakers) == (expected.ids, expected.speakers)
+        assert torch.equal(batch.targets, expected.targets)
+        assert torch.equal(batch.starts, expected.starts)
+        assert batch.seconds == pytest.approx(expected.seconds)
+        # ramps of 0.02 a second are coarse in 16 bits
+        close = dict(rtol=0, atol=2e-2 if normalize else 1.6e-5)
+        torch.testing.assert_close(batch.input_values, expected.input_values, **close)
+        if grid:
+            assert batch.attention_mask is None
+            assert expected.attention_mask.all()
+        else:
+            mask = torch.ones_like(expected.attention_mask) if batch.attention_mask is None else batch.attention_mask
+            assert torch.equal(mask, expected.attention_mask)
+
+
+def test_data_on_the_device_refuse_labels_of_other_audio(speech):
+    corpus = manifest(speech / "table.csv")
+    labels = counting(corpus)
+    labels["03"] = labels["03"][:-5]
+    with pytest.raises(MisalignedTargetsError, match="'03' has .* labels for"):
+        ResidentData(corpus, labels, small_config(), crop_seconds=1.2, batch_seconds=4.0, device="cpu")

@@ -439,3 +439,92 @@ def test_tensorboard(speech, tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     logged = [event.value for event in events.Scalars("train/loss")]
     assert logged == pytest.approx([float(row["loss"]) for row in trace(tmp_path)])
+
+
+# other iterations, schedules, channels
+
+
+def test_an_iteration_begins_with_an_earlier_model(speech, whole, tmp_path):
+    changes = dict(init=str(whole / "model"), targets__clusters=7, optimizer__steps=1, optimizer__warmup_steps=0)
+    trainer = loop.Trainer(made(speech, tmp_path, **changes), progress=False)
+    fresh = us.UniSpeechSatForPreTraining
+    torch.manual_seed(0)
+    drawn = fresh(trainer.config).state_dict()
+    earlier = fresh.from_pretrained(whole / "model").state_dict()
+    for name, weight in trainer.model.state_dict().items():
+        anew = name.startswith(("label_embeddings_concat", "project_hid."))
+        assert torch.equal(weight, drawn[name] if anew else earlier[name]), name
+    trainer.run()
+    # a run that goes on does not begin again
+    assert loop.Trainer(made(speech, tmp_path, **changes), progress=False).step == 1
+    with pytest.raises(ValueError, match=r"of another shape .* weights differ, layer_norm_for_extract.bias"):
+        loop.Trainer(made(speech, tmp_path / "b", **{**changes, "model__hidden_size": 8}), progress=False)
+
+
+def test_terms_come_and_go_as_scheduled(speech, tmp_path):
+    plan = made(
+        speech, tmp_path, optimizer__steps=100, schedule={"unmasked_fade": [0.1, 0.3], "contrastive_ramp": [0, 0.5]}
+    )
+    assert loop.term_scales(0, plan) == {"content_unmasked": 1.0, "contrastive": 0.0, "diversity": 0.0}
+    assert loop.term_scales(20, plan) == pytest.approx({"content_unmasked": 0.5, "contrastive": 0.4, "diversity": 0.4})
+    assert loop.term_scales(60, plan) == {"content_unmasked": 0.0, "contrastive": 1.0, "diversity": 1.0}
+    assert loop.term_scales(60, made(speech, tmp_path)) == {}
+    switched = made(speech, tmp_path, optimizer__steps=10, schedule={"contrastive_ramp": [0.5, 0.5]})
+    assert [loop.term_scales(step, switched)["contrastive"] for step in (0, 4, 5, 9)] == [0, 0, 1, 1]
+
+
+def test_a_schedule_moves_the_loss_and_not_what_is_saved(speech, tmp_path):
+    changes = dict(
+        model__unmasked_loss_weight=0.5, schedule={"unmasked_fade": [0.25, 0.5], "contrastive_ramp": [0.25, 0.5]}
+    )
+    saved = run(speech, tmp_path, **changes)
+    assert us.UniSpeechSatConfig.from_pretrained(saved).unmasked_loss_weight == 0.5
+    rows = trace(tmp_path)
+    # unmasked frames count while their term has a weight
+    counted = [float(row["frames"]) for row in rows]
+    assert min(counted[:3]) > max(counted[4:])
+    # a term whose weight is 0 for now has its column, and moves nothing
+    trainer = loop.Trainer(made(speech, tmp_path / "b", **changes, model__mixing_prob=0.0), progress=False)
+    batches = trainer.train.iterate()
+    first = trainer.take_step(batches)
+    assert list(first) == list(trainer.take_step(batches))
+    assert first["contrastive"] > 0
+    assert trainer.model.speaker_proj.weight.grad.abs().max() == 0
+    trainer.step = 6
+    trainer.take_step(batches)
+    assert trainer.model.speaker_proj.weight.grad.abs().max() > 0
+
+
+def test_channels_change_what_is_heard_and_not_what_is_validated(speech, whole, tmp_path):
+    run(speech, tmp_path, augment={"clean_prob": 0.0, "noise_prob": 1.0, "change_prob": 1.0})
+    ours, theirs = trace(tmp_path), trace(whole)
+    assert ours[0]["loss"] != theirs[0]["loss"]
+    assert ours[0]["audio_seconds"] == theirs[0]["audio_seconds"]
+    run(speech, tmp_path / "again", augment={"clean_prob": 0.0, "noise_prob": 1.0, "change_prob": 1.0})
+    assert trace(tmp_path / "again") == ours
+
+
+def test_a_run_on_kept_data_goes_on_exactly(speech, tmp_path):
+    changes = dict(data__on_device=True, data__grid_seconds=0.5, data__weights={"noise": 1.0}, data__speaker_power=0.5)
+    run(speech, tmp_path / "whole", **changes)
+    half = loop.Trainer(made(speech, tmp_path / "half", **changes), progress=False)
+    half.recipe.optimizer.steps = 8
+    batches = half.train.iterate()
+    while half.step < 4:
+        row = half.take_step(batches)
+        half.step += 1
+        half.log.add(half.step, row, write=True)
+    half.validate()
+    half.log.validation(4, half.validate())
+    half.save()
+    run(speech, tmp_path / "half", **changes)
+    assert trace(tmp_path / "half") == trace(tmp_path / "whole")
+
+
+def test_layers_are_compiled_where_that_is_asked_for(speech, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(
+        "torch.nn.Module.compile", lambda self, **options: compiled.append((type(self).__name__, options))
+    )
+    loop.Trainer(made(speech, tmp_path, run__compile=True), progress=False)
+    assert compiled == [("EncoderLayer", {"dynamic": True})] * 2

@@ -41,9 +41,10 @@ class Clusters:
             raise ValueError(
                 f"features of width {features.shape[1]} cannot be compared with centroids of {self.centroids.shape[1]}."
             )
-        squares = self.centroids.square().sum(1)
+        centroids = self.centroids.to(features.device)
+        squares = centroids.square().sum(1)
         # |x|² is the same for all centroids
-        nearest = [(squares - 2 * part @ self.centroids.T).argmin(1) for part in features.float().split(block)]
+        nearest = [(squares - 2 * part @ centroids.T).argmin(1) for part in features.float().split(block)]
         return torch.cat(nearest) if nearest else torch.zeros(0, dtype=torch.long)
 
     def save(self, folder: str | Path) -> None:
@@ -88,6 +89,45 @@ def fit(sample: Float[Tensor, "frames dim"], clusters: int, seed: int = 0) -> Cl
     found = Clusters(torch.from_numpy(np.asarray(means.cluster_centers_, dtype=np.float32)), 0.0)
     distances = (sample - found.centroids[found.assign(sample)]).square().sum(1).mean()
     return Clusters(found.centroids, float(distances))
+
+
+TRIES = 6
+"""Frames that `lloyd` draws for each centroid."""
+
+
+def lloyd(sample: Float[Tensor, "frames dim"], clusters: int, seed: int = 0, *, rounds: int = 50) -> Clusters:
+    """Fit k-means on all of a sample at once, on the sample's device; a GPU takes seconds.
+
+    k-means++ draws the first centroids: each is the best of `TRIES` frames, which are drawn with a probability in
+    proportion to their squared distance to the earlier centroids. Then centroids move to the means of their frames,
+    ``rounds`` times. A centroid without frames stays where it is.
+
+    Raises
+    ------
+    ValueError
+        If the sample has fewer frames than there are clusters.
+    """
+    if len(sample) < clusters:
+        raise ValueError(
+            f"{len(sample)} frames cannot make {clusters} clusters; take a larger sample or fewer clusters."
+        )
+    turns = torch.rand(clusters, TRIES, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    centroids = sample[int(turns[0, 0] * len(sample))][None].float()
+    distance = (sample - centroids).square().sum(1)
+    for turn in turns[1:].to(sample.device, distance.dtype):
+        total = distance.cumsum(0)
+        chosen = sample[torch.searchsorted(total, total[-1] * turn).clamp(max=len(sample) - 1)].float()
+        left = torch.stack([torch.minimum(distance, (sample - one).square().sum(1)) for one in chosen])
+        best = left.sum(1).argmin()
+        centroids, distance = torch.cat([centroids, chosen[best][None]]), left[best]
+    for _ in range(rounds):
+        nearest = Clusters(centroids, 0.0).assign(sample, block=2**16)
+        count = torch.bincount(nearest, minlength=clusters)[:, None]
+        sums = torch.zeros_like(centroids).index_add_(0, nearest, sample.float())
+        centroids = torch.where(count > 0, sums / count.clamp(min=1), centroids)
+    found = Clusters(centroids, 0.0)
+    inertia = float((sample - centroids[found.assign(sample, block=2**16)]).square().sum(1).mean())
+    return Clusters(centroids.cpu(), inertia)
 
 
 def entropy(count: Num[np.ndarray, "*shape"]) -> float:

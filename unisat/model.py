@@ -30,7 +30,7 @@ from unisat.frames import conv_length, stack_length, valid_positions
 from unisat.group_norm import MaskedGroupNorm
 from unisat.inputs import check_mask, check_waveforms
 from unisat.masking import SpecAugment
-from unisat.modules import GradientCheckpointingLayer
+from unisat.modules import GradientCheckpointingLayer, drops
 from unisat.outputs import Wav2Vec2BaseModelOutput
 from unisat.pretrained import UniSpeechSatPreTrainedModel
 from unisat.shortcuts import sooner
@@ -257,7 +257,7 @@ class Encoder(nn.Module):
         for layer in self.layers:
             hidden_states += [hidden] if output_hidden_states else []
             # nothing is drawn in evaluation; a layer that is dropped passes its input on
-            dropped = self.training and torch.rand((), generator=generator).item() < self.config.layerdrop
+            dropped = self.training and drops(self.config.layerdrop, generator)
             hidden, pattern = (hidden, None) if dropped else layer(hidden, valid, output_attentions)
             patterns.append(pattern)
         hidden = self.layer_norm(hidden) if norm_first else hidden

@@ -1,4 +1,4 @@
-"""Tools for any torch module: its wrappers, its mode, its memory, and a fingerprint of its weights."""
+"""Tools for any torch module: its wrappers, its mode, its memory, LayerDrop, and a fingerprint of its weights."""
 
 from __future__ import annotations
 
@@ -43,6 +43,17 @@ class GradientCheckpointingLayer(nn.Module):
         if self.gradient_checkpointing and self.training:
             return checkpoint(super().__call__, *args, use_reentrant=False)
         return super().__call__(*args)
+
+
+def drops(probability: float, generator: torch.Generator | None = None) -> bool:
+    """Draw whether a layer is dropped.
+
+    The draw is read at once, and a GPU would be waited for. So a generator on a GPU draws only where the probability
+    is above 0; one on the CPU always draws, and what is drawn after it does not depend on the probability.
+    """
+    device = torch.device("cpu") if generator is None else generator.device
+    drawn = device.type == "cpu" or probability > 0
+    return drawn and torch.rand((), generator=generator, device=device).item() < probability
 
 
 def bit_sum(weight: Tensor) -> int:

@@ -57,6 +57,7 @@ class UniSpeechSatForPreTraining(HeadModel):
         self.layer_norm_for_extract = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         # a post-LN model does not use this norm, so it gets no gradient
         self.layer_norm_for_extract.requires_grad_(config.do_stable_layer_norm)
+        self.term_scales: dict[str, float] = {}  # factors of the weights of terms; a schedule of training moves them
         self.init_weights()
 
     def reset_parameters(self) -> None:
@@ -187,7 +188,7 @@ class UniSpeechSatForPreTraining(HeadModel):
                 "no frame is masked, so there is nothing to predict; pass mask_time_indices (unisat.masking.span_mask "
                 "draws one), or train (model.train()) with config.mask_time_prob above 0 and clips longer than a span."
             )
-        weights = loss_weights(config)
+        weights = {name: self.term_scales.get(name, 1.0) * weight for name, weight in loss_weights(config).items()}
         terms: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
         frames: dict[str, int] = {}
@@ -200,7 +201,9 @@ class UniSpeechSatForPreTraining(HeadModel):
             if weights[term]:
                 frames[term] = int((expected != -100).sum())
         utterances, instances = masked.nonzero()[:, 0], None
-        if weights["contrastive"]:
+        if (
+            config.contrastive_loss_weight
+        ):  # also where a schedule holds the term at 0, since the log has a column for it
             terms["contrastive"], report, instances = self._contrast(output, utterances, generator)
             metrics |= report
         if config.diversity_loss == "perplexity":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -37,7 +37,14 @@ EXACT = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 """Codings of samples (soundfile's subtypes, also of FLAC) in which a jump ends exactly on the sample."""
 
 
-def manifest(source: str | Path, **where: Any) -> Corpus:
+def manifest(
+    source: str | Path,
+    *,
+    without: Sequence[str | Path] = (),
+    within: Sequence[str | Path] = (),
+    where: Mapping[str, Any] | None = None,
+    **columns: Any,
+) -> Corpus:
     """Open speech for training, without reading any sound.
 
     Parameters
@@ -45,7 +52,11 @@ def manifest(source: str | Path, **where: Any) -> Corpus:
     source
         ``"builtin"``; a folder (see `unisat.corpus.folder`); or a table, CSV or Parquet, with a column ``path``
         (relative to the table's folder) and, if known, ``id``, ``speaker``, ``seconds`` and others.
+    without, within
+        Tables (CSV) with a column ``speaker``: the speakers in them are left out, or no others are kept.
     where
+        Values of columns, for those whose name means something else here: ``where={"source": "VCTK"}``.
+    columns
         Values of columns, ``split="train"``: only such rows are kept.
 
     Raises
@@ -54,18 +65,37 @@ def manifest(source: str | Path, **where: Any) -> Corpus:
         If the table has no ``path``, no row fits, or more than 5 % of the files cannot be read. Fewer unreadable files
         are left out with a warning and listed in the corpus's ``report``.
     """
+    columns = {**(where or {}), **columns}
+    lists = [(file, True) for file in within] + [(file, False) for file in without]
+
+    def kept(found: Corpus) -> Corpus:
+        found = found.where(**columns) if columns else found
+        for file, wanted in lists:
+            found = _spoken_by(found, Path(file), wanted)
+        return found
+
     if source == "builtin":
-        found = corpus.builtin()
-    elif Path(source).is_dir():
-        found = corpus.folder(source)
-        unreadable = dict(found.report.itertuples(index=False, name=None))
-        too_many(unreadable, len(found) + len(unreadable))
-    else:
-        return _table(Path(source), where)
-    return found.where(**where) if where else found
+        return kept(corpus.builtin())
+    if not Path(source).is_dir():
+        return _table(Path(source), kept)
+    found = corpus.folder(source)
+    unreadable = dict(found.report.itertuples(index=False, name=None))
+    too_many(unreadable, len(found) + len(unreadable))
+    return kept(found)
 
 
-def _table(file: Path, where: Mapping[str, Any]) -> Corpus:
+def _spoken_by(found: Corpus, file: Path, wanted: bool) -> Corpus:
+    """Keep what the speakers listed in a table say, or what all others say."""
+    listed = pd.read_csv(file, dtype=str)
+    if "speaker" not in listed:
+        raise ValueError(f"{file} needs a column speaker: it lists whom to keep or leave out; it has {list(listed)}.")
+    table = found.table[found.table["speaker"].isin(listed["speaker"]) == wanted]
+    if table.empty:
+        raise ValueError(f"no utterance is left: {'no' if wanted else 'every'} speaker is listed in {file}.")
+    return Corpus(table, dict(found.report.itertuples(index=False, name=None)))
+
+
+def _table(file: Path, kept: Callable[[Corpus], Corpus]) -> Corpus:
     if not file.exists():
         raise FileNotFoundError(f"there is no manifest {file}; expected a .csv or .parquet table, or a folder.")
     if file.suffix == ".parquet":
@@ -87,7 +117,7 @@ def _table(file: Path, where: Mapping[str, Any]) -> Corpus:
         table["id"] = [Path(path).with_suffix("").as_posix() for path in table["path"]]
     table["path"] = [str((file.parent / path).resolve()) for path in table["path"]]
     # files of rows that are not asked for need not exist
-    table = Corpus(table).where(**where).table if where else table
+    table = kept(Corpus(table)).table
     unreadable: dict[str, str] = {}
     known = table["seconds"].to_dict() if "seconds" in table else {}
     seconds = []
@@ -181,7 +211,7 @@ class TrainingBatch:
     Attributes
     ----------
     input_values, attention_mask : (batch, samples)
-        Crops, each normalised by itself and followed by zeros; 1 on samples, 0 on padding.
+        Crops, each normalised by itself and followed by zeros; 1 on samples, 0 on padding. No mask means no padding.
     targets : (batch, frames)
         The cluster of each frame, -100 on padding.
     starts : (batch,)
@@ -191,7 +221,7 @@ class TrainingBatch:
     """
 
     input_values: Float[Tensor, "batch samples"]
-    attention_mask: Int[Tensor, "batch samples"]
+    attention_mask: Int[Tensor, "batch samples"] | None
     targets: Int[Tensor, "batch frames"]
     starts: Int[Tensor, " batch"]
     ids: tuple[str, ...]
@@ -199,8 +229,20 @@ class TrainingBatch:
 
     def to(self, device: torch.device | str) -> TrainingBatch:
         """Move the tensors."""
-        names = ["input_values", "attention_mask", "targets", "starts"]
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        mask = self.attention_mask
+        return replace(
+            self,
+            input_values=self.input_values.to(device),
+            attention_mask=None if mask is None else mask.to(device),
+            targets=self.targets.to(device),
+            starts=self.starts.to(device),
+        )
+
+    @property
+    def seconds(self) -> float:
+        """Audio in the batch, padding not counted."""
+        samples = self.input_values.numel() if self.attention_mask is None else int(self.attention_mask.sum())
+        return samples / SAMPLE_RATE
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -213,6 +255,7 @@ def plan(
     crop_seconds: float,
     batch_seconds: float,
     draw: np.random.Generator,
+    grid_seconds: float = 0.0,
 ) -> list[list[int]]:
     """Deal utterances into batches of like lengths and unlike speakers, in random order.
 
@@ -220,16 +263,28 @@ def plan(
     Inside a bucket the speakers take turns. So two utterances of one speaker, which the contrastive loss would push
     apart, are in one batch only where the bucket holds more utterances of that speaker than batches.
 
+    With ``grid_seconds`` all crops of a batch have the same length (see `cropped`). Batches of one length have the same
+    size, except where there is only one batch. Utterances that fill no batch are left out of this epoch.
+
     Returns
     -------
     list of lists of int
         Rows; at least two in a batch, ``rows × the longest ≤ batch_seconds``.
     """
-    lengths = np.minimum(seconds, crop_seconds)
+    lengths = cropped(seconds, crop_seconds, grid_seconds)
+    batches: list[list[int]] = []
+    if grid_seconds:
+        for length in np.unique(lengths):
+            rows = draw.permutation(np.flatnonzero(lengths == length))
+            size = max(2, int(batch_seconds / length + 1e-9))
+            for start in range(0, len(rows), 8 * size):
+                bucket = rows[start : start + 8 * size].tolist()
+                if start == 0 or len(bucket) >= size:
+                    batches += _deal(bucket, speakers, size, draw, whole=True)
+        return [batches[place] for place in draw.permutation(len(batches))]
     order = np.lexsort((draw.random(len(lengths)), lengths))
     # how many utterances of each length fit into a batch; the longest of a bucket decides for all of it
     sizes = np.maximum(2, (batch_seconds / lengths[order] + 1e-9).astype(int))
-    batches: list[list[int]] = []
     start = 0
     while start < len(order):
         window = sizes[start : start + 8 * sizes[start]]
@@ -241,13 +296,26 @@ def plan(
     return [batches[place] for place in shuffled]
 
 
-def _deal(bucket: list[int], speakers: Sequence[Any], size: int, draw: np.random.Generator) -> list[list[int]]:
-    """Spread a bucket over batches of at most ``size``, each speaker's utterances over as many batches as possible."""
+def cropped(seconds: np.ndarray, crop_seconds: float, grid_seconds: float = 0.0) -> np.ndarray:
+    """Give the lengths of utterances after cropping; with a grid, the largest multiple of it that fits."""
+    lengths = np.minimum(seconds, crop_seconds)
+    return np.floor(lengths / grid_seconds + 1e-6) * grid_seconds if grid_seconds else lengths
+
+
+def _deal(
+    bucket: list[int], speakers: Sequence[Any], size: int, draw: np.random.Generator, *, whole: bool = False
+) -> list[list[int]]:
+    """Spread a bucket over batches of at most ``size``, each speaker's utterances over as many batches as possible.
+
+    With ``whole``, utterances that do not fill a batch are left out, if the bucket has another batch.
+    """
     if len(bucket) < 2:
         return []
-    count = min(-(-len(bucket) // size), len(bucket) // 2)
+    count = max(1, len(bucket) // size) if whole else min(-(-len(bucket) // size), len(bucket) // 2)
     by_speaker: dict[Any, list[int]] = {}
-    for row in [bucket[place] for place in draw.permutation(len(bucket))]:
+    mixed = [bucket[place] for place in draw.permutation(len(bucket))]
+    # utterances are left out at random, so that no speaker is left out more often than others
+    for row in mixed[: count * size] if whole else mixed:
         by_speaker.setdefault(speakers[row], []).append(row)
     # one speaker after the other, dealt around like cards
     cards = [row for group in by_speaker.values() for row in group][: count * size]
@@ -269,6 +337,8 @@ class TrainingData:
         Seed of batches and crops.
     processes, rank : int
         How many processes share the data, and which of them this is; each takes batches of its own.
+    weights, speaker_power, grid_seconds
+        See `unisat.training.recipe.Data`. The source of an utterance is the part of its id before the first ``/``.
     """
 
     def __init__(
@@ -285,6 +355,9 @@ class TrainingData:
         seed: int = 0,
         processes: int = 1,
         rank: int = 0,
+        weights: Mapping[str, float] | None = None,
+        speaker_power: float = 1.0,
+        grid_seconds: float = 0.0,
     ) -> None:
         self.hop, self.receptive_field = config.inputs_to_logits_ratio, config.receptive_field
         crop = round(crop_seconds * SAMPLE_RATE) // self.hop * self.hop  # 2.01 * 16000 is a little less than 32160
@@ -294,18 +367,17 @@ class TrainingData:
                 "contrastive loss compares utterances."
             )
         shortest = max(min_seconds, self.receptive_field / SAMPLE_RATE)
-        table, self.left_out = _usable(corpus, targets, shortest)
-        if len(table) < 2 * processes:
-            raise ValueError(
-                f"{len(table)} of {len(corpus)} utterances last {shortest:g} s and have targets; {2 * processes} are "
-                "needed, two for each process."
-            )
+        table, self.left_out = _usable(corpus, targets, shortest, 2 * processes)
         _warn_of_one_voice(table["speaker"])
         # an utterance without a speaker counts as a speaker of its own
         self.speakers = [None if pd.isna(name) else str(name) for name in table["speaker"]]
         self.turns = [name if name is not None else row for row, name in enumerate(self.speakers)]
         self.table, self.targets, self.crop = table, targets, crop
         self.crop_seconds, self.batch_seconds, self.do_normalize = crop / SAMPLE_RATE, batch_seconds, do_normalize
+        self.seconds, self.grid_seconds = table["seconds"].to_numpy(float), grid_seconds
+        lengths = cropped(self.seconds, self.crop_seconds, grid_seconds) if grid_seconds else self.crop_seconds
+        self.crops = np.broadcast_to(np.rint(lengths * SAMPLE_RATE).astype(int) // self.hop * self.hop, len(table))
+        self.copies = None if not weights else self._copies(weights, speaker_power)
         self.seed, self.processes, self.rank = seed, processes, rank
         self.cache = SoundCache(cache_mb)
         self.unreadable: dict[str, str] = {}
@@ -319,16 +391,40 @@ class TrainingData:
                 f"few for {processes} processes; choose smaller batches or fewer processes."
             )
 
+    def _copies(self, weights: Mapping[str, float], speaker_power: float) -> np.ndarray:
+        """Say how often each utterance is heard in an epoch, which lasts as long as all utterances together."""
+        source = self.table["id"].str.split("/").str[0]
+        if unknown := sorted({*source} - {*weights}):
+            raise ValueError(f"there is no weight for the source(s) {unknown}; weights are {dict(weights)}.")
+        who = pd.Series(self.turns).map(str)
+        spoken = pd.Series(self.seconds).groupby(who).transform("sum")
+        wish = self.seconds * spoken ** (speaker_power - 1)
+        wish *= source.map(weights).astype(float) / wish.groupby(source).transform("sum")
+        lengths = cropped(self.seconds, self.crop_seconds, self.grid_seconds)
+        return (wish / wish.sum() * self.seconds.sum() / lengths).to_numpy()
+
+    def _heard(self, draw: np.random.Generator) -> np.ndarray:
+        """Draw the rows of an epoch: the expected number of each is rounded up or down by chance."""
+        if self.copies is None:
+            return np.arange(len(self.table))
+        # one after the other along their length, so that epochs hold about the same lengths
+        order = np.lexsort((draw.random(len(self.copies)), self.seconds))
+        total = np.concatenate([[0.0], np.cumsum(self.copies[order])])
+        return np.repeat(order, np.diff(np.floor(total + draw.random())).astype(int))
+
     def _plan(self, epoch: int) -> list[list[int]]:
         if epoch not in self._plans:
+            draw = np.random.default_rng([self.seed, 0, epoch])
+            heard = self._heard(draw)
             batches = plan(
-                self.table["seconds"].to_numpy(float),
-                self.turns,
+                self.seconds[heard],
+                [self.turns[row] for row in heard],
                 crop_seconds=self.crop_seconds,
                 batch_seconds=self.batch_seconds,
-                draw=np.random.default_rng([self.seed, 0, epoch]),
+                draw=draw,
+                grid_seconds=self.grid_seconds,
             )
-            self._plans[epoch] = batches
+            self._plans[epoch] = [heard[places].tolist() for places in batches]
             while len(self._plans) > 2:
                 self._plans.popitem(last=False)
         return self._plans[epoch]
@@ -337,7 +433,8 @@ class TrainingData:
         """Say which utterances this process takes at a step, where steps count from 0 through all epochs."""
         epoch, place = divmod(step, self.batches_per_epoch)
         batches = self._plan(epoch)
-        return batches[place * self.processes + self.rank]
+        # with weights an epoch may have some batches more or less than the first
+        return batches[(place * self.processes + self.rank) % len(batches)]
 
     def __getitem__(self, step: int) -> TrainingBatch:
         """Read the batch of a step; files that cannot be read are left out and listed in ``unreadable``.
@@ -355,7 +452,7 @@ class TrainingData:
             entry = self.table.iloc[row]
             first_draw = draw.random()  # also for an unreadable file, so that the crops of the others do not change
             try:
-                parts.append((row, *self._crop(entry, first_draw)))
+                parts.append((row, *self._crop(entry, first_draw, int(self.crops[row]))))
             except (soundfile.LibsndfileError, OSError, ValueError) as error:
                 if isinstance(error, MisalignedTargetsError):
                     raise
@@ -380,12 +477,12 @@ class TrainingData:
             speakers=tuple(self.speakers[row] for row in rows),
         )
 
-    def _crop(self, entry: pd.Series, share: float) -> tuple[int, Tensor, Tensor]:
+    def _crop(self, entry: pd.Series, share: float, crop: int) -> tuple[int, Tensor, Tensor]:
         """Read a crop that begins on a frame: its first sample, waveform and labels."""
         labels = self.targets[entry["id"]]
         samples = round(float(entry["seconds"]) * SAMPLE_RATE)
-        start = int(share * (max(0, samples - self.crop) // self.hop + 1)) * self.hop
-        wave = self.cache.crop(str(entry["path"]), start, self.crop)
+        start = int(share * (max(0, samples - crop) // self.hop + 1)) * self.hop
+        wave = self.cache.crop(str(entry["path"]), start, crop)
         if len(wave) < self.receptive_field:
             raise ValueError(f"{entry['path']} is shorter than its manifest says: {samples} samples.")
         frames, whole = (conv_length(size, self.receptive_field, self.hop) for size in (len(wave), samples))
@@ -444,13 +541,19 @@ class TrainingData:
 
 
 def _usable(
-    corpus: Corpus, targets: Targets | Mapping[str, Tensor], shortest: float
+    corpus: Corpus, targets: Targets | Mapping[str, Tensor], shortest: float, needed: int
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """The utterances that are long enough and have targets, and how many are left out for which reason."""
     long_enough = corpus.table["seconds"].astype(float) >= shortest
     has_targets = corpus.table["id"].isin(list(targets.index.index if isinstance(targets, Targets) else targets))
     left_out = {"too short": int((~long_enough).sum()), "no targets": int((long_enough & ~has_targets).sum())}
-    return corpus.table[long_enough & has_targets].reset_index(drop=True), left_out
+    table = corpus.table[long_enough & has_targets].reset_index(drop=True)
+    if len(table) < needed:
+        raise ValueError(
+            f"{len(table)} of {len(corpus)} utterances last {shortest:g} s and have targets; {needed} are needed, two "
+            "for each process."
+        )
+    return table, left_out
 
 
 def _warn_of_one_voice(speakers: pd.Series) -> None:

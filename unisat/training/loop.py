@@ -14,7 +14,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,16 @@ from tqdm.auto import tqdm
 
 from unisat.corpus import Corpus
 from unisat.files import whole_file, whole_folder
-from unisat.frames import SAMPLE_RATE
 from unisat.masking import time_mask
 from unisat.model import UniSpeechSatModel
 from unisat.outputs import UniSpeechSatForPreTrainingOutput
 from unisat.pretraining import UniSpeechSatForPreTraining
 from unisat.training import checkpoints
+from unisat.training.augment import augment
 from unisat.training.data import TrainingBatch, TrainingData, manifest, union
 from unisat.training.recipe import Recipe, differences, from_dict
-from unisat.training.targets import HiddenFeatures, MfccFeatures, Targets, make_targets
+from unisat.training.resident import ResidentData
+from unisat.training.targets import HiddenFeatures, MeanOff, MfccFeatures, Targets, make_targets
 
 PROGRESS = {
     "loss": "loss",
@@ -68,9 +69,26 @@ def gumbel_temperature(step: int, recipe: Recipe) -> float:
     return max(start * (end / start) ** (step / (0.7 * recipe.optimizer.steps)), end)
 
 
-def draws(seed: int, *place: int) -> torch.Generator:
+def term_scales(step: int, recipe: Recipe) -> dict[str, float]:
+    """Give the factors of the loss's weights at a step, for those that a schedule moves."""
+    share, schedule = step / recipe.optimizer.steps, recipe.schedule
+    scales = {}
+    if schedule.unmasked_fade:
+        scales["content_unmasked"] = 1 - _risen(share, *schedule.unmasked_fade)
+    if schedule.contrastive_ramp:
+        scales["contrastive"] = scales["diversity"] = _risen(share, *schedule.contrastive_ramp)
+    return scales
+
+
+def _risen(share: float, begin: float, end: float) -> float:
+    """Rise linearly from 0 at ``begin`` to 1 at ``end``; stay at 0 before and at 1 after."""
+    return float(share >= end) if begin == end else min(1.0, max(0.0, (share - begin) / (end - begin)))
+
+
+def draws(seed: int, *place: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Give the generator for one place of a run (step, process, …); earlier draws do not matter."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, *place]).generate_state(2, np.uint64)[0]))
+    number = int(np.random.SeedSequence([seed, *place]).generate_state(2, np.uint64)[0])
+    return torch.Generator(device).manual_seed(number)
 
 
 def pretrain(recipe: Recipe, *, fresh: bool = False, progress: bool = True) -> Path:
@@ -129,12 +147,16 @@ class Trainer:
         torch.manual_seed(recipe.seed)  # fresh weights, the same in every process
         self.config = recipe.model_config()
         self.model = UniSpeechSatForPreTraining(self.config)
+        if recipe.init and not self.resumed:
+            begin_with(self.model, recipe.init)
+        self.model.to(self.accelerator.device)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=recipe.optimizer.learning_rate,
             betas=(recipe.optimizer.betas[0], recipe.optimizer.betas[1]),
             eps=recipe.optimizer.eps,
             weight_decay=recipe.optimizer.weight_decay,
+            fused=self.accelerator.device.type == "cuda",
         )
         self.step, self.bad_steps = 0, 0
         self.unlogged: list[dict[str, float]] = []  # rows since the last line of the log
@@ -143,6 +165,9 @@ class Trainer:
         self.targets = self._targets()
         self.train = self._data("train", recipe.data.train, crop_seed=recipe.seed)
         self.valid = self._data("valid", recipe.data.valid, crop_seed=0) if recipe.data.valid else None
+        if recipe.run.compile:
+            for layer in self.model.unispeech_sat.encoder.layers:
+                layer.compile(dynamic=True)
         self.objective = Objective(self.model, recipe.run.precision)
         self.synced, self.optimizer = self.accelerator.prepare(self.objective, self.optimizer)
         self.log = Log(self.out, self.step, tensorboard=recipe.run.tensorboard) if self.rank == 0 else None
@@ -183,6 +208,8 @@ class Trainer:
                     clusters=recipe.clusters,
                     sample_seconds=recipe.sample_seconds,
                     seed=self.recipe.seed,
+                    mean_off=MeanOff.fit(corpus, features, recipe.mean_off, recipe.variance_one),
+                    device=self.accelerator.device if recipe.method == "lloyd" else None,
                 )
         return Targets.load(folder)
 
@@ -190,7 +217,9 @@ class Trainer:
         prefix = "valid-" if split == "valid" else ""
         corpus: Corpus = union({f"{prefix}{name}": manifest(**source) for name, source in sources.items()})
         data = self.recipe.data
-        return TrainingData(
+        options: dict[str, Any] = {"device": self.accelerator.device} if data.on_device else {}
+        options |= {"processes": self.processes, "rank": self.rank, "weights": data.weights} if split == "train" else {}
+        return (ResidentData if data.on_device else TrainingData)(
             corpus,
             self.targets,
             self.config,
@@ -200,8 +229,9 @@ class Trainer:
             do_normalize=data.do_normalize,
             cache_mb=data.cache_mb,
             seed=crop_seed,
-            processes=self.processes if split == "train" else 1,
-            rank=self.rank if split == "train" else 0,
+            speaker_power=data.speaker_power,
+            grid_seconds=data.grid_seconds,
+            **options,
         )
 
     # steps
@@ -241,13 +271,14 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.set_gumbel_temperature(temperature)
+        self.model.term_scales = term_scales(self.step, recipe)
         self.model.train()
         self.optimizer.zero_grad()
         sums: dict[str, float] = defaultdict(float)
         seconds = 0.0
         for micro in range(recipe.run.accumulate):
-            batch = next(batches).to(self.accelerator.device)
-            generator = draws(recipe.seed, self.step, micro, self.rank)
+            batch = self._augmented(next(batches).to(self.accelerator.device), micro)
+            generator = draws(recipe.seed, self.step, micro, self.rank, device=self.accelerator.device)
             torch.manual_seed(draws(recipe.seed, self.step, micro, self.rank, 1).initial_seed())  # dropout
             last = micro == recipe.run.accumulate - 1
             with nullcontext() if last else self.accelerator.no_sync(self.synced):
@@ -257,7 +288,7 @@ class Trainer:
             for name, value in numbers.items():
                 sums[name] += value * counted
             sums["frames"] += counted
-            seconds += float(batch.attention_mask.sum()) / SAMPLE_RATE
+            seconds += batch.seconds
         names = sorted(sums)
         totals = torch.tensor([*(sums[name] for name in names), seconds], dtype=torch.float64)
         totals = self.accelerator.reduce(totals.to(self.accelerator.device), "sum").cpu()
@@ -266,9 +297,8 @@ class Trainer:
         row = {name: value / frames for name, value in whole.items()}
 
         # DDP has averaged the processes' sums; the mean over frames is the sum of these over the number of all frames
-        for weight in self.model.parameters():
-            if weight.grad is not None:
-                weight.grad.mul_(self.processes / frames)
+        gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
+        torch._foreach_mul_(gradients, self.processes / frames)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), recipe.optimizer.clip_norm)
         row |= {"grad_norm": float(norm), "learning_rate": rate, "temperature": temperature, "frames": frames}
         if math.isfinite(row["grad_norm"]) and math.isfinite(row["loss"]):
@@ -278,6 +308,15 @@ class Trainer:
             self._refuse_step(batch)
         row |= {"bad_steps": self.bad_steps, "audio_seconds": float(totals[-1])}
         return {**row, "seconds": time.perf_counter() - began}
+
+    def _augmented(self, batch: TrainingBatch, micro: int) -> TrainingBatch:
+        """Give the batch as heard through other channels, if the recipe asks for that."""
+        settings = self.recipe.augment
+        if settings.idle:
+            return batch
+        generator = draws(self.recipe.seed, self.step, micro, self.rank, 2, device=self.accelerator.device)
+        lengths = None if batch.attention_mask is None else batch.attention_mask.sum(1)
+        return replace(batch, input_values=augment(batch.input_values, settings, generator=generator, lengths=lengths))
 
     def _refuse_step(self, batch: TrainingBatch) -> None:
         """Leave the weights as they are; after too many such steps save the batch and stop."""
@@ -298,6 +337,7 @@ class Trainer:
         """Give mean terms over the validation set, without mixing and dropout and always with the same masks."""
         assert self.valid is not None
         self.model.eval()
+        self.model.term_scales = {}
         sums: dict[str, float] = defaultdict(float)
         for index in range(self.rank, self.valid.batches_per_epoch, self.processes):
             batch = self.valid[index].to(self.accelerator.device)
@@ -391,7 +431,32 @@ def report(output: UniSpeechSatForPreTrainingOutput) -> dict[str, float]:
     row = {"loss": output.loss, **output.terms, **output.metrics}
     for kind, perplexity in (("code", output.codevector_perplexity), ("prob", output.prob_perplexity)):
         row |= {f"{kind}_perplexity_{group}": value for group, value in enumerate(perplexity)}
-    return {name: value.item() for name, value in row.items()}
+    # all at once, since a GPU is waited for each time that a number is read
+    return dict(zip(row, torch.stack([value.detach().float() for value in row.values()]).tolist(), strict=True))
+
+
+def begin_with(model: UniSpeechSatForPreTraining, folder: str | Path) -> None:
+    """Give a fresh model the weights of an earlier iteration, except those that predict its clusters.
+
+    Raises
+    ------
+    ValueError
+        If the two are of different shapes.
+    """
+    from safetensors.torch import load_file
+
+    def kept(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        fresh = ("label_embeddings_concat", "project_hid.")
+        return {name: part for name, part in weights.items() if not name.startswith(fresh)}
+
+    earlier, ours = kept(load_file(Path(folder) / "model.safetensors")), kept(model.state_dict())
+    shapes = [{name: part.shape for name, part in weights.items()} for weights in (earlier, ours)]
+    if wrong := sorted({name for name, _ in shapes[0].items() ^ shapes[1].items()}):
+        raise ValueError(
+            f"the model in {folder} is of another shape than the recipe's; {len(wrong)} weights differ, {wrong[0]} "
+            "among them. Give the recipe the sizes in its config.json, or no init."
+        )
+    model.load_state_dict(earlier, strict=False)
 
 
 class Log:

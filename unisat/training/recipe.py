@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unisat.config import UniSpeechSatConfig, nearest
+from unisat.training.augment import Augment
 
 
 @dataclass
@@ -23,12 +24,22 @@ class Data:
     Attributes
     ----------
     train, valid : dict
-        By name, tables with ``source`` (a CSV or Parquet manifest, a folder, or ``"builtin"``) and conditions on
-        columns, ``{source = "speech/metadata.csv", split = "train"}``.
+        By name, tables with ``source`` (a CSV or Parquet manifest, a folder, or ``"builtin"``) and conditions, as
+        `unisat.training.data.manifest` takes them, ``{source = "speech/metadata.csv", split = "train"}``.
+    weights : dict
+        By name of a training source, its share of what is heard, up to a common factor; all sources or none. Without
+        weights everything is heard once in each epoch.
+    speaker_power : float
+        With weights: in a source, a speaker is heard in proportion to this power of the seconds there are of them. 1
+        takes all utterances alike, 0 all speakers.
     crop_seconds, min_seconds : float
         Longer utterances are cut to a random crop of this length; shorter ones than ``min_seconds`` are left out.
     batch_seconds : float
         Audio in a batch of one process, padding counted.
+    grid_seconds : float
+        Above 0, all crops of a batch have one length, a multiple of this, and nothing is padded.
+    on_device : bool
+        Decode everything once and keep it, in 16 bits, on the device that trains.
     do_normalize : bool
         Zero mean and unit variance for each crop.
     cache_mb : int
@@ -42,6 +53,10 @@ class Data:
     batch_seconds: float = 87.5
     do_normalize: bool = True
     cache_mb: int = 1024
+    weights: dict[str, float] = field(default_factory=dict)
+    speaker_power: float = 1.0
+    grid_seconds: float = 0.0
+    on_device: bool = False
 
 
 @dataclass
@@ -60,6 +75,13 @@ class Targets:
         Number of clusters k; the model gets as many label embeddings.
     sample_seconds : float
         Audio that k-means is fitted on.
+    mean_off : {"no", "utterance", "speaker"}
+        Whether features have their mean taken off before they are clustered, over each utterance or over all that a
+        speaker says: what is left knows more of the sound and less of the voice. "no" is HuBERT's way.
+    variance_one : bool
+        Whether they are brought to variance 1 too.
+    method : {"minibatch", "lloyd"}
+        K-means in small batches (fairseq's, on the CPU), or on all of the sample where the model lies.
     """
 
     features: str = "mfcc"
@@ -67,6 +89,9 @@ class Targets:
     layer: int | None = None
     clusters: int = 100
     sample_seconds: float = 36_000.0
+    mean_off: str = "no"
+    variance_one: bool = False
+    method: str = "minibatch"
 
 
 @dataclass
@@ -91,13 +116,31 @@ class Gumbel:
 
 
 @dataclass
+class Schedule:
+    """When terms of the loss come and go; each a pair of shares of the run's steps, from begin to end.
+
+    Attributes
+    ----------
+    unmasked_fade : list of float
+        The unmasked term falls to 0 along a line between the two; empty: it stays.
+    contrastive_ramp : list of float
+        The contrastive and the diversity term rise from 0 likewise; empty: they are there from the beginning.
+    """
+
+    unmasked_fade: list[float] = field(default_factory=list)
+    contrastive_ramp: list[float] = field(default_factory=list)
+
+
+@dataclass
 class Run:
     """How the run goes: precision, accumulation, and how often it logs, validates and saves (in steps).
 
-    ``max_bad_steps`` steps in a row without a finite gradient stop the run.
+    ``max_bad_steps`` steps in a row without a finite gradient stop the run. ``compile`` gives the transformer's layers
+    to ``torch.compile``, which takes half a minute and pays on a GPU.
     """
 
     precision: str = "no"
+    compile: bool = False
     accumulate: int = 1
     log_every: int = 10
     valid_every: int = 1000
@@ -109,15 +152,21 @@ class Run:
 
 @dataclass
 class Recipe:
-    """Everything that a pretraining run depends on; see the parts. ``model`` holds `UniSpeechSatConfig` fields."""
+    """Everything that a pretraining run depends on; see the parts. ``model`` holds `UniSpeechSatConfig` fields.
+
+    ``init`` is the folder of a model of an earlier iteration to begin with; what predicts its clusters is drawn anew.
+    """
 
     out: str
     seed: int = 0
+    init: str | None = None
     model: dict[str, Any] = field(default_factory=dict)
     data: Data = field(default_factory=Data)
     targets: Targets = field(default_factory=Targets)
     optimizer: Optimizer = field(default_factory=Optimizer)
     gumbel: Gumbel = field(default_factory=Gumbel)
+    augment: Augment = field(default_factory=Augment)
+    schedule: Schedule = field(default_factory=Schedule)
     run: Run = field(default_factory=Run)
 
     def __post_init__(self) -> None:
@@ -129,10 +178,17 @@ class Recipe:
             "gumbel.end": 0 < self.gumbel.end <= self.gumbel.start,
             "data.train": bool(self.data.train),
             "data.crop_seconds": self.data.crop_seconds >= self.data.min_seconds > 0,
+            "data.weights": not self.data.weights or {*self.data.weights} == {*self.data.train},
+            "data.speaker_power": 0 <= self.data.speaker_power <= 1,
+            "data.grid_seconds": 0 <= self.data.grid_seconds <= self.data.min_seconds,
             "targets.features": self.targets.features in ("mfcc", "hidden"),
             "targets.model": (self.targets.model is not None) == (self.targets.features == "hidden"),
             "targets.layer": (self.targets.layer is not None) == (self.targets.features == "hidden"),
             "targets.clusters": self.targets.clusters >= 2,
+            "targets.mean_off": self.targets.mean_off in ("no", "utterance", "speaker"),
+            "targets.method": self.targets.method in ("minibatch", "lloyd"),
+            "schedule.unmasked_fade": _is_stretch(self.schedule.unmasked_fade),
+            "schedule.contrastive_ramp": _is_stretch(self.schedule.contrastive_ramp),
             "run.precision": self.run.precision in ("no", "bf16"),
             "run.accumulate": self.run.accumulate >= 1,
             "run.keep": self.run.keep >= 1,
@@ -159,17 +215,23 @@ class Recipe:
 def read(path: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe; ``changes`` are dotted names with new values, ``{"optimizer.steps": 100}``.
 
+    A recipe may begin with ``base = "other.toml"``: it then says only where it differs from that file beside it.
+
     Raises
     ------
     ValueError
         If the file is not TOML, or has a key that a recipe does not.
     """
-    path = Path(path)
+    return from_dict(apply(_file(Path(path)), changes or {}))
+
+
+def _file(path: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not TOML: {error}.") from error
-    return from_dict(apply(values, changes or {}))
+    base = values.pop("base", None)
+    return values if base is None else apply(_file(path.parent / base), _flat(values))
 
 
 def apply(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,7 +258,8 @@ def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
 
 
 def _build(kind: type, values: Mapping[str, Any], place: str) -> Any:
-    parts = {"data": Data, "targets": Targets, "optimizer": Optimizer, "gumbel": Gumbel, "run": Run}
+    parts: dict[str, type] = {"data": Data, "targets": Targets, "optimizer": Optimizer, "gumbel": Gumbel}
+    parts |= {"augment": Augment, "schedule": Schedule, "run": Run}
     known = {item.name: item for item in fields(kind)}
     if unknown := [name for name in values if name not in known]:
         raise ValueError(f"a recipe has no key {place}{unknown[0]}{nearest(unknown[0], list(known))}.")
@@ -221,6 +284,10 @@ def check_types(kind: type, values: Mapping[str, Any], place: str) -> None:
 def _fits(value: Any, expected: str) -> bool:
     kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
     return isinstance(value, kinds[expected]) and (expected == "bool" or not isinstance(value, bool))
+
+
+def _is_stretch(shares: list[float]) -> bool:
+    return not shares or (len(shares) == 2 and 0 <= shares[0] <= shares[1] <= 1)
 
 
 def _value(recipe: Recipe, name: str) -> Any:

@@ -10,8 +10,10 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,14 +22,15 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from unisat import audio
 from unisat.acoustics import mfcc
-from unisat.clusters import Clusters, entropy, fit
+from unisat.clusters import Clusters, entropy, fit, lloyd
 from unisat.corpus import Corpus
 from unisat.files import whole_folder
-from unisat.frames import SAMPLE_RATE, conv_length
+from unisat.frames import SAMPLE_RATE, conv_length, valid_positions
 from unisat.model import UniSpeechSatModel
 from unisat.modules import evaluating
 
@@ -36,6 +39,9 @@ MOST_UNREADABLE = 0.05
 
 MOST_CLUSTERS = 65_535
 """Highest number of clusters, since labels are stored in 16 bits."""
+
+GROUP, BATCH_SECONDS = 512, 200.0
+"""Files that are read together for a model on a GPU, and the seconds of audio that it gets in one batch."""
 
 
 @runtime_checkable
@@ -127,6 +133,44 @@ class HiddenFeatures:
             parts.append(states[self.layer][0].float().cpu())
         return torch.cat(parts)
 
+    @property
+    def batched(self) -> bool:
+        """Whether several waveforms together are faster; they are on a GPU, which one waveform does not fill."""
+        return self.model.device.type != "cpu"
+
+    @torch.inference_mode()
+    def many(self, waveforms: Sequence[Float[Tensor, " _"]]) -> list[Float[Tensor, "_ hidden"]]:
+        """Give for each waveform what a call would give, up to rounding; waveforms of like lengths share a batch."""
+        config = self.model.config
+        longest = self.chunk * config.inputs_to_logits_ratio
+        found: dict[int, Tensor] = {}
+        batch: list[int] = []
+
+        def flush() -> None:
+            waves = [audio.normalize(waveforms[row]) if self.do_normalize else waveforms[row] for row in batch]
+            lengths = torch.tensor([len(wave) for wave in waves])
+            padded = pad_sequence(waves, batch_first=True).to(self.model.device)
+            mask = valid_positions(lengths, padded.shape[1]).long().to(self.model.device)
+            with evaluating(self.model):
+                states = self.model(padded, mask, output_hidden_states=True).hidden_states[self.layer].float().cpu()
+            frames = conv_length(lengths, config.receptive_field, config.inputs_to_logits_ratio).tolist()
+            found.update(
+                {row: states[place, :count] for place, (row, count) in enumerate(zip(batch, frames, strict=True))}
+            )
+            batch.clear()
+
+        for row in sorted(range(len(waveforms)), key=lambda row: len(waveforms[row])):
+            size = len(waveforms[row])
+            if not config.receptive_field <= size <= longest:
+                found[row] = self(waveforms[row])
+                continue
+            if batch and (len(batch) + 1) * size > BATCH_SECONDS * SAMPLE_RATE:
+                flush()
+            batch.append(row)
+        if batch:
+            flush()
+        return [found[row] for row in range(len(waveforms))]
+
     def describe(self) -> dict[str, Any]:
         """Give what they are."""
         name = getattr(self.model, "name_or_path", None)
@@ -134,7 +178,83 @@ class HiddenFeatures:
         return {"features": "hidden", "layer": self.layer, "do_normalize": self.do_normalize, "model": model}
 
 
-def bounded_sample(corpus: Corpus, features: Features, *, seconds: float, seed: int) -> Float[Tensor, "frames dim"]:
+@dataclass(frozen=True)
+class MeanOff:
+    """Takes the mean off features, over an utterance or over all that a speaker says, and can bring them to variance 1.
+
+    The mean tells the voice and the channel. Without it clusters know less of these, and more of the sound.
+
+    Attributes
+    ----------
+    over : {"no", "utterance", "speaker"}
+    variance_one : bool
+        Whether each feature is divided by its standard deviation, too.
+    speakers : dict
+        By speaker, mean and standard deviation, (2, dim). Speakers who are not in it get those of the utterance.
+    """
+
+    over: str = "no"
+    variance_one: bool = False
+    speakers: Mapping[str, Float[Tensor, "2 dim"]] = field(default_factory=dict)
+
+    @classmethod
+    def fit(cls, corpus: Corpus, features: Features, over: str, variance_one: bool = False) -> MeanOff:
+        """Measure mean and standard deviation of each speaker, if the mean is taken over speakers."""
+        if over not in ("no", "utterance", "speaker"):
+            raise ValueError(f"mean_off={over!r} must be 'no', 'utterance' or 'speaker'.")
+        if over != "speaker":
+            return cls(over, variance_one)
+        sums: dict[str, list[Tensor]] = {}
+        for row, _, part in featured(Reader(corpus), features, range(len(corpus))):
+            speaker = corpus.table["speaker"].iloc[row]
+            if len(part) and not pd.isna(speaker):
+                wide = part.double()
+                moments = [torch.tensor(float(len(part))), wide.sum(0), wide.square().sum(0)]
+                known = sums.get(speaker)
+                sums[speaker] = moments if known is None else [a + b for a, b in zip(known, moments, strict=True)]
+        speakers = {}
+        for name, (count, total, squares) in sums.items():
+            mean = total / count
+            speakers[name] = torch.stack([mean, (squares / count - mean.square()).clamp(min=0).sqrt()]).float()
+        return cls(over, variance_one, speakers)
+
+    def __call__(self, part: Float[Tensor, "frames dim"], speaker: str | None = None) -> Float[Tensor, "frames dim"]:
+        """Give the features of an utterance without their mean."""
+        if self.over == "no" or not len(part):
+            return part
+        known = self.speakers.get(speaker) if self.over == "speaker" and speaker is not None else None
+        mean, deviation = (part.mean(0), part.std(0, correction=0)) if known is None else known.to(part)
+        return (part - mean) / deviation.clamp(min=1e-5) if self.variance_one else part - mean
+
+    def describe(self) -> dict[str, Any]:
+        """Describe what is done, to store this with the labels; give {} if nothing is done."""
+        return {} if self.over == "no" else {"mean_off": self.over, "variance_one": self.variance_one}
+
+
+def featured(reader: Reader, features: Features, rows: Iterable[int]) -> Iterator[tuple[int, int, Tensor]]:
+    """Give row, number of samples and features of some rows of a corpus; skip files that cannot be read.
+
+    A model on a GPU gets many waveforms at once, and several threads read the files.
+    """
+    if not getattr(features, "batched", False):
+        for row in rows:
+            waveform = reader.read(row)
+            if waveform is not None:
+                yield row, len(waveform), features(waveform)
+        return
+    rows = iter(rows)
+    with ThreadPoolExecutor(8) as pool:
+        while group := list(islice(rows, GROUP)):
+            pairs = zip(group, pool.map(reader.read, group), strict=True)
+            read = [(row, wave) for row, wave in pairs if wave is not None]
+            parts = features.many([wave for _, wave in read])  # type: ignore[attr-defined]
+            for (row, wave), part in zip(read, parts, strict=True):
+                yield row, len(wave), part
+
+
+def bounded_sample(
+    corpus: Corpus, features: Features, *, seconds: float, seed: int, mean_off: MeanOff | None = None
+) -> Float[Tensor, "frames dim"]:
     """Compute features of utterances drawn at random until they last ``seconds``, one after the other.
 
     Raises
@@ -146,16 +266,15 @@ def bounded_sample(corpus: Corpus, features: Features, *, seconds: float, seed: 
         raise ValueError(f"seconds={seconds} must be positive: so much audio is drawn to fit k-means on.")
     order = torch.randperm(len(corpus), generator=torch.Generator().manual_seed(seed)).tolist()
     parts, heard = [], 0.0
-    reader = Reader(corpus)
+    mean_off = mean_off or MeanOff()
+    speakers = corpus.table["speaker"]
     with tqdm(total=round(min(seconds, float(corpus.table["seconds"].sum()))), desc="sample", unit="s") as bar:
-        for row in order:
+        for row, samples, part in featured(Reader(corpus), features, order):
+            parts.append(mean_off(part, speakers.iloc[row]))
+            heard += samples / SAMPLE_RATE
+            bar.update(round(samples / SAMPLE_RATE))
             if heard >= seconds:
                 break
-            waveform = reader.read(row)
-            if waveform is not None:
-                parts.append(features(waveform))
-                heard += len(waveform) / SAMPLE_RATE
-                bar.update(round(len(waveform) / SAMPLE_RATE))
     return torch.cat(parts)
 
 
@@ -283,15 +402,28 @@ def count_labels(labels: np.ndarray, clusters: int, block: int = 2**20) -> np.nd
 
 
 def make_targets(
-    corpus: Corpus, features: Features, folder: str | Path, *, clusters: int, sample_seconds: float, seed: int
+    corpus: Corpus,
+    features: Features,
+    folder: str | Path,
+    *,
+    clusters: int,
+    sample_seconds: float,
+    seed: int,
+    mean_off: MeanOff | None = None,
+    device: torch.device | str | None = None,
 ) -> Targets:
-    """Fit k-means on a sample of the corpus, assign all of it, and write the labels to ``folder``."""
+    """Fit k-means on a sample of the corpus, assign all of it, and write the labels to ``folder``.
+
+    With a ``device``, k-means is `unisat.clusters.lloyd` on it; without one, it is `unisat.clusters.fit`.
+    """
     if not 2 <= clusters <= MOST_CLUSTERS:
         raise ValueError(f"clusters={clusters} must be between 2 and {MOST_CLUSTERS:,}.")
-    found = fit(bounded_sample(corpus, features, seconds=sample_seconds, seed=seed), clusters, seed)
+    sample = bounded_sample(corpus, features, seconds=sample_seconds, seed=seed, mean_off=mean_off)
+    found = fit(sample, clusters, seed) if device is None else lloyd(sample.to(device), clusters, seed)
     described = features.describe()
     found = replace(found, features=described.get("features"), layer=described.get("layer"))
-    return write_targets(corpus, features, found, folder, {"seed": seed, "sample_seconds": sample_seconds})
+    about = {"seed": seed, "sample_seconds": sample_seconds}
+    return write_targets(corpus, features, found, folder, about, mean_off=mean_off)
 
 
 def write_targets(
@@ -300,6 +432,8 @@ def write_targets(
     clusters: Clusters,
     folder: str | Path,
     about: dict[str, Any] | None = None,
+    *,
+    mean_off: MeanOff | None = None,
 ) -> Targets:
     """Assign every frame of a corpus to a cluster, file by file, and write the labels whole or not at all.
 
@@ -311,11 +445,11 @@ def write_targets(
         If more than 5 % of the files cannot be read, or the clusters are of other features or too many.
     """
     check_clusters(clusters, features.describe())
-    folder = Path(folder)
+    folder, mean_off = Path(folder), mean_off or MeanOff()
     reader = Reader(corpus)
     with whole_folder(folder) as partial:
         flat = partial / "labels.u16"
-        rows, short = _assign(reader, features, clusters, flat)
+        rows, short = _assign(reader, features, mean_off, clusters, flat)
         if not rows:
             raise ValueError(f"no utterance of the corpus is as long as a frame; {len(short)} are too short.")
         labels = np.memmap(flat, np.uint16, "r")  # a corpus may have more labels than the memory holds
@@ -326,6 +460,7 @@ def write_targets(
         count = count_labels(labels, len(clusters.centroids))
         description = {
             **features.describe(),
+            **mean_off.describe(),
             **(about or {}),
             "clusters": len(clusters.centroids),
             "utterances": len(rows),
@@ -342,23 +477,22 @@ def write_targets(
 
 
 def _assign(
-    reader: Reader, features: Features, clusters: Clusters, file: Path
+    reader: Reader, features: Features, mean_off: MeanOff, clusters: Clusters, file: Path
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Write the labels of all utterances to a file; give where those of each are, and who is shorter than a frame."""
     rows: list[dict[str, Any]] = []
     short: list[str] = []
+    names, speakers = reader.corpus.table["id"], reader.corpus.table["speaker"]
     start = 0
+    everything = featured(reader, features, range(len(names)))
     with file.open("wb") as written:
-        for row, name in enumerate(tqdm(reader.corpus.table["id"], desc="targets")):
-            waveform = reader.read(row)
-            if waveform is None:
-                continue
-            labels = clusters.assign(features(waveform)).numpy().astype(np.uint16)
+        for row, _, part in tqdm(everything, desc="targets", total=len(names)):
+            labels = clusters.assign(mean_off(part, speakers.iloc[row])).numpy().astype(np.uint16)
             if not len(labels):
-                short.append(name)
+                short.append(names.iloc[row])
                 continue
             labels.tofile(written)
-            rows.append({"id": name, "start": start, "frames": len(labels)})
+            rows.append({"id": names.iloc[row], "start": start, "frames": len(labels)})
             start += len(labels)
     return rows, short
 

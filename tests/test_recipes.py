@@ -1,0 +1,123 @@
+"""What the recipes train on: nobody who ships with the package, chooses or judges; and what is written about them."""
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from unisat.training import recipe
+from unisat.training.data import manifest
+
+SPEECH = ROOT.parent / "shared" / "speech"
+RECIPES = sorted(path.name for path in (ROOT / "recipes").glob("*-[0-9].toml") if not path.name.startswith("tiny"))
+LISTS = ("people", "development")
+
+
+def listed(name):
+    return pd.read_csv(ROOT / "data" / f"{name}.csv", dtype=str)
+
+
+def test_there_are_recipes():
+    assert RECIPES == ["hubert-2.toml", "hubert-3.toml", "sat-1.toml", "sat-2.toml", "sat-3.toml"]
+
+
+def test_the_lists_hold_whom_they_should():
+    people, development = listed("people"), listed("development")
+    assert not {*people["speaker"]} & {*development["speaker"]}
+    assert len(people) >= 40
+    counts = people["source"].value_counts()
+    assert (counts["CSTR VCTK"], counts["LibriSpeech train-clean-100"] >= 16, counts["speechocean762"] >= 20) == (
+        7,
+        True,
+        True,
+    )
+    assert abs((people["sex"] == "F").sum() - (people["sex"] == "M").sum()) <= 1
+    assert len(development) == 20
+    assert (development["sex"] == "F").sum() == 10
+    for table in (people, development):
+        assert table["speaker"].is_unique
+        assert (table["timed_seconds"].astype(float) > 0).all()
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Each recipe's training and validation speech."""
+    if not SPEECH.exists():
+        pytest.skip("the recorded speech is not here")
+    found = {}
+    for name in RECIPES:
+        data = recipe.read(ROOT / "recipes" / name).data
+        for kind, sources in (("train", data.train), ("valid", data.valid)):
+            tables = [manifest(**{**source, "source": _here(source["source"])}).table for source in sources.values()]
+            found[name, kind] = pd.concat(tables)[["path", "speaker"]]
+    return found
+
+
+def _here(source):
+    return source if source == "builtin" else str(ROOT / source)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_nothing_is_trained_on_that_judges_chooses_or_ships(trained, name):
+    heard = trained[name, "train"]
+    assert len(heard) > 8000
+    whole = pd.read_csv(SPEECH / "metadata.csv")
+    trials = pd.read_csv(SPEECH / "trials.csv")
+    unseen = {*whole.loc[whole["split"] == "unseen", "speaker"]}
+    assert len(unseen) == 36
+    for speakers in (unseen, *({*listed(which)["speaker"]} for which in LISTS)):
+        assert not {*heard["speaker"]} & speakers
+    judged = {str((SPEECH / path).resolve()) for path in {*trials["enrol_path"], *trials["test_path"]}}
+    assert len(judged) > 300
+    assert not {*heard["path"]} & judged
+    assert not any("fsdd" in path for path in heard["path"])
+    held_out = whole[whole["split"].isin(["dev", "test"])]
+    assert not {*heard["path"]} & {str((SPEECH / path).resolve()) for path in held_out["path"]}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_development_speakers_validate(trained, name):
+    assert {*trained[name, "valid"]["speaker"]} == {*listed("development")["speaker"]}
+
+
+def test_twins_differ_in_the_objective_alone():
+    for number in (2, 3):
+        sat, twin = (recipe.read(ROOT / "recipes" / f"{arm}-{number}.toml") for arm in ("sat", "hubert"))
+        changed = recipe.differences(sat, twin)
+        objective = {f"model.{name}" for name in ("mixing_prob", "contrastive_loss_weight", "diversity_loss_weight")}
+        assert set(changed) - {"init"} == {"out"} | objective
+        assert changed["out"] == (f"build/sat/{number}", f"build/hubert/{number}")
+    assert recipe.read(ROOT / "recipes" / "sat-2.toml").init == recipe.read(ROOT / "recipes" / "hubert-2.toml").init
+
+
+def test_a_recipe_begins_with_another(tmp_path):
+    (tmp_path / "a.toml").write_text(
+        'out = "a"\n[data.train.x]\nsource = "x.csv"\n[optimizer]\nsteps = 7\nwarmup_steps = 1\n'
+    )
+    (tmp_path / "b.toml").write_text(
+        'base = "a.toml"\nout = "b"\n[optimizer]\nsteps = 9\n[data.train.x]\nsplit = "train"\n'
+    )
+    made = recipe.read(tmp_path / "b.toml", {"seed": 3})
+    assert (made.out, made.seed, made.optimizer.steps, made.optimizer.warmup_steps) == ("b", 3, 9, 1)
+    assert made.data.train == {"x": {"source": "x.csv", "split": "train"}}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"targets": {"mean_off": "sentence"}},
+        {"targets": {"method": "guess"}},
+        {"schedule": {"unmasked_fade": [0.5, 0.2]}},
+        {"schedule": {"contrastive_ramp": [0.5]}},
+        {"data": {"weights": {"y": 1.0}}},
+        {"data": {"speaker_power": 2.0}},
+        {"data": {"grid_seconds": 9.0}},
+        {"augment": {"clean_prob": 1.5}},
+        {"augment": {"noise_db": [3.0, 1.0]}},
+    ],
+)
+def test_what_no_run_can_be_made_of(wrong):
+    whole = {"out": "a", "data": {"train": {"x": {"source": "x.csv"}}}}
+    for part, values in wrong.items():
+        whole[part] = {**whole.get(part, {}), **values}
+    with pytest.raises(ValueError, match=next(iter(next(iter(wrong.values()))))):
+        recipe.from_dict(whole)
