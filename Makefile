@@ -38,7 +38,7 @@ check: .venv/.test  ## format, lint, types, shapes, coverage
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST) -q --dist worksteal --cov --jaxtyping-packages=unisat,beartype.beartype -m "not wrong_types and not runs_once" --ignore=tests/browser
+	$(PYTEST) -q --dist worksteal --cov --jaxtyping-packages=unisat,typechecker.beartype -m "not wrong_types and not runs_once" --ignore=tests/browser
 
 format: .venv/.test  ## put the code into shape
 	$(BIN)/ruff format .

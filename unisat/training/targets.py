@@ -205,9 +205,10 @@ class MeanOff:
         if over != "speaker":
             return cls(over, variance_one)
         sums: dict[str, list[Tensor]] = {}
+        known_as = speakers_of(corpus)
         for row, _, part in featured(Reader(corpus), features, range(len(corpus))):
-            speaker = corpus.table["speaker"].iloc[row]
-            if len(part) and not pd.isna(speaker):
+            speaker = known_as[row]
+            if len(part) and speaker is not None:
                 wide = part.double()
                 moments = [torch.tensor(float(len(part))), wide.sum(0), wide.square().sum(0)]
                 known = sums.get(speaker)
@@ -229,6 +230,11 @@ class MeanOff:
     def describe(self) -> dict[str, Any]:
         """Describe what is done, to store this with the labels; give {} if nothing is done."""
         return {} if self.over == "no" else {"mean_off": self.over, "variance_one": self.variance_one}
+
+
+def speakers_of(corpus: Corpus) -> list[str | None]:
+    """Give the speaker of each row; None where the table names none."""
+    return [None if pd.isna(speaker) else speaker for speaker in corpus.table["speaker"]]
 
 
 def featured(reader: Reader, features: Features, rows: Iterable[int]) -> Iterator[tuple[int, int, Tensor]]:
@@ -267,10 +273,10 @@ def bounded_sample(
     order = torch.randperm(len(corpus), generator=torch.Generator().manual_seed(seed)).tolist()
     parts, heard = [], 0.0
     mean_off = mean_off or MeanOff()
-    speakers = corpus.table["speaker"]
+    speakers = speakers_of(corpus)
     with tqdm(total=round(min(seconds, float(corpus.table["seconds"].sum()))), desc="sample", unit="s") as bar:
         for row, samples, part in featured(Reader(corpus), features, order):
-            parts.append(mean_off(part, speakers.iloc[row]))
+            parts.append(mean_off(part, speakers[row]))
             heard += samples / SAMPLE_RATE
             bar.update(round(samples / SAMPLE_RATE))
             if heard >= seconds:
@@ -482,12 +488,12 @@ def _assign(
     """Write the labels of all utterances to a file; give where those of each are, and who is shorter than a frame."""
     rows: list[dict[str, Any]] = []
     short: list[str] = []
-    names, speakers = reader.corpus.table["id"], reader.corpus.table["speaker"]
+    names, speakers = reader.corpus.table["id"], speakers_of(reader.corpus)
     start = 0
     everything = featured(reader, features, range(len(names)))
     with file.open("wb") as written:
         for row, _, part in tqdm(everything, desc="targets", total=len(names)):
-            labels = clusters.assign(mean_off(part, speakers.iloc[row])).numpy().astype(np.uint16)
+            labels = clusters.assign(mean_off(part, speakers[row])).numpy().astype(np.uint16)
             if not len(labels):
                 short.append(names.iloc[row])
                 continue
