@@ -9,14 +9,21 @@ build/layers and taken from there the next time.
 from __future__ import annotations
 
 import datetime
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from speakers import SPEECH
 
 import unisat as us
+from unisat.clusters import interval_labels
+from unisat.interpret.features.bank import LENGTHS, Part
 from unisat.interpret.features.collect import BASELINES
+from unisat.interpret.units.clusters import units
+from unisat.masking import span_mask
+from unisat.training.targets import MfccFeatures
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -62,6 +69,37 @@ def codebook() -> tuple[pd.DataFrame, pd.DataFrame]:
     codes = us.collect(model, recordings().where(split="unseen"), "quant.codes", reduce="counts", frames="masked")
     report = us.codebook_usage(codes, labels=["speaker", "corpus"])
     return report.summary(), report.information
+
+
+def words() -> pd.DataFrame:
+    """How much 100 clusters of frames tell of the word that is being spoken, at each layer and of MFCC, with floors."""
+    spoken = pd.read_csv(SPEECH / "words.csv")
+    corpus = recordings()
+    heard = us.corpus.Corpus(corpus.table[corpus.table["id"].isin(spoken["path"].str.removesuffix(".opus"))])
+    bank = us.collect(us.load("tiny"), heard, "hidden.*", reduce="frames", progress=False)
+    mfcc = MfccFeatures()
+    cepstra = [mfcc(wave).numpy() for wave in heard.batch(range(len(heard))).waveforms]
+    lengths = np.array([len(part) for part in cepstra])
+    arrays = {"mfcc": np.concatenate(cepstra), "mfcc" + LENGTHS: lengths}
+    spectra = us.FeatureBank(bank.table, [Part(np.arange(len(bank)), arrays)])
+    labels = {}
+    for name, length in zip(bank.ids, lengths, strict=True):
+        mine = spoken[spoken["path"] == f"{name}.opus"]
+        codes, names = interval_labels(list(zip(mine["start"], mine["end"], mine["label"], strict=True)), int(length))
+        labels[name] = [names[code] if code >= 0 else None for code in codes]
+    found = {site: units(bank, site, 100) for site in bank.hidden} | {"mfcc": units(spectra, "mfcc", 100)}
+    return pd.DataFrame({site: one.purity(labels).set_index("metric").loc["pnmi"] for site, one in found.items()}).T
+
+
+def made_from() -> str:
+    """What the numbers hang on beside the recordings: the checkpoint, and how frames are hidden."""
+    masks = span_mask(
+        torch.tensor([99, 499]), 499, mask_prob=0.65, mask_length=10, generator=torch.Generator().manual_seed(0)
+    )
+    found = hashlib.sha256(masks.numpy().tobytes())
+    for path in sorted((ROOT / "unisat" / "checkpoints" / "tiny").glob("*.[js]*")):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def reports(everything: us.FeatureBank) -> dict[str, us.interpret.LayerReport]:
@@ -162,11 +200,11 @@ def verification_table(table: pd.DataFrame) -> list[str]:
 def codebook_tables(summary: pd.DataFrame, information: pd.DataFrame) -> list[str]:
     """Both as Markdown."""
     lines = [
-        "| group | masked frames | entries | used | dead | perplexity | corrected |",
+        "| group | masked frames | entries | used | an unseen one has less than | perplexity | corrected |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in summary.itertuples():
-        counts = f"{row.frames:,} | {row.entries} | {row.used} | {row.dead}"
+        counts = f"{row.frames:,} | {row.entries} | {row.used} | {row.unseen_below:.2%}"
         perplexity = f"{row.perplexity:.1f} | {row.perplexity_corrected:.1f} ({row.low:.1f} to {row.high:.1f})"
         lines.append(f"| {row.group} | {counts} | {perplexity} |")
     lines += ["", "| label | group | entropy (bits) | information (bits) | shuffled labels | corrected |"]
@@ -177,16 +215,27 @@ def codebook_tables(summary: pd.DataFrame, information: pd.DataFrame) -> list[st
     return lines
 
 
+def words_table(table: pd.DataFrame) -> list[str]:
+    """Words as Markdown."""
+    lines = ["| frames of | PNMI | floor, mean | floor, 95 % below |", "|---|---|---|---|"]
+    for site, row in table.iterrows():
+        name = str(site).replace("hidden.", "layer ")
+        lines.append(f"| {name} | {row['value']:.3f} | {row['floor']:.3f} | {row['floor_high']:.3f} |")
+    return [*lines, "", f"{table['frames'].iloc[0]:,} frames; words are shuffled as {table['shuffled'].iloc[0]}."]
+
+
 def page(
-    found: dict[str, us.interpret.LayerReport], trials: pd.DataFrame, usage: tuple[pd.DataFrame, pd.DataFrame]
+    found: dict[str, us.interpret.LayerReport],
+    trials: pd.DataFrame,
+    usage: tuple[pd.DataFrame, pd.DataFrame],
+    known: pd.DataFrame,
 ) -> str:
     """docs/layers.md."""
     lines = ["# What the layers of the built-in checkpoint know", ""]
-    lines += [f"Written by `python benchmarks/layers.py` on {datetime.date.today().isoformat()}, as it comes out."]
+    lines += [f"Written by `python benchmarks/layers.py` on {datetime.date.today().isoformat()}, as it comes out, "]
+    lines[-1] += f"from checkpoint and masks `{made_from()}`."
     lines += [f"The first {SECONDS:.0f} s of each recording; features are means over frames. Intervals are 95 %, over "]
-    lines[-1] += (
-        "speakers, then utterances, then seeds; the untrained columns are three models with fresh weights (in the "
-    )
+    lines[-1] += "speakers, then seeds; the untrained columns are three models with fresh weights (in the "
     lines[-1] += "table of trials: mean, and least to most). Bold: layers that cannot be told from the best one. "
     lines[-1] += "`logmel` and `mfcc` are means and standard deviations of what a microphone hears."
     for target, report in found.items():
@@ -201,6 +250,10 @@ def page(
     lines += ["", "## What the codebook does", ""]
     lines += ["Codes of the contrastive layer at masked frames, over whole recordings of the 36 unseen speakers."]
     lines += ["", *codebook_tables(*usage)]
+    lines += ["", "## What clusters of frames know of words", ""]
+    lines += ["PNMI: the share of the uncertainty about the spoken word that one of 100 clusters takes away."]
+    lines[-1] += " What is left of it when words are shuffled within speakers or utterances is the floor."
+    lines += ["", *words_table(known)]
     lines += ["", "## How to read this", ""]
     lines += [
         "A speaker's recordings here are mostly of one day and one microphone: telling 36 speakers apart is also "
@@ -222,7 +275,7 @@ def main() -> None:
     trials = verification(everything)
     numbers = pd.concat([report.table().assign(target=target) for target, report in found.items()])
     numbers.round(6).to_csv(DOCS / "layers.csv", index=False)
-    (DOCS / "layers.md").write_text(page(found, trials, codebook()))
+    (DOCS / "layers.md").write_text(page(found, trials, codebook(), words()))
 
 
 if __name__ == "__main__":

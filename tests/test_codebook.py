@@ -13,10 +13,11 @@ from unisat.interpret.features.collect import collect
 from unisat.interpret.units.codebook import (
     codebook_usage,
     corrected_entropy,
-    frames_to_call_dead,
+    frames_to_see_all,
     mutual_information,
     rarefy,
     unseen_if_uniform,
+    unseen_probability,
 )
 from unisat.quantizer import GumbelVectorQuantizer
 
@@ -89,7 +90,7 @@ def test_an_even_book_reads_its_size_from_499_frames():
     assert row["perplexity"] == pytest.approx(plug_in[0])
     assert row["perplexity_corrected"] == pytest.approx(min(corrected[0], 320))
     assert row["frames"] == report.settings["counted_frames"] == 499
-    assert pd.isna(row["dead"])
+    assert row["unseen"] == (draws[0] == 0).sum()
     assert row["unseen_if_uniform"] == pytest.approx((draws == 0).sum(1).mean(), rel=0.02)
 
 
@@ -163,23 +164,30 @@ def test_information_is_scikit_learns():
 # reports
 
 
-def test_dead_entries_are_those_that_even_use_would_have_shown():
-    draw = np.random.default_rng(0)
-    share = np.where(np.isin(np.arange(40), [3, 17, 39]), 0, 1 / 37)
-    needed = frames_to_call_dead(40)
+def test_unseen_entries_may_be_rare_and_the_report_says_how_rare():
+    """A skewed book that uses all of its entries leaves many unseen, and none of these has a share over the bound."""
+    share = 0.97 ** np.arange(320)
+    share /= share.sum()
+    counts = np.random.default_rng(0).multinomial(4000, share)
+    assert frames_to_see_all(320) == 3315 < 4000
+    row = codebook_usage(counts[None]).summary().iloc[0]
+    assert row["unseen"] == (counts == 0).sum() > 50
+    assert row["unseen_below"] == pytest.approx(3 / 4000, rel=0.01)
+    # an entry of just this share is unseen in one of twenty corpora
+    unseen = np.random.default_rng(1).binomial(4000, row["unseen_below"], size=20_000) == 0
+    assert unseen.mean() == pytest.approx(0.05, abs=0.005)
+    assert unseen_probability(row["unseen_below"], 4000) == pytest.approx(0.05)
+    above = share >= row["unseen_below"]
+    assert (counts[above] == 0).mean() < 0.05
+    needed = frames_to_see_all(40)
     assert unseen_if_uniform(40, needed) < 0.01 < unseen_if_uniform(40, needed - 1)
-    assert frames_to_call_dead(320) == 3315
-    counts = np.stack([draw.multinomial(1000, share), draw.multinomial(1000, np.full(40, 1 / 40))])
-    report = codebook_usage(counts)
-    table = report.table()
-    assert table[table["dead"]][["group", "entry"]].to_numpy().tolist() == [[0, 3], [0, 17], [0, 39]]
-    assert report.summary()["dead"].tolist() == [3, 0]
-    assert report.summary()["used"].tolist() == [37, 40]
-    # as many unused entries among few frames are not dead
-    few = codebook_usage(counts[:1] // 10)
-    assert few.summary()["unseen"].iloc[0] >= 3
-    assert few.summary()["dead"].isna().all()
-    assert not few.table()["dead"].any()
+
+
+def test_the_old_name_of_a_number_of_frames_warns():
+    from unisat.interpret.units import codebook
+
+    with pytest.warns(DeprecationWarning, match="frames_to_see_all"):
+        assert codebook.frames_to_call_dead(40) == frames_to_see_all(40)
 
 
 def test_table_ranks_entries_and_says_what_even_use_would_show():
@@ -209,8 +217,7 @@ def test_codes_of_frames_are_counted_alone_and_together():
     assert summary["entries"].tolist() == [5, 5, 25]
     assert summary["used"].tolist() == [4, 4, 8]
     assert summary.loc["joint", "perplexity"] == pytest.approx(8, rel=0.02)
-    assert summary.loc["0", "dead"] == 1
-    assert pd.isna(summary.loc["joint", "dead"])
+    assert summary["unseen"].tolist() == [1, 1, 17]
     assert report.settings["frames"] == "masked"
     # counts alone do not say which codes come together
     assert codebook_usage(report.counts).summary()["group"].tolist() == ["0", "1"]
@@ -250,7 +257,8 @@ def test_codes_that_follow_the_speaker_are_found_and_those_of_utterances_alone_a
     assert abs(nothing["corrected_bits"]) < 0.1
     assert found.loc[("text", 0), "corrected_bits"] < 0.05
     # sex belongs to speakers: shuffled among them, what tells speakers apart tells of sex no more than of any halves
-    assert found["shuffled"].tolist() == ["utterances"] * 4 + ["speakers"] * 2
+    # texts differ within speakers, and are exchanged there
+    assert found["shuffled"].tolist() == ["utterances"] * 2 + ["utterances of each speaker"] * 2 + ["speakers"] * 2
     assert found.loc[("sex", 0), "mi_bits"] > 0.1
     assert found.loc[("sex", 0), "p_value"] > 0.05
     among = codebook_usage(
@@ -260,6 +268,40 @@ def test_codes_that_follow_the_speaker_are_found_and_those_of_utterances_alone_a
     assert among.information["p_value"].iloc[0] < 0.02
     again = codebook_usage(bank, labels=["speaker", "text", "sex"])
     pd.testing.assert_frame_equal(again.information, report.information)
+
+
+def test_labels_crossed_with_speakers_are_not_known_by_the_voice():
+    """All speakers say the same texts and codes follow the voice: shuffled over all, texts would seem less known."""
+    bank = planted()
+    found = codebook_usage(bank, labels=["speaker", "text"]).information.set_index(["label", "group"])
+    assert abs(found.loc[("text", 0), "corrected_bits"]) < 0.01
+    assert 0.1 < found.loc[("text", 0), "p_value"] < 0.9
+    assert found.loc[("speaker", 0), "shuffled"] == "utterances"
+    inside = codebook_usage(bank, labels="speaker", within="text").information
+    assert inside["shuffled"].tolist() == ["utterances of each text"] * 2
+    assert inside["mi_bits"][0] == found.loc[("speaker", 0), "mi_bits"]
+
+
+def test_words_that_only_speakers_favour_are_not_known():
+    """Speakers favour codes and words, and codes say nothing of the word that is spoken."""
+    draw = np.random.default_rng(0)
+    low = 0
+    for _ in range(60):
+        codes, words = [], []
+        for _speaker in range(6):
+            favourite = draw.integers(0, 4, size=2)
+            for _utterance in range(4):
+                for kind, run in ((0, 4), (1, 10)):
+                    each = np.where(draw.random(60) < 0.5, favourite[kind], draw.integers(0, 4, size=60))
+                    (codes, words)[kind].append(np.repeat(each, run)[:60])
+        bank = bank_of_frames(np.concatenate(codes)[:, None], [60] * 24, speaker=np.repeat(list("abcdef"), 4))
+        report = codebook_usage(bank, entries=4, frame_labels={"word": words}, n_shuffles=19)
+        low += report.information["p_value"][0] <= 0.05
+        assert report.information["shuffled"][0] == "frames of each utterance, moved round"
+        # a word for each utterance is moved within the speaker
+        one = codebook_usage(bank, entries=4, frame_labels={"word": [word[:1].repeat(60) for word in words]})
+        assert one.information["shuffled"][0] == "frames of each speaker, moved round"
+    assert low <= 8  # 3 expected; moved over all frames, most would be
 
 
 def test_codes_that_follow_the_label_of_a_frame_are_found():

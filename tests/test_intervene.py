@@ -304,7 +304,7 @@ REAL = {
 }
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", sorted(set(REAL) - {"project"}))
 def test_a_placebo_changes_each_frame_as_much_in_another_direction(one_model, batch, name):
     edit = REAL[name]
     before = us.run(one_model, batch[0], edit.site, attention_mask=batch[1])[1][edit.site].flatten(2)
@@ -321,6 +321,55 @@ def test_a_placebo_changes_each_frame_as_much_in_another_direction(one_model, ba
     assert cosines.abs().mean() < 0.8
     another = edited(one_model, batch, Placebo(edit, seed=2))[0][edit.site].flatten(2) - before
     assert (another[valid].double() - turned).abs().max() > 1e-2
+
+
+def variances(values, directions):
+    return ((values - values.mean(0)) @ directions.T).square().mean(0).sum()
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("match", ["rank", "variance"])
+def test_a_placebo_of_a_projection_is_a_projection(one_model, batch, match, keep):
+    """It takes away (or keeps) as many directions, none of which is left (or all that is left)."""
+    trace = us.run(one_model, batch[0], "hidden.1", attention_mask=batch[1])[1]
+    before, valid = trace["hidden.1"], trace.valid("hidden.1")
+    values = before[valid].double()
+    basis = torch.linalg.svd(values - values.mean(0), full_matrices=False)[2][1:3]  # second and third in variance
+    project = Project("hidden.1", basis.float(), keep=keep)
+    after = edited(one_model, batch, Placebo(project, seed=1, match=match))[0]["hidden.1"]
+    assert torch.equal(after[~valid], before[~valid])
+    gone = values - after[valid].double() if not keep else after[valid].double()
+    singular = torch.linalg.svdvals(gone)
+    assert (singular > 1e-4 * singular[0]).sum() == 2
+    directions = torch.linalg.svd(gone, full_matrices=False)[2][:2]
+    left = after[valid].double() if not keep else values - after[valid].double()
+    assert (left @ directions.T).abs().max() < 1e-4
+    assert (directions @ basis.double().T).abs().max() < 0.99  # other directions than the edit's
+    if match == "variance":
+        torch.testing.assert_close(variances(values, directions), variances(values, basis.double()), rtol=1e-3, atol=0)
+    other = edited(one_model, batch, Placebo(project, seed=2, match=match))[0]["hidden.1"]
+    assert (other - after).abs().max() > 1e-2
+
+
+def test_no_directions_hold_more_than_the_largest(one_model, batch):
+    """Where the edit takes the largest directions, so does its placebo of equal variance."""
+    trace = us.run(one_model, batch[0], "hidden.1", attention_mask=batch[1])[1]
+    before, valid = trace["hidden.1"], trace.valid("hidden.1")
+    values = before[valid].double()
+    basis = torch.linalg.svd(values - values.mean(0), full_matrices=False)[2][:2]
+    placebo = Placebo(Project("hidden.1", basis.float()), seed=1, match="variance")
+    after = edited(one_model, batch, placebo)[0]["hidden.1"][valid].double()
+    directions = torch.linalg.svd(values - after, full_matrices=False)[2][:2]
+    torch.testing.assert_close(variances(values, directions), variances(values, basis), rtol=0.02, atol=0)
+
+
+def test_each_utterance_may_have_a_placebo_of_its_own(one_model, batch):
+    edit = Ablate("hidden.1")
+    both = edited(one_model, batch, Placebo(edit, seed=(3, 4, 5)))[0]["hidden.1"]
+    for row, seed in enumerate((3, 4, 5)):
+        assert torch.equal(both[row], edited(one_model, batch, Placebo(edit, seed=seed))[0]["hidden.1"][row])
+    with pytest.raises(ValueError, match="Placebo has 2 seeds for 3 utterances"):
+        edited(one_model, batch, Placebo(edit, seed=(3, 4)))
 
 
 def test_directions_of_placebos_are_spread_evenly():
@@ -637,6 +686,7 @@ def test_parts_of_the_model_are_not_run_with_edits(one_model, batch):
         (lambda trace: Project("hidden.1", torch.zeros(0, 16)), "basis has no rows"),
         (lambda trace: Placebo("hidden.1"), r"Placebo\(of=...\) takes an edit such as Ablate\(...\), got str"),
         (lambda trace: Placebo(Placebo(Ablate(Z))), "got Placebo"),
+        (lambda trace: Placebo(Ablate(Z), match="variance"), "match='variance' must be 'rank', or 'variance' for the"),
         (lambda trace: Placebo(Ablate("block.0.attn.pattern")), "Placebo needs channels"),
         (lambda trace: Placebo(Ablate(Z, head=0, dims=[1])), "a random direction needs at least two channels"),
         (lambda trace: "hidden.1", r"intervene takes edits such as Ablate\(.*got 'hidden.1'"),
@@ -689,6 +739,7 @@ def test_edits_as_text_do_the_same(one_model, batch):
         Steer("hidden.2", noise(16).numpy(), 1 / 3),
         Project("hidden.2", noise(2, 16), keep=True),
         Placebo(Patch("hidden.1", source, align="crop"), seed=5),
+        Placebo(Project("hidden.1", torch.eye(16)[:2]), seed=(1, 2, 3), match="variance"),
     ]
     text = to_json(*edits)
     again = from_json(text)

@@ -9,7 +9,6 @@ import torch
 from widget_cases import HISTORY, pretraining_trace
 
 from unisat.interpret.units import perplexity
-from unisat.interpret.units.codebook import frames_to_call_dead
 from unisat.interpret.units.perplexity import (
     gumbel_noise,
     perplexities,
@@ -45,10 +44,10 @@ def test_perplexities_by_hand():
         assert table.loc[group, "used_if_even"] == pytest.approx(4 - 4 * 0.75**300)
     assert table["frames"].tolist() == [300, 300]
     assert table["used"].tolist() == [4, 3]
-    assert table["dead"].tolist() == [0, 1]
+    assert table["unseen"].tolist() == [0, 1]
+    assert table["unseen_below"].tolist() == pytest.approx([1 - 0.05 ** (1 / 300)] * 2)
     assert (table["corrected"] >= table["hard"]).all()
     assert (table["corrected"] <= 4).all()
-    assert perplexities(logits[: frames_to_call_dead(4) - 1])["dead"].isna().all()
 
 
 def test_few_frames_of_an_even_book_are_corrected():

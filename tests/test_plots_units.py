@@ -31,8 +31,8 @@ def test_usage_falls_from_the_most_used_entry_against_even_use():
     uneven = drawn["group 0: perplexity 2.23 of 4"]
     assert uneven.get_ydata()[:3] == pytest.approx([70, 20, 10])
     assert np.isnan(uneven.get_ydata()[3])  # a log axis has no place for an unused entry
-    assert drawn["group 0: 1 dead"].get_xdata().tolist() == [4]
-    assert "group 1: 0 dead" not in drawn
+    assert drawn["group 0: 1 unseen"].get_xdata().tolist() == [4]
+    assert "group 1: 0 unseen" not in drawn
     even = drawn["a book in even use"].get_ydata()
     assert even.sum() == pytest.approx(100)
     assert (np.diff(even) <= 0).all()

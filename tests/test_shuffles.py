@@ -31,15 +31,26 @@ def test_labels_of_groups_stay_the_groups_own():
     assert min(seen.values()) > 60
 
 
-def test_labels_are_moved_round_but_never_back_to_where_they_were():
-    labels = np.arange(7)
-    shifts = Counter()
-    for row in moved_round(labels, 600, draw()):
-        assert np.array_equal(np.diff(row) % 7, np.ones(6))  # neighbours stay neighbours
-        shifts[int(np.flatnonzero(row == 0)[0])] += 1
-    assert sorted(shifts) == [1, 2, 3, 4, 5, 6]
-    assert min(shifts.values()) > 60
-    assert [row.tolist() for row in moved_round(np.array([5]), 2, draw())] == [[5], [5]]
+def test_labels_are_exchanged_within_groups():
+    groups, labels = np.array(list("baabb")), np.array([0, 1, 2, 3, 4])
+    seen = Counter(tuple(row) for row in among_rows(labels, 1200, draw(), groups))
+    assert len(seen) == 12  # 2! 3!
+    assert all(set(np.array(row)[groups == "a"]) == {1, 2} for row in seen)
+    assert min(seen.values()) > 60
+
+
+def test_labels_are_moved_round_within_each_stretch():
+    labels, within = np.array([0, 1, 2, 3, 4, 5, 6, 9]), np.array([4, 4, 4, 7, 7, 7, 7, 5])
+    seen = Counter()
+    for row in moved_round(labels, within, 1200, draw()):
+        assert set(row[:3]) == {0, 1, 2}
+        assert np.array_equal(np.diff(row[:3]) % 3, [1, 1])  # neighbours stay neighbours
+        assert np.array_equal(np.diff(row[3:7]) % 4, [1, 1, 1])
+        assert row[7] == 9
+        seen[row[0], row[3]] += 1
+    assert len(seen) == 12
+    assert min(seen.values()) > 60
+    assert [row.tolist() for row in moved_round(np.array([], int), np.array([], int), 2, draw())] == [[], []]
 
 
 def test_stretches_stay_whole():
@@ -61,7 +72,7 @@ def test_shuffles_depend_on_the_generator_alone_and_write_nothing():
     for shuffled in (
         lambda seed: among_rows(labels, 3, draw(seed)),
         lambda seed: among_groups(labels, np.arange(6), 3, draw(seed)),
-        lambda seed: moved_round(labels, 3, draw(seed)),
+        lambda seed: moved_round(labels, utterance, 3, draw(seed)),
         lambda seed: exchanged_stretches(labels, utterance, 3, draw(seed)),
     ):
         first, again, other = (np.stack(list(shuffled(seed))) for seed in (4, 4, 5))

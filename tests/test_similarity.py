@@ -406,3 +406,26 @@ def test_classes_with_equal_means_are_refused():
     both = crossed(np.zeros((3, 4)), noise(2, 3, 4))
     with pytest.raises(ValueError, match="all classes of 'speaker' have the same mean"):
         subspaces(both)
+
+
+def test_layers_that_know_the_same_speakers_in_other_directions_are_alike_only_with_pairs_of_one_speaker():
+    draw = np.random.default_rng(0)
+    who = np.repeat(np.arange(30), 5)
+    one, two = (3 * draw.normal(size=(30, 40))[who] + draw.normal(size=(150, 40)) for _ in range(2))
+    table = pd.DataFrame({"id": [f"u{n}" for n in range(150)], "speaker": [f"s{name}" for name in who]})
+    bank = FeatureBank.from_arrays(
+        table, {"hidden.0": one, "hidden.1": two, "hidden.2": one @ np.diag(draw.random(40))}
+    )
+    assert layer_similarity(bank).values[0, 1] > 0.35
+    apart = layer_similarity(bank, same_speaker=False)
+    assert abs(apart.values[0, 1]) < 0.1
+    assert apart.values[0, 2] > 0.5
+    np.testing.assert_allclose(np.diag(apart.values), 1)
+    assert (apart.low[0, 1], apart.high[0, 1]) == pytest.approx((0, 0), abs=0.2)
+    with pytest.raises(ValueError, match="same_speaker=False is for kind='cka' and a bank that knows its speakers"):
+        layer_similarity(bank, kind="cca", same_speaker=False)
+    # with each utterance a speaker of its own, all pairs are of two, and it is the debiased CKA
+    alone = FeatureBank.from_arrays(table.assign(speaker=table["id"]), {"hidden.0": one, "hidden.1": two})
+    np.testing.assert_allclose(
+        layer_similarity(alone, same_speaker=False).values, layer_similarity(alone).values, atol=1e-10
+    )

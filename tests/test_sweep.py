@@ -6,13 +6,13 @@ import pytest
 import torch
 from conftest import shuffled, small_config
 from matplotlib.axes import Axes
+from scipy import stats
 
 import unisat as us
 from unisat.interpret.interventions.edits import Patch, Placebo
 from unisat.interpret.interventions.intervene import intervene
 from unisat.interpret.interventions.metrics import logit_difference, speaker_cosine
 from unisat.interpret.interventions.sweep import SweepResult, sweep
-from unisat.interpret.statistics.intervals import two_level
 from unisat.plots import effects
 
 QUIET = {"progress": False}
@@ -96,7 +96,7 @@ def test_numbers_are_those_of_patches_by_hand(planted, align):
     clean, corrupt = batch([900, 1100, 1300], 1), batch([1200, 700, 1300], 2)
     options = dict(align=align, placebo=2, seed=3, **QUIET)
     result = sweep(planted, clean, corrupt, "block.1.attn.v", first_channel, **options)
-    draws = np.random.default_rng(3).integers(2**31, size=(2, 2))
+    draws = np.random.default_rng(3).integers(2**31, size=(2, 2, 3))
     for row in range(3):
         alone = corrupt[row].input_values
         output, source = us.run(planted, clean[row], "block.1.attn.v")
@@ -104,7 +104,7 @@ def test_numbers_are_those_of_patches_by_hand(planted, align):
             values = [first_channel(output), first_channel(planted(alone))]
             for head in range(2):
                 patch = Patch("block.1.attn.v", source, head=head, align=align)
-                for edit in (patch, *(Placebo(patch, int(seed)) for seed in draws[head])):
+                for edit in (patch, *(Placebo(patch, int(seed)) for seed in draws[head, :, row])):
                     with intervene(planted, edit):
                         values.append(first_channel(planted(alone)))
         ours = [result.clean[row], result.corrupt[row]]
@@ -167,17 +167,18 @@ def simulated(units=4, count=10, draws=3, groups=None, seed=0, effect=0.0):
 def test_effects_intervals_and_placebos_by_hand():
     result = simulated(effect=0.4, groups=list("aabbbccdde"))
     table = result.table()
-    counts = two_level(result.groups, 1000, seed=0)
     for unit, row in enumerate(table.itertuples()):
         moved = [p - c for p, c in zip(result.patched[unit], result.corrupt, strict=True)]
         gap = [a - c for a, c in zip(result.clean, result.corrupt, strict=True)]
         assert row.effect == pytest.approx(sum(moved) / sum(gap))
         assert row.difference == pytest.approx(sum(moved) / 10)
-        shares = [
-            sum(w * m for w, m in zip(c, moved, strict=True)) / sum(w * g for w, g in zip(c, gap, strict=True))
-            for c in counts
-        ]
-        assert (row.low, row.high) == pytest.approx(tuple(np.quantile(shares, [0.025, 0.975])))
+        # leave each of five groups out; Student's t with four degrees of freedom
+        others = [[k for k in range(10) if result.groups[k] != name] for name in "abcde"]
+        shares = [sum(moved[k] for k in rows) / sum(gap[k] for k in rows) for rows in others]
+        mean = sum(shares) / 5
+        error = (4 / 5 * sum((share - mean) ** 2 for share in shares)) ** 0.5
+        reach = stats.t.ppf(0.975, 4) * error
+        assert (row.low, row.high) == pytest.approx((row.effect - reach, row.effect + reach))
         draws = [
             sum(p - c for p, c in zip(draw, result.corrupt, strict=True)) / sum(gap) for draw in result.placebos[unit]
         ]
@@ -188,20 +189,23 @@ def test_effects_intervals_and_placebos_by_hand():
     assert (narrow.high - narrow.low < table.high - table.low).all()
 
 
-def test_p_values_are_those_of_all_sign_flips():
-    result = simulated(effect=0.1, count=9, groups=list("aabbcdefg"), seed=4)
-    beyond = result.patched - result.placebos.mean(1)
-    sums = np.stack([[row[result.groups == g].sum() for g in "abcdefg"] for row in beyond])
-    every = np.array(list(itertools.product([-1, 1], repeat=7)))
-    alone = [(np.abs(every @ row) >= abs(row.sum()) - 1e-9).mean() for row in sums]
-    scaled = sums / np.sqrt((sums**2).sum(1, keepdims=True))
-    largest = np.abs(every @ scaled.T).max(1)
-    family = [(largest >= abs(row.sum()) - 1e-9).mean() for row in scaled]
+def test_p_values_are_those_of_all_exchanges_with_placebos():
+    result = simulated(effect=0.1, count=5, draws=2, seed=4)
+    values = np.concatenate([result.patched[:, None], result.placebos], axis=1)
+    every = list(itertools.product(range(3), repeat=5))
+    sums = np.array([[unit[choice, range(5)].sum() for choice in every] for unit in values])
+    beyond = np.abs(sums - values.sum(2).mean(1, keepdims=True))  # the first is the patch in all pairs
+    alone = (beyond >= beyond[:, :1] - 1e-9).mean(1)
+    spread = np.sqrt(values.var(1).sum(1, keepdims=True))
+    family = ((beyond / spread).max(0) >= (beyond / spread)[:, :1] - 1e-9).mean(1)
     many = SweepResult(**{**vars(result), "n_boot": 40_000}).table()
     np.testing.assert_allclose(many.p_value, alone, atol=0.01)
     np.testing.assert_allclose(many.p_adjusted, family, atol=0.01)
     assert (many.p_adjusted >= many.p_value).all()
     assert 0 < min(alone) < 0.3
+    assert (many.p_least == 3.0**-5).all()
+    assert (result.table().p_least == 3.0**-5).all()
+    assert (simulated(draws=8).table().p_least == 1 / 1001).all()
 
 
 def test_p_values_of_placebos_are_even_and_one_in_twenty_families_shows_one():
@@ -214,26 +218,25 @@ def test_p_values_of_placebos_are_even_and_one_in_twenty_families_shows_one():
     assert np.array([table.p_value.min() <= 0.05 for table in tables]).mean() > 0.25
 
 
-def test_intervals_hold_the_true_effect_as_often_as_they_say():
-    """Speakers differ in how far a patch moves them: 16 of them, four pairs each."""
+@pytest.mark.parametrize("count", [6, 12])
+def test_intervals_hold_the_true_effect_as_often_as_they_say(count):
+    """Pairs differ in how far a patch moves them."""
     inside = []
-    speakers = np.repeat(np.arange(16), 4)
-    for seed in range(250):
+    for seed in range(600):
         rng = np.random.default_rng(seed)
-        corrupt, gap = rng.normal(size=64), 2 + 0.3 * rng.normal(size=64)
-        share = 0.5 + 0.2 * rng.normal(size=16)[speakers]
+        corrupt, gap = rng.normal(size=count), 2 + 0.3 * rng.normal(size=count)
+        share = 0.5 + 0.2 * rng.normal(size=count)
         result = SweepResult(
             units=pd.DataFrame({"site": ["hidden.1"], "layer": 1, "head": None, "start": np.nan, "end": np.nan}),
             clean=corrupt + gap,
             corrupt=corrupt,
-            patched=(corrupt + share * gap + 0.2 * rng.normal(size=64))[None],
-            placebos=np.empty((1, 0, 64)),
-            groups=speakers.astype(str),
-            n_boot=300,
+            patched=(corrupt + share * gap + 0.2 * rng.normal(size=count))[None],
+            placebos=np.empty((1, 0, count)),
+            groups=np.arange(count).astype(str),
         )
         table = result.table()
         inside.append(table.low[0] <= 0.5 <= table.high[0])
-    assert 0.90 <= np.mean(inside) <= 0.98
+    assert 0.93 <= np.mean(inside) <= 0.97
 
 
 @pytest.mark.filterwarnings("ignore:clean and corrupt")  # few pairs, random weights
@@ -250,7 +253,9 @@ def test_what_is_drawn_first(planted):
     assert one.groups.tolist() == list("abca")
     given = run(batch(lengths, 1), batch(lengths, 2), groups=list("ppqq"))
     assert given.groups.tolist() == list("ppqq")
-    with pytest.raises(ValueError, match="groups must name one for each of the 4 pairs, got 2"):
+    with pytest.raises(
+        ValueError, match="groups must name one for each of the 4 pairs, at least two different ones; got 2 names"
+    ):
         run(batch(lengths, 1), batch(lengths, 2), groups=["a", "b"])
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import multivariate_normal, norm
+from scipy.stats import multivariate_normal, norm, t
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import det_curve
 
@@ -115,7 +115,9 @@ def test_interval_is_that_of_rounds_taken_one_by_one():
             weights = np.array([count[a] if a == b else count[a] * count[b] for a, b in zip(*sides, strict=True)])
             if weights[same].any() and weights[~same].any():
                 rates.append(eer(scores, same, weights))
-        expected = np.quantile(rates, [0.025, 0.975])
+        # percentiles farther out, as Student's t with so few speakers and their own spread ask for
+        tail = norm.cdf(t.ppf(0.025, speakers - 1) * np.sqrt(speakers / (speakers - 1)))
+        expected = np.quantile(rates, [tail, 1 - tail])
         assert eer_interval(scores, same, sides, n_boot=n_boot, seed=5) == pytest.approx(expected, abs=1e-12)
 
 
@@ -216,6 +218,48 @@ def test_plda_is_the_most_likely_one(planted):
         ValueError, match="at least two speakers and 3 recordings more than speakers, got 10 recordings"
     ):
         fit_plda(features[:10], np.arange(10))
+
+
+@pytest.mark.parametrize("alike", [1.0, 0.05, 0.0])
+def test_plda_is_as_likely_as_what_plain_steps_reach_in_the_end(alike):
+    """Speakers hardly differ in one direction, or not at all: plain steps from elsewhere, thousands of them."""
+    draw = np.random.default_rng(3)
+    sizes = draw.integers(2, 7, size=50)
+    who = np.repeat(np.arange(50), sizes)
+    spread = np.array([3.0, 1.0, alike, 1.0]) * draw.normal(size=(50, 4))
+    features = spread[who] + draw.normal(size=(len(who), 4)) @ draw.normal(size=(4, 4))
+    mean, between, within = features.mean(0), np.cov(features.T) / 2, np.cov(features.T) / 2
+    for _ in range(2000):
+        at, unsure = np.empty((50, 4)), np.empty((50, 4, 4))
+        for name in range(50):
+            gain = between @ np.linalg.inv(between + within / sizes[name])
+            at[name] = mean + gain @ (features[who == name].mean(0) - mean)
+            unsure[name] = between - gain @ between
+        rest = features - at[who]
+        within = (rest.T @ rest + np.einsum("k,kij->ij", sizes, unsure)) / len(who)
+        mean = at.mean(0)
+        between = (at - mean).T @ (at - mean) / 50 + unsure.mean(0)
+    plain = likelihood(features, who, mean, between, within)
+    assert fit_plda(features, who).log_likelihood >= plain - 1e-5
+
+
+@pytest.mark.parametrize("backend", ["lda", "plda"])
+@pytest.mark.parametrize("each", [2, 3])
+@pytest.mark.filterwarnings("ignore:PLDA is fitted")
+def test_few_utterances_of_few_speakers_are_enough_to_fit_on(backend, each):
+    """Fewer speakers than channels with two utterances each: no speaker's own covariance is of use."""
+    draw = np.random.default_rng(0)
+
+    def wide(prefix, speakers, each):
+        who = np.repeat(np.arange(speakers), each)
+        x = 3 * draw.normal(size=(speakers, 64))[who] + draw.normal(size=(len(who), 64))
+        table = pd.DataFrame(
+            {"id": [f"{prefix}{n}" for n in range(len(who))], "speaker": [f"{prefix}s{w}" for w in who]}
+        )
+        return FeatureBank.from_arrays(table.assign(session=table["id"]), {"hidden.1": x})
+
+    scored = verify_trials(wide("t", 12, 4), 1, backend=backend, train=wide("r", 30, each), n_boot=50)
+    assert scored.eer() < 0.2
 
 
 # trials

@@ -135,7 +135,7 @@ def code_usage(table: pd.DataFrame, *, summary: pd.DataFrame | None = None, ax: 
     """Use of each entry in each group, the most used entry first, beside a codebook in even use.
 
     The dotted line is a codebook in even use after as many frames. It is not flat, because some entries are used more
-    often by chance. A curve ends at the entries without a frame; crosses at the bottom are entries called dead.
+    often by chance. A curve ends where entries are unseen; crosses at the bottom mark these.
 
     Parameters
     ----------
@@ -157,11 +157,11 @@ def code_usage(table: pd.DataFrame, *, summary: pd.DataFrame | None = None, ax: 
                 text += f" (95 %: {about['low']:.3g} to {about['high']:.3g})"
         colour = CLASSES[place % len(CLASSES)]
         ax.plot(rows["rank"] + 1, 100 * rows["share"].where(rows["count"] > 0), color=colour, label=text)
-        dead = rows[rows["dead"]]
-        if len(dead):
-            label, height = f"group {group}: {len(dead)} dead", np.full(len(dead), 0.03 + 0.05 * place)
+        unseen = rows[rows["count"] == 0]
+        if len(unseen):
+            label, height = f"group {group}: {len(unseen)} unseen", np.full(len(unseen), 0.03 + 0.05 * place)
             marks: dict[str, Any] = {"color": colour, "marker": "x", "markersize": 4, "linestyle": "none"}
-            ax.plot(dead["rank"] + 1, height, transform=ax.get_xaxis_transform(), label=label, **marks)
+            ax.plot(unseen["rank"] + 1, height, transform=ax.get_xaxis_transform(), label=label, **marks)
     frames = table["count"].groupby(table["group"]).sum().iloc[0]
     even = table[table["group"] == table["group"].iloc[0]].sort_values("rank")
     ax.plot(even["rank"] + 1, 100 * even["even_share"], color="black", linestyle=":", label="a book in even use")

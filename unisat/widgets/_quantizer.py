@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE
 from unisat.interpret.activations.capture import Trace
-from unisat.interpret.units.codebook import frames_to_call_dead
 from unisat.interpret.units.perplexity import perplexity_over_steps, read_history, step_of_temperature
 from unisat.interpret.units.quantizer import Choice, Frames, captured_frames, check_quantizer, quantized_frames
 from unisat.plots import _quantizer as plots
@@ -204,10 +203,12 @@ class QuantizerView(Picture):
 
     def _use(self, group: int, moved: float) -> Iterator[str]:
         """What to say of all frames, and of training."""
-        row, enough = self.table.loc[group], frames_to_call_dead(self.entries)
-        dead = f"too few to call any dead ({enough:,})" if pd.isna(row["dead"]) else f"{int(row['dead'])} are dead"
+        row = self.table.loc[group]
+        unseen = int(row["unseen"])
+        bound = f", and each of the {unseen} unseen ones has less than {row['unseen_below']:.2%} of such frames"
         which = self.controls["counted"].value
-        yield f"{int(row['frames']):,} frames ({which}) use {int(row['used'])} of {self.entries} entries, {dead};"
+        used = f"{int(row['frames']):,} frames ({which}) use {int(row['used'])} of {self.entries} entries"
+        yield f"{used}{bound if unseen else ''};"
         yield f"perplexity {row['soft']:.1f} soft, {row['hard']:.1f} hard, {row['corrected']:.1f} corrected."
         if "drawn" in row:
             yield f"With noise {moved:.0%} of them choose another entry, and the hard one is {row['drawn']:.1f}."

@@ -370,8 +370,11 @@ class Project(_Chosen):
 
     def change(self, part: Rows, place: Place) -> Rows:
         """Give the part in the subspace, or the rest."""
-        directions = self.orthonormal(place.site, place.chosen).to(part)
-        inside = (part @ directions.T) @ directions
+        return self.split(part, self.orthonormal(place.site, place.chosen).to(part))
+
+    def split(self, part: Rows, directions: Float[Tensor, "*batch rank channels"]) -> Rows:
+        """Give the part that lies in the span of orthonormal directions, or the rest."""
+        inside = (part @ directions.mT) @ directions
         return inside if self.keep else part - inside
 
 
@@ -413,24 +416,35 @@ class Edit(Intervention):
 class Placebo(Intervention):
     """A change as large as that of another edit, in random directions: what any disturbance of this size does.
 
-    The change that the other edit would make is turned by one random rotation of the channels that it edits, the same
-    for all frames. So each frame changes by the same norm, and changes of different frames stay as alike as they were.
-    A constant shift becomes a random direction, and a subspace a random subspace of equal rank.
+    The change that the other edit would make is turned by a random rotation of the channels that it edits, the same for
+    all frames. So each frame changes by the same norm, and changes of different frames stay as alike as they were. A
+    constant shift becomes a random direction.
+
+    A `Project` becomes a projection on random directions of the same rank. Most random directions hold little of what
+    varies, so that they remove less than directions that were chosen by looking; ``match="variance"`` asks what *any*
+    directions do that remove as much.
 
     Parameters
     ----------
     of : Ablate, Patch, Steer, Project or Edit
         The other edit.
-    seed : int
-        Seed of the rotation, which is the same in each forward pass.
+    seed : int or sequence of int
+        Seed of the rotation, which is the same in each forward pass; or one for each utterance of the batch.
+    match : {"rank", "variance"}
+        Of a `Project` alone. "rank" takes random directions; "variance" takes random directions in which the batch's
+        frames vary as much in all as in the directions of the edit, drawn more or less along the principal components.
+        The variance that is nearest is taken where no directions of this rank have so much.
     """
 
     of: Intervention
-    seed: int = 0
+    seed: int | Sequence[int] = 0
+    match: Literal["rank", "variance"] = "rank"
 
     def __post_init__(self) -> None:
         if not isinstance(self.of, Intervention) or isinstance(self.of, Placebo):
             raise ValueError(f"Placebo(of=...) takes an edit such as Ablate(...), got {type(self.of).__name__}.")
+        if self.match not in ("rank", "variance") or (self.match == "variance" and not isinstance(self.of, Project)):
+            raise ValueError(f"match={self.match!r} must be 'rank', or 'variance' for the placebo of a Project.")
         for name in ("site", "head", "dims", "time"):
             object.__setattr__(self, name, getattr(self.of, name))
 
@@ -443,7 +457,43 @@ class Placebo(Intervention):
 
     def change(self, part: Rows, place: Place) -> Rows:
         """Add the edit's change, turned, to the values."""
-        return part + (self.of.change(part, place) - part) @ rotation(part.shape[-1], self.seed).to(part)
+        seeds = [self.seed] if isinstance(self.seed, int) else list(self.seed)
+        if len(seeds) not in (1, len(part)):
+            raise ValueError(f"Placebo has {len(seeds)} seeds for {len(part)} utterances; give one, or one for each.")
+        turned = torch.stack([rotation(part.shape[-1], seed) for seed in seeds])
+        if not isinstance(self.of, Project):
+            return part + (self.of.change(part, place) - part) @ turned.to(part)
+        own = self.of.orthonormal(place.site, place.chosen).double().cpu()
+        if self.match == "rank":
+            directions = own @ turned.double()
+        else:
+            covariance = torch.cov(part[place.valid].double().cpu().T)
+            directions = torch.stack([as_variable(own, covariance, rows[: len(own)].double()) for rows in turned])
+        return self.of.split(part, directions.to(part))
+
+
+def as_variable(
+    own: Float[Tensor, "rank channels"],
+    covariance: Float[Tensor, "channels channels"],
+    random: Float[Tensor, "rank channels"],
+) -> Float[Tensor, "rank channels"]:
+    """Bend random directions towards or away from the principal components until they hold as much variance as ``own``.
+
+    Each direction is weighted along the principal components by a power of their standard deviations. The power is
+    found by halving an interval: 0 leaves the directions as they are, and a large one gives the largest components.
+    """
+    sizes, axes = torch.linalg.eigh(covariance)
+    weight = (sizes / sizes[-1]).clamp(min=1e-6)
+    wanted = torch.trace(own @ covariance @ own.T)
+    low, high = -3.0, 12.0
+    for _ in range(40):
+        power = (low + high) / 2
+        directions = torch.linalg.qr((random @ axes * weight**power @ axes.T).T)[0].T
+        if torch.trace(directions @ covariance @ directions.T) < wanted:
+            low = power
+        else:
+            high = power
+    return directions
 
 
 def _needs_channels(what: str, site: Site) -> None:

@@ -2,8 +2,8 @@
 
 Every pair is a *clean* utterance and a *corrupt* one. The corrupt one is run with the clean one's values at one place
 (`unisat.Patch`), and a metric says how far its output moved towards the clean one's (Zhang and Nanda 2024,
-arXiv:2309.16042: denoising). A placebo, the same change turned in a random direction, says how far any change of that
-size would have moved it.
+arXiv:2309.16042: denoising). Placebos, the same change turned in random directions, say how far any change of that size
+would have moved it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from unisat.interpret.interventions.edits import Align, Intervention, Patch, Pla
 from unisat.interpret.interventions.intervene import intervene
 from unisat.interpret.interventions.metrics import Metric
 from unisat.interpret.result import Result, plots
-from unisat.interpret.statistics.intervals import interval, two_level
+from unisat.interpret.statistics.intervals import jackknife
 from unisat.modules import fingerprint, unwrap
 
 
@@ -45,11 +45,11 @@ class SweepResult(Result):
     patched : (units, pairs)
         The metric of the corrupt utterance with the clean one's values.
     placebos : (units, draws, pairs)
-        The metric with an equally large change in random directions.
+        The metric with an equally large change in random directions, drawn anew for each pair.
     groups : (pairs,)
-        What is drawn first for intervals and signs: speakers, or each pair by itself.
+        What intervals leave out in turn: speakers, or each pair by itself.
     n_boot, seed : int
-        Number of draws, and their seed.
+        Number of draws for p-values, and their seed.
     """
 
     units: pd.DataFrame
@@ -66,44 +66,54 @@ class SweepResult(Result):
 
         ``site``, ``layer``, ``head``, ``start`` and ``end`` say which place. ``effect`` is the mean of patched -
         corrupt over the mean of clean - corrupt (0: as corrupt, 1: as clean), with its interval ``low`` to ``high``
-        from a bootstrap over groups, then pairs. ``difference`` is the mean of patched - corrupt in the metric's unit.
-        ``placebo`` is the mean effect of the placebos, ``placebo_low`` and ``placebo_high`` are the least and the
-        largest of the draws. ``p_value`` is that of the effect less the placebo, from flipping its sign at random
-        group by group, two-sided. ``p_adjusted`` is the same against the largest of all places in each draw (Westfall
-        and Young 1993: the chance that *any* place shows so much by accident). ``n`` is the number of pairs.
+        from a jackknife over groups. ``difference`` is the mean of patched - corrupt in the metric's unit. ``placebo``
+        is the mean effect of the placebos, ``placebo_low`` and ``placebo_high`` are the least and the largest of the
+        draws. ``p_value``, two-sided, is that of the hypothesis that the clean values do what a change of their size
+        does in any direction: each pair's effect is exchanged at random with its placebos. ``p_adjusted`` is the same
+        against the largest of all places in each draw (Westfall and Young 1993: the chance that *any* place shows so
+        much by accident). Neither can be below ``p_least``, which so many placebos, pairs and draws allow. ``n`` is the
+        number of pairs.
         """
         moved, gap = self.patched - self.corrupt, self.clean - self.corrupt
-        counts = two_level(self.groups, self.n_boot, seed=self.seed)
-        draws = (counts @ moved.T) / (counts @ gap)[:, None]  # (n_boot, units)
-        bounds = [interval(column, level) for column in draws.T]
+        effect = moved.mean(1) / gap.mean()
+        reach = self._reach(moved, gap, level)
         placebo = (self.placebos - self.corrupt).mean(-1) / gap.mean()  # (units, draws)
-        given = placebo.shape[1] > 0
+        draws = placebo.shape[1]
         nothing = np.full(len(self.units), np.nan)
-        p_value, p_adjusted = self._p_values() if given else (nothing, nothing)
+        p_value, p_adjusted = self._p_values() if draws else (nothing, nothing)
         return self.units.assign(
-            effect=moved.mean(1) / gap.mean(),
-            low=[low for low, _ in bounds],
-            high=[high for _, high in bounds],
+            effect=effect,
+            low=effect - reach,
+            high=effect + reach,
             difference=moved.mean(1),
-            placebo=placebo.mean(1) if given else nothing,
-            placebo_low=placebo.min(1) if given else nothing,
-            placebo_high=placebo.max(1) if given else nothing,
+            placebo=placebo.mean(1) if draws else nothing,
+            placebo_low=placebo.min(1) if draws else nothing,
+            placebo_high=placebo.max(1) if draws else nothing,
             p_value=p_value,
             p_adjusted=p_adjusted,
-            n=len(self.clean),
+            p_least=p_least(draws, len(gap), self.n_boot) if draws else nothing,
+            n=len(gap),
         )
+
+    def _reach(self, moved: np.ndarray, gap: np.ndarray, level: float) -> Float[np.ndarray, " units"]:
+        """Half the width of each effect's interval."""
+        names, codes = np.unique(self.groups, return_inverse=True)
+        member = np.eye(len(names))[codes]
+        without = moved.sum(1) - (moved @ member).T, gap.sum() - (gap @ member)[:, None]  # (groups, units), (groups, 1)
+        return jackknife(without[0] / without[1], level)
 
     def _p_values(self) -> tuple[Float[np.ndarray, " units"], Float[np.ndarray, " units"]]:
         """Compute p-values of each place alone, and against the largest of all places."""
-        names, codes = np.unique(self.groups, return_inverse=True)
-        beyond = self.patched - self.placebos.mean(1)  # (units, pairs)
-        sums = np.stack([np.bincount(codes, row, minlength=len(names)) for row in beyond])  # (units, groups)
-        size = np.sqrt(np.square(sums).sum(1))  # flipped signs do not change it
-        sums = np.divide(sums, size[:, None], out=np.zeros_like(sums), where=size[:, None] > 0)
-        signs = np.random.default_rng(self.seed).choice([-1.0, 1.0], size=(self.n_boot, len(names)))
-        flipped, observed = np.abs(signs @ sums.T), np.abs(sums.sum(1)) - 1e-9  # equal sums may differ by rounding
-        alone = (1 + (flipped >= observed).sum(0)) / (1 + self.n_boot)
-        family = (1 + (flipped.max(1)[:, None] >= observed).sum(0)) / (1 + self.n_boot)
+        values = np.concatenate([self.patched[:, None], self.placebos], axis=1)  # (units, 1 + draws, pairs)
+        values = values - values.mean(1, keepdims=True)
+        size = np.sqrt(np.square(values).mean(1).sum(-1))[:, None, None]  # exchanges do not change it
+        values = np.divide(values, size, out=np.zeros_like(values), where=size > 0)
+        pairs = np.arange(values.shape[2])
+        taken = np.random.default_rng(self.seed).integers(values.shape[1], size=(self.n_boot, len(pairs)))
+        exchanged = np.abs(np.stack([values[:, row, pairs].sum(-1) for row in taken]))  # (n_boot, units)
+        observed = np.abs(values[:, 0].sum(-1)) - 1e-9  # equal sums may differ by rounding
+        alone = (1 + (exchanged >= observed).sum(0)) / (1 + self.n_boot)
+        family = (1 + (exchanged.max(1)[:, None] >= observed).sum(0)) / (1 + self.n_boot)
         return alone, family
 
     def plot(self, **options: Any) -> Any:
@@ -113,6 +123,11 @@ class SweepResult(Result):
     def heatmap(self, **options: Any) -> Any:
         """Draw effects as colours, layers by heads or places by seconds (`unisat.plots.effect_map`)."""
         return plots().effect_map(self.table(), **options)
+
+
+def p_least(placebos: int, pairs: int, n_boot: int) -> float:
+    """Give the smallest p-value of a sweep: one in as many as there are exchanges, or as were drawn."""
+    return max(1 / (1 + n_boot), (1 + placebos) ** -float(pairs))
 
 
 def sweep(
@@ -152,15 +167,15 @@ def sweep(
     align : {"error", "crop", "stretch"}
         What to do where the utterances of a pair differ in length; see `unisat.Patch`.
     placebo : int
-        Number of random directions for each place; with 0 there are no p-values.
+        Number of random directions for each place and pair; with 0 there are no p-values.
     groups : (pairs,), optional
-        What is drawn first for intervals and p-values. The default is the speakers of the side that has fewer (but two
-        at least), where they are known, and otherwise each pair by itself.
+        What intervals leave out in turn. The default is the speakers of the side that has fewer (but two at least),
+        where they are known, and otherwise each pair by itself. With two or three groups intervals are very wide.
     batch_size : int
         Pairs in one forward pass; with exact padding it does not change the result.
     n_boot, seed : int
-        Number of draws for intervals and p-values, and the seed of these and of the placebos. The smallest p-value is
-        ``1 / (1 + n_boot)``, and no less than ``2 ** (1 - groups)``.
+        Number of draws for p-values, and the seed of these and of the placebos. The table's ``p_least`` is the smallest
+        p-value that they allow.
 
     Returns
     -------
@@ -182,12 +197,12 @@ def sweep(
     chosen = select(site_list(unwrap(model)), sites if isinstance(sites, list | tuple) else [sites])  # type: ignore[list-item]
     units = _units(chosen, heads, window, float(min(batch.seconds.min() for batch in pairs)))
     by, drawn_first = _groups(pairs, groups)
-    seeds = np.random.default_rng(seed).integers(2**31, size=(len(units), placebo))
+    seeds = np.random.default_rng(seed).integers(2**31, size=(len(units), placebo, len(pairs[0])))
     work = _Work(model, [site.name for site in chosen], units, metric, align, seeds)
     found = _measure_all(work, pairs, batch_size, progress=progress)
     settings: dict[str, Any] = {"model": fingerprint(unwrap(model)), "metric": _name(metric), "pairs": len(pairs[0])}
     settings |= {"groups": drawn_first, "heads": heads, "window": window, "align": align, "placebo": placebo}
-    settings |= {"n_boot": n_boot, "seed": seed, "gap": _gap(found["clean"] - found["corrupt"], by, n_boot, seed)}
+    settings |= {"n_boot": n_boot, "seed": seed, "gap": _gap(found["clean"] - found["corrupt"], by)}
     return SweepResult(settings=settings, units=units, groups=by, n_boot=n_boot, seed=seed, **found)
 
 
@@ -211,9 +226,10 @@ def _name(metric: Metric | Callable[[Any], Tensor]) -> str:
     return metric.name if isinstance(metric, Metric) else getattr(metric, "__name__", type(metric).__name__)
 
 
-def _gap(gap: Float[np.ndarray, " pairs"], by: np.ndarray, n_boot: int, seed: int) -> dict[str, float]:
+def _gap(gap: Float[np.ndarray, " pairs"], by: np.ndarray) -> dict[str, float]:
     """Measure how far apart clean and corrupt utterances are in the metric; effects are shares of this gap."""
-    low, high = interval(two_level(by, n_boot, seed=seed) @ gap / len(gap))
+    without = np.array([gap[by != name].mean() for name in np.unique(by)])
+    low, high = (float(gap.mean() + sign * jackknife(without)) for sign in (-1, 1))
     if not gap.any() or abs(gap.mean()) < 1e-6 * np.abs(gap).max():
         raise ValueError(
             "the metric is the same for clean and corrupt utterances: there is no effect to take a share of."
@@ -245,11 +261,14 @@ def _units(chosen: Sequence[Site], heads: bool, window: float | None, shortest: 
 
 
 def _groups(pairs: tuple[Batch, Batch], given: Sequence[str] | None) -> tuple[np.ndarray, str]:
-    """Say what is drawn first, and what it is called."""
+    """Say what intervals leave out in turn, and what it is called."""
     count = len(pairs[0])
     if given is not None:
-        if len(given) != count:
-            raise ValueError(f"groups must name one for each of the {count} pairs, got {len(given)}.")
+        if len(given) != count or len(set(given)) < 2:
+            raise ValueError(
+                f"groups must name one for each of the {count} pairs, at least two different ones; got {len(given)} "
+                f"names, {len(set(given))} different."
+            )
         return np.asarray(given, dtype=str), "given"
     known = {
         side: np.asarray(batch.speakers, dtype=str)
@@ -272,7 +291,7 @@ class _Work:
         The sites whose values are taken from clean utterances.
     units : DataFrame
         The places where they are put into corrupt utterances.
-    seeds : (units, draws)
+    seeds : (units, draws, pairs)
         Seeds of the placebos.
     """
 
@@ -281,7 +300,7 @@ class _Work:
     units: pd.DataFrame
     metric: Metric | Callable[[Any], Tensor]
     align: Align
-    seeds: Int[np.ndarray, "units draws"]
+    seeds: Int[np.ndarray, "units draws pairs"]
 
 
 def _measure_all(
@@ -290,7 +309,7 @@ def _measure_all(
     """Measure all pairs: ``clean`` and ``corrupt`` as they are, ``patched`` and with ``placebos``."""
     count, units = len(pairs[0]), len(work.units)
     found = {"clean": np.empty(count), "corrupt": np.empty(count)}
-    found |= {"patched": np.empty((units, count)), "placebos": np.empty((*work.seeds.shape, count))}
+    found |= {"patched": np.empty((units, count)), "placebos": np.empty(work.seeds.shape)}
     batches = np.array_split(np.arange(count), -(-count // batch_size))
     bar = tqdm(total=len(batches) * units, desc="sweep", unit=" patches", disable=not progress)
     with bar, torch.no_grad():
@@ -319,8 +338,8 @@ def _patches(
         time = None if np.isnan(unit.start) else (unit.start, unit.end)
         patch = Patch(unit.site, source, head=head, time=time, align=work.align)
         edits: dict[tuple[str, tuple[int, ...]], Intervention] = {("patched", (number,)): patch}
-        drawn = enumerate(work.seeds[number].tolist())
-        edits |= {("placebos", (number, k)): Placebo(patch, seed) for k, seed in drawn}
+        drawn = enumerate(work.seeds[number][:, rows].tolist())
+        edits |= {("placebos", (number, k)): Placebo(patch, seeds) for k, seeds in drawn}
         for (name, place), edit in edits.items():
             with intervene(model, edit):
                 output = model(**inputs)

@@ -70,6 +70,7 @@ def layer_similarity(
     other_sites: Sequence[str] | None = None,
     pool: str | None = None,
     components: int | None = None,
+    same_speaker: bool = True,
     blocks: int = 20,
     seed: int = 0,
 ) -> LayerSimilarity:
@@ -79,7 +80,9 @@ def layer_similarity(
     Song et al. 2012 (as Nguyen et al. 2021). With fewer utterances than channels, the plain estimator calls noise alike
     (0.93 for 60 utterances of 768 independent channels; Murphy et al. 2024, arXiv:2405.01012). CKA does not change when
     features are rotated or all scaled, but it does when single channels are scaled. It takes utterances to be
-    independent: with few speakers and many utterances of each it reads high where both layers tell speakers apart.
+    independent: with few speakers and many utterances of each it reads high where both layers tell speakers apart, in
+    whatever directions. ``same_speaker=False`` leaves pairs of utterances of one speaker out, and asks whether the
+    layers find the same *different* speakers alike.
 
     ``"cca"`` is the mean canonical correlation on held-out utterances. Each side is reduced to its first principal
     components, whitened and rotated on four fifths of the speakers (of the utterances, where speakers are not known);
@@ -108,6 +111,8 @@ def layer_similarity(
         As in `FeatureBank.features`.
     components : int, optional
         Principal components of CCA and projection; if None 10, or fewer where there are not ten utterances for each.
+    same_speaker : bool
+        Whether pairs of utterances of one speaker count. Only CKA can leave them out, where speakers are known.
     blocks : int
         Most blocks of speakers for the jackknife; 0 for no interval.
     seed : int
@@ -132,11 +137,13 @@ def layer_similarity(
     rank = _rank(kind, components, len(bank), widths)
     speakers = known_speakers(bank)
     block, folds = _blocks(speakers, len(bank), blocks, seed), _folds(speakers, len(bank), seed)
-    values, left_out = _measure(kind, left, right, rank, block, folds)
+    if not same_speaker and (kind != "cka" or speakers is None or len(set(speakers)) < 4):
+        raise ValueError("same_speaker=False is for kind='cka' and a bank that knows its speakers, at least four.")
+    values, left_out = _measure(kind, left, right, rank, block, folds, None if same_speaker else speakers)
     reach = np.full_like(values, np.nan) if left_out is None else jackknife(left_out)
     settings = {"kind": KINDS[kind], "model": bank.settings.get("model"), "other_model": second.settings.get("model")}
     settings |= {"utterances": len(bank), "speakers": None if speakers is None else len(set(speakers)), "pool": pool}
-    settings |= {"components": None if kind == "cka" else rank}
+    settings |= {"components": None if kind == "cka" else rank, "same_speaker": same_speaker}
     settings |= {"blocks": 0 if block is None else int(block.max()) + 1, "seed": seed}
     return LayerSimilarity(
         kind=kind,
@@ -230,29 +237,43 @@ def _measure(
     rank: int,
     block: np.ndarray | None,
     folds: np.ndarray,
+    apart: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The similarity of each pair of sites, and without each block of utterances."""
+    """The similarity of each pair of sites, and without each block of utterances.
+
+    CKA leaves out pairs of utterances that are of one group in ``apart``.
+    """
     if kind == "cca":
         return _held_out(left, right, rank, folds, block)
     if kind == "projection":
         return leave_out(lambda keep: _overlap(left, right, rank, keep), len(folds), block)
     gram_left = [values @ values.T for values in left]
     gram_right = gram_left if right is left else [values @ values.T for values in right]
-    return leave_out(lambda keep: _cka(gram_left, gram_right, keep), len(folds), block)
+    return leave_out(lambda keep: _cka(gram_left, gram_right, keep, apart), len(folds), block)
 
 
-def _cka(left: Sequence[np.ndarray], right: Sequence[np.ndarray], keep: np.ndarray) -> np.ndarray:
-    first = np.stack([_unit(gram, keep) for gram in left])
-    return np.clip(first @ (first if right is left else np.stack([_unit(gram, keep) for gram in right])).T, -1, 1)
+def _cka(
+    left: Sequence[np.ndarray], right: Sequence[np.ndarray], keep: np.ndarray, apart: np.ndarray | None
+) -> np.ndarray:
+    group = None if apart is None else apart[keep]
+    first = np.stack([_unit(gram, keep, group) for gram in left])
+    second = first if right is left else np.stack([_unit(gram, keep, group) for gram in right])
+    return np.clip(first @ second.T, -1, 1)
 
 
-def _unit(gram: np.ndarray, keep: np.ndarray) -> np.ndarray:
+def _unit(gram: np.ndarray, keep: np.ndarray, group: np.ndarray | None) -> np.ndarray:
     """Give a U-centred Gram matrix as a vector of length 1; the product of two is HSIC_1 over the geometric mean.
 
-    Song et al. 2012, eq. 5, in the form of Székely and Rizzo 2014: without the diagonal, rows and columns sum to 0.
+    Song et al. 2012, eq. 5, in the form of Székely and Rizzo 2014: without the diagonal, rows and columns sum to 0. So
+    they do without the pairs of one group, where groups are given.
     """
     gram = gram[np.ix_(keep, keep)]
     count = len(gram)
+    if group is not None:
+        pairs = (group[:, None] != group).astype(float)
+        row = np.linalg.lstsq(pairs + np.diag(pairs.sum(1)), (pairs * gram).sum(1), rcond=None)[0]
+        gram = pairs * (gram - row - row[:, None])
+        return gram.ravel() / np.linalg.norm(gram)
     np.fill_diagonal(gram, 0)
     means = gram.sum(1) / (count - 2)
     gram -= means

@@ -22,7 +22,7 @@ from unisat.interpret.features.bank import FeatureBank, known_speakers
 from unisat.interpret.features.collect import fingerprint
 from unisat.interpret.probing.classifiers import group_folds
 from unisat.interpret.result import Result, plots
-from unisat.interpret.statistics.intervals import interval, two_level
+from unisat.interpret.statistics.intervals import interval, resampled
 from unisat.interpret.statistics.scaling import scaling
 from unisat.model import UniSpeechSatModel
 
@@ -444,6 +444,7 @@ def _interval(
 ) -> tuple[float, float]:
     """The interval of the balanced accuracy, over speakers where they are known, else over groups."""
     speakers = known_speakers(bank)
-    counts = two_level(held if speakers is None else speakers, n_boot)
+    groups = held if speakers is None else speakers
+    counts = resampled(groups, n_boot)
     weights = counts / np.bincount(codes)[codes]
-    return interval((weights * right).sum(1) / weights.sum(1))
+    return interval((weights * right).sum(1) / weights.sum(1), groups=len(set(groups)))

@@ -18,7 +18,7 @@ from unisat.interpret.features.labels import known, row_labels
 from unisat.interpret.probing.classifiers import LAMBDAS, group_folds
 from unisat.interpret.probing.report import ACOUSTIC, CONTROLS, LayerReport, assemble
 from unisat.interpret.probing.scoring import METRICS, P_TARGET, Plan, Task, measure
-from unisat.interpret.statistics.intervals import two_level
+from unisat.interpret.statistics.intervals import resampled
 
 PROBES = ("ridge", "logistic", "lda")
 
@@ -111,9 +111,9 @@ def probe_layers(
     seeds : int
         Number of assignments of groups to folds; the value is the mean over them.
     n_boot : int
-        Number of draws of the bootstrap: speakers, then their utterances, then seeds.
+        Number of draws of the bootstrap: speakers with all their utterances, then seeds.
     speakers : str
-        The column whose values are drawn first.
+        The column whose values are drawn.
     seed : int
         The first seed of folds, shuffles and draws.
 
@@ -139,7 +139,7 @@ def probe_layers(
     asked = _check_controls(units, controls, chosen, types)
 
     tasks = _tasks(units, kind, grouped, types if "random_attribute" in asked else None, cv, (seed, seeds))
-    weights = np.vstack([np.ones(len(voices)), two_level(voices, n_boot, seed=seed)])
+    weights = np.vstack([np.ones(len(voices)), resampled(voices, n_boot, seed=seed)])
     plan = Plan(probe, measured, "standard" if standardize else "centre", seed, weights)
     found = _measure(units, pool, _jobs(units.bank, chosen, asked), tasks, plan, progress)
     folds = tasks["trained"].folds

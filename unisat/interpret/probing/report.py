@@ -73,7 +73,8 @@ class LayerReport(Result):
             return set()
         sign = -1 if metric in LOWER_IS_BETTER else 1
         draws = np.stack([self.draws[metric, "trained", site] for site in rows["site"]])
-        keep = as_good_as_best(sign * rows["value"].to_numpy(), sign * draws, level)
+        speakers = self.settings.get("n_speakers")
+        keep = as_good_as_best(sign * rows["value"].to_numpy(), sign * draws, level, groups=speakers)
         return {int(layer) for layer in rows["layer"][keep]}
 
     def difference(self, a: int | str, b: int | str, metric: str | None = None) -> tuple[float, float, float]:
@@ -95,7 +96,8 @@ class LayerReport(Result):
         other = ("trained", self._site(b)) if b not in CONTROLS else (str(b), str(b) if b in ACOUSTIC else site)
         if (metric, *other) not in self.draws:
             raise ValueError(f"this report has no control {b!r}; it has {', '.join(self.rows['control'].unique())}.")
-        low, high = interval(self.draws[metric, "trained", site] - self.draws[metric, *other])
+        drawn = self.draws[metric, "trained", site] - self.draws[metric, *other]
+        low, high = interval(drawn, groups=self.settings.get("n_speakers"))
         return self._value(metric, "trained", site) - self._value(metric, *other), low, high
 
     def _metric(self, metric: str | None) -> str:
@@ -134,7 +136,7 @@ def assemble(found: Found, classes: int, units: int, groups: int, seed: int, set
             share = by_model[:, None] * by_seed
             drawn = draws[metric, control, site] = (share * every[..., 1:]).sum((0, 1))
             points = every[..., 0].mean(1) if len(runs) > 1 else every[0, :, 0]
-            low, high = interval(drawn)
+            low, high = interval(drawn, groups=settings.get("n_speakers"))
             row: dict[str, Any] = {"layer": layers.get(site), "site": site, "control": control, "metric": metric}
             row |= {"value": float(every[..., 0].mean()), "low": low, "high": high}
             row |= {
@@ -147,7 +149,7 @@ def assemble(found: Found, classes: int, units: int, groups: int, seed: int, set
     random = table[table["control"] == "random_attribute"].set_index(["metric", "site"])["value"].to_dict()
     less = [random.get(key, np.nan) for key in zip(table["metric"], table["site"], strict=True)]
     table["selectivity"] = (table["value"] - less).where(trained)
-    leaky = _leaky(table, draws) if (table["control"] == "shuffle").any() else None
+    leaky = _leaky(table, draws, settings.get("n_speakers")) if (table["control"] == "shuffle").any() else None
     return LayerReport(rows=table, draws=draws, leaky=leaky, settings=settings | {"leaky": leaky})
 
 
@@ -164,11 +166,11 @@ def _layers(sites: Sequence[str]) -> dict[str, int]:
     return dict(zip(sites, found if len(set(found)) == len(sites) else range(len(sites)), strict=True))
 
 
-def _leaky(rows: pd.DataFrame, draws: Mapping[tuple[str, str, str], np.ndarray]) -> bool:
+def _leaky(rows: pd.DataFrame, draws: Mapping[tuple[str, str, str], np.ndarray], speakers: int | None) -> bool:
     """Say whether shuffled labels beat chance at some layer, by the first metric."""
     metric = rows["metric"].iloc[0]
     shuffled = rows[(rows["metric"] == metric) & (rows["control"] == "shuffle")]
     sign = -1 if metric in LOWER_IS_BETTER else 1
     stacked = sign * np.stack([draws[metric, "shuffle", site] for site in shuffled["site"]])
-    low = lower_bounds(sign * shuffled["value"].to_numpy(), stacked)
+    low = lower_bounds(sign * shuffled["value"].to_numpy(), stacked, groups=speakers)
     return bool((low > sign * shuffled["chance"].to_numpy()).any())

@@ -183,8 +183,9 @@ def verify_trials(
     layer : int or str
         ``3`` for ``hidden.3``, or the name of a site.
     backend : {"cosine", "lda", "plda"}
-        ``"lda"`` is the cosine after a linear discriminant analysis with a shrunk covariance (scikit-learn's Ledoit-
-        Wolf), fitted on ``train``. ``"plda"`` is the log-likelihood ratio of the two-covariance model in that space
+        ``"lda"`` is the cosine after a linear discriminant analysis with shrunk covariances (scikit-learn's Ledoit-
+        Wolf, of each speaker; one for all where speakers have two utterances each), fitted on ``train``. ``"plda"`` is
+        the log-likelihood ratio of the two-covariance model in that space
         (`unisat.interpret.speakers.plda`). Speakers of ``train`` with one utterance say nothing about the scatter
         within a speaker and are left out of the fit.
     trials : DataFrame or path of a CSV, optional
@@ -341,8 +342,24 @@ def _discriminant(
     if len(set(who)) < 2:
         raise ValueError(f"train needs two speakers with two utterances each or more, got {len(set(who))}.")
     directions = min(dimensions, len(set(who)) - 1, known.shape[1])
-    model = LinearDiscriminantAnalysis(solver="eigen", shrinkage="auto", n_components=directions).fit(known, who)
+    model = LinearDiscriminantAnalysis(solver="eigen", shrinkage="auto", n_components=directions)
+    try:
+        model.fit(known, who)
+    except np.linalg.LinAlgError:  # two utterances a speaker: each one's covariance has no noise to be shrunk by
+        axes = _pooled_discriminant(known, who)[:, :directions]
+        return features @ axes, known @ axes, who
     return model.transform(features), model.transform(known), who
+
+
+def _pooled_discriminant(known: np.ndarray, who: np.ndarray) -> Float[np.ndarray, "dim dim"]:
+    """Directions of a discriminant analysis, the best first, with one shrunk covariance within all speakers."""
+    from scipy.linalg import eigh
+    from sklearn.covariance import ledoit_wolf
+
+    code = np.unique(who, return_inverse=True)[1]
+    centres = np.stack([known[code == number].mean(0) for number in range(code.max() + 1)])[code]
+    within = ledoit_wolf(known - centres, assume_centered=True)[0]
+    return eigh(np.cov(centres.T), within)[1][:, ::-1]
 
 
 def _trials(

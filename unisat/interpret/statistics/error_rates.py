@@ -233,4 +233,4 @@ def eer_interval(
         count = np.concatenate([count, np.ones_like(count[:1])]).astype(float)
         found = [_eer_rounds(system, same, first, second, count) for system in systems]
         rates = np.append(rates, found[0] if versus is None else found[0] - found[1])
-    return interval(rates[:n_boot], level)
+    return interval(rates[:n_boot], level, groups=len(names))

@@ -11,24 +11,47 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 Labels = Int[np.ndarray, " labels"]
+Groups = Shaped[np.ndarray, " labels"]
 
 
-def among_rows(labels: Labels, count: int, draw: np.random.Generator) -> Iterator[Labels]:
-    """Exchange the labels of all rows, such as utterances, for one another."""
-    return (draw.permutation(labels) for _ in range(count))
+def among_rows(labels: Labels, count: int, draw: np.random.Generator, within: Groups | None = None) -> Iterator[Labels]:
+    """Exchange the labels of rows, such as utterances, for one another; of those in one group of ``within``, if given.
+
+    Where every speaker says the same sentences, sentences are exchanged within speakers: among all utterances, each
+    shuffled sentence would have more of some speakers than of others, and would be known by the voice.
+    """
+    if within is None:
+        return (draw.permutation(labels) for _ in range(count))
+    _, group = np.unique(within, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    return (_placed(labels, order, np.lexsort((draw.random(len(labels)), group))) for _ in range(count))
 
 
-def among_groups(
-    labels: Labels, groups: Shaped[np.ndarray, " labels"], count: int, draw: np.random.Generator
-) -> Iterator[Labels]:
+def _placed(labels: Labels, places: Labels, rows: Labels) -> Labels:
+    out = np.empty_like(labels)
+    out[places] = labels[rows]
+    return out
+
+
+def among_groups(labels: Labels, groups: Groups, count: int, draw: np.random.Generator) -> Iterator[Labels]:
     """Exchange labels that all rows of a group share, such as a speaker's sex, among groups."""
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
     return (draw.permutation(labels[first])[group] for _ in range(count))
 
 
-def moved_round(labels: Labels, count: int, draw: np.random.Generator) -> Iterator[Labels]:
-    """Move the labels of all frames by a random number of frames, the last ones to the front: neighbours stay so."""
-    return (np.roll(labels, shift) for shift in draw.integers(1, max(2, len(labels)), size=count))
+def moved_round(labels: Labels, within: Labels, count: int, draw: np.random.Generator) -> Iterator[Labels]:
+    """Move the labels of each stretch of frames, such as an utterance, by a random number of frames.
+
+    The last ones come to the front of the stretch: neighbours stay neighbours, and each stretch keeps its labels.
+    ``within`` has the same number in all frames of a stretch, which lie one behind the other.
+    """
+    first = np.flatnonzero(np.diff(within, prepend=within[:1] - 1))
+    size = np.diff(first, append=len(labels))
+    start, length = np.repeat(first, size), np.repeat(size, size)
+    place = np.arange(len(labels)) - start
+    for _ in range(count):
+        shift = np.repeat((draw.random(len(size)) * size).astype(int), size)
+        yield labels[start + (place + shift) % length]
 
 
 def exchanged_stretches(labels: Labels, utterance: Labels, count: int, draw: np.random.Generator) -> Iterator[Labels]:

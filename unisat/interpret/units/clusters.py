@@ -16,7 +16,7 @@ from unisat.frames import SAMPLE_RATE, frame_seconds
 from unisat.interpret.features.bank import FeatureBank
 from unisat.interpret.features.labels import FrameLabels, frame_codes
 from unisat.interpret.result import Result, plots
-from unisat.interpret.units.codebook import moved_tables
+from unisat.interpret.units.codebook import known_speakers, moved_tables
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -102,15 +102,17 @@ class Units(Result):
             A label for each frame, such as the phone, in any form that `unisat.interpret.features.labels` reads. Frames
             with a negative number, None or an empty string are left out.
         n_shuffles, seed : int
-            Of the floor: the same measures with the labels of all frames moved round by a random number of frames.
-            Phone purity rises with the number of units, so that a value without its floor says nothing.
+            Of the floor: the same measures with the labels moved round within each utterance, or within each speaker
+            where most utterances have one label only. Phone purity rises with the number of units, so that a value
+            without its floor says nothing.
 
         Returns
         -------
         DataFrame
             Rows ``phone_purity`` (accuracy of guessing each unit's most frequent phone), ``cluster_purity`` (accuracy
             of guessing each phone's most frequent unit) and ``pnmi`` (share of the phone's entropy that the unit takes
-            away), with ``value``, ``floor`` (mean), ``floor_high`` (95 % quantile) and the ``frames`` with a label.
+            away), with ``value``, ``floor`` (mean), ``floor_high`` (95 % quantile), the ``frames`` with a label, and
+            what was ``shuffled``.
 
         Raises
         ------
@@ -120,12 +122,13 @@ class Units(Result):
         if n_shuffles < 1:
             raise ValueError(f"n_shuffles={n_shuffles} must be at least 1.")
         phones = frame_codes(labels, self.utterances["id"].tolist(), self.lengths)[0]
-        tables = moved_tables(self.assigned, phones, n_shuffles, np.random.default_rng(seed))
+        draw, speakers = np.random.default_rng(seed), known_speakers(self.utterances)
+        tables, among = moved_tables(self.assigned, phones, self.lengths, speakers, n_shuffles, draw)
         found = pd.DataFrame(map(cluster_quality, tables))[["phone_purity", "cluster_purity", "pnmi"]]
         floors = found[1:]
         columns = {"value": found.iloc[0], "floor": floors.mean(), "floor_high": floors.quantile(0.95)}
         table = pd.DataFrame(columns).rename_axis("metric").reset_index()
-        return table.assign(frames=int((phones >= 0).sum()))
+        return table.assign(frames=int((phones >= 0).sum()), shuffled=among)
 
     def shares(self, labels: FrameLabels) -> pd.DataFrame:
         """Give the share of each label in each unit, (units, labels): rows sum to 1, units without labels are left out.

@@ -1,5 +1,7 @@
 """How a corpus uses a codebook: which entries, how evenly, and how much they know about the speaker.
 
+An entry that no frame chose is *unseen*. It may be dead, or rare: ``unseen_below`` says how rare.
+
 The codes of this model depend on the *contrastive layer*: the quantizer reads the hidden state of that layer, and in
 pretraining at masked frames alone. (In wav2vec 2.0 it reads the output of the convolutions.) So codes of other frames,
 of another layer and of another checkpoint are different codes. Collect ``quant.codes`` with ``frames="masked"``.
@@ -21,6 +23,7 @@ from torch import nn
 
 from unisat import clusters
 from unisat.clusters import contingency, entropy
+from unisat.deprecation import renamed
 from unisat.interpret.activations.sites import find
 from unisat.interpret.features.bank import FeatureBank
 from unisat.interpret.features.labels import FrameLabels, frame_codes
@@ -30,8 +33,8 @@ from unisat.interpret.statistics.shuffles import among_groups, among_rows, moved
 from unisat.quantizer import GumbelVectorQuantizer
 
 NO_QUANTIZER = "this checkpoint has no quantizer"
-DEAD = 0.01
-"""An unused entry is called dead where a book in even use would leave *any* entry unused with less probability."""
+CONFIDENCE = 0.95
+"""That of the share which an unseen entry has at most."""
 
 NATS = float(np.log(2))  # of one bit
 
@@ -93,14 +96,27 @@ def unseen_if_uniform(entries: int, frames: Any) -> Any:
     return entries * (1 - 1 / entries) ** np.asarray(frames, dtype=float)
 
 
-def frames_to_call_dead(entries: int) -> int:
+def frames_to_see_all(entries: int) -> int:
     """Give the number of frames in which a book in even use would have used all entries, 99 times in 100.
 
-    From there on an unused entry is called dead. That is ``entries (1 - 1 / entries)^frames < 0.01``, 3315 frames for
-    320 entries. An entry that is unused in N frames may still be in use, but in less than 3 of N frames (95 %
-    confidence).
+    That is the least N with ``entries (1 - 1 / entries)^N < 0.01``, 3315 frames for 320 entries. From there on unseen
+    entries show that use is not even. They do not show that the entries are dead: see `unseen_below`.
     """
-    return int(np.ceil(np.log(DEAD / entries) / np.log1p(-1 / entries))) if entries > 1 else 1
+    return int(np.ceil(np.log(0.01 / entries) / np.log1p(-1 / entries))) if entries > 1 else 1
+
+
+def unseen_probability(share: Any, frames: Any) -> Any:
+    """Give the probability that none of so many frames chose an entry of this share: ``(1 - share)^frames``."""
+    return (1 - np.asarray(share, dtype=float)) ** np.asarray(frames, dtype=float)
+
+
+def unseen_below(frames: int) -> float:
+    """Give the share that an entry has at most, with 95 % confidence, if none of so many frames chose it.
+
+    The share at which `unseen_probability` is 5 %, about 3 of N. Frames are taken to be independent. Neighbours are
+    not, so that the true limit is higher.
+    """
+    return float(-np.expm1(np.log1p(-CONFIDENCE) / frames))
 
 
 def mutual_information(table: Num[np.ndarray, "codes labels"]) -> float:
@@ -141,9 +157,8 @@ class CodebookReport(Result):
         Returns
         -------
         DataFrame
-            ``group``, ``entry``, ``count``, ``share`` of the frames, ``rank`` by use (0 for the most used),
-            ``even_share``, which the entry of this rank is expected to have in as many frames of a book in even use,
-            and ``dead``.
+            ``group``, ``entry``, ``count``, ``share`` of the frames, ``rank`` by use (0 for the most used), and
+            ``even_share``, which the entry of this rank is expected to have in as many frames of a book in even use.
         """
         total = self.counts.sum(0)
         groups, entries = total.shape
@@ -159,7 +174,6 @@ class CodebookReport(Result):
                 "share": (total / frames[:, None]).ravel(),
                 "rank": rank.ravel(),
                 "even_share": even[rank].ravel(),
-                "dead": ((total == 0) & (frames[:, None] >= frames_to_call_dead(entries))).ravel(),
             }
         )
 
@@ -169,8 +183,8 @@ class CodebookReport(Result):
         Returns
         -------
         DataFrame
-            ``frames``, ``entries``, ``used``, ``unseen`` and ``unseen_if_uniform``; ``dead``, missing where there are
-            too few frames to tell (`frames_to_call_dead`); ``perplexity`` of the counts as they are;
+            ``frames``, ``entries``, ``used``, ``unseen`` and ``unseen_if_uniform``; ``unseen_below``, the share of the
+            frames that an unseen entry has at most (`unseen_below`); ``perplexity`` of the counts as they are;
             ``perplexity_corrected``, at most ``entries``, with a 95 % interval ``low`` to ``high``. Two biases are
             corrected. That of few frames (`corrected_entropy`); and that of few speakers, or of few utterances where
             speakers are not known, by a jackknife: each speaker has favourites, so that few speakers use fewer entries
@@ -187,9 +201,8 @@ class CodebookReport(Result):
         if self.codes is not None and groups > 1:
             count = np.unique(self.codes, axis=0, return_counts=True)[1]
             corrected = _corrected(count[None], np.zeros(1), entries**groups)
-            rows.append({"group": "joint", **_usage(count, entries**groups), **corrected, "dead": None})
-        table = pd.DataFrame(rows)
-        return table.assign(dead=table["dead"].astype("Int64"))
+            rows.append({"group": "joint", **_usage(count, entries**groups), **corrected})
+        return pd.DataFrame(rows)
 
     def rarefied(self, points: int = 60) -> pd.DataFrame:
         """Give entries used over frames: ``group``, ``frames``, ``used`` (`rarefy`) and ``used_if_uniform``."""
@@ -237,7 +250,7 @@ def _usage(count: Int[np.ndarray, " _"], entries: int) -> dict[str, Any]:
         "used": used,
         "unseen": entries - used,
         "unseen_if_uniform": float(unseen_if_uniform(entries, frames)),
-        "dead": entries - used if frames >= frames_to_call_dead(entries) else None,
+        "unseen_below": unseen_below(frames),
         "perplexity": float(np.exp(entropy(count))),
     }
 
@@ -262,11 +275,12 @@ def codebook_usage(
     site: str = "quant.codes",
     entries: int | None = None,
     labels: str | Sequence[str] = (),
+    within: str | None = None,
     frame_labels: Mapping[str, FrameLabels] | None = None,
     n_shuffles: int = 100,
     seed: int = 0,
 ) -> CodebookReport:
-    """Measure how a corpus uses the codebook, group by group: used and dead entries, perplexity, what codes know.
+    """Measure how a corpus uses the codebook, group by group: used and unseen entries, perplexity, what codes know.
 
     Every number comes with its frames and with what a book in even use would show in as many frames: few frames leave
     much of any book unused, and their perplexity is low.
@@ -285,11 +299,16 @@ def codebook_usage(
     labels : str or sequence of str
         Columns of the bank, such as ``"speaker"``, which codes may know something about. For the floor, labels are
         shuffled among utterances, not among frames, since frames of one utterance are alike. A label that is the same
-        in all utterances of each speaker, such as sex, is shuffled among speakers.
+        in all utterances of each speaker, such as sex, is shuffled among speakers. A label that differs within
+        speakers, such as the sentence, is shuffled within each speaker, so that voices say nothing about it.
+    within : str, optional
+        A column. Labels are then shuffled among the utterances that share its value: ``within="sentence"`` for the
+        label "speaker", where all speakers say the same sentences.
     frame_labels : dict, optional
         By name, a label for each frame, such as phones or words (`unisat.clusters.interval_labels`), in any form that
         `unisat.interpret.features.labels` reads; frames with a negative number, None or an empty string are left out.
-        For their floor, labels are moved round by a random number of frames, which leaves neighbours together.
+        For their floor, labels are moved round within each utterance, which leaves neighbours together; within each
+        speaker where most utterances have one label only.
     n_shuffles, seed : int
         Of the floors.
 
@@ -316,14 +335,13 @@ def codebook_usage(
             stacklevel=2,
         )
     columns, draw = [labels] if isinstance(labels, str) else labels, np.random.default_rng(seed)
-    rows = [row for name in columns for row in _of_utterances(use, name, n_shuffles, draw)]
+    rows = [row for name in columns for row in _of_utterances(use, name, within, n_shuffles, draw)]
     rows += [row for item in (frame_labels or {}).items() for row in _of_frames(use, *item, n_shuffles, draw)]
     settings = {
         "site": site,
         "model": use.about.get("model"),
         "frames": frames,
         "counted_frames": int(use.counts[:, 0].sum()),
-        "frames_to_call_dead": frames_to_call_dead(use.counts.shape[2]),
         "estimator": "Chao, Wang and Jost 2013, jackknife",
         "interval_over": "utterances" if use.speakers is None else "speakers",
         "n_shuffles": n_shuffles,
@@ -353,11 +371,15 @@ class _Use:
 
     @property
     def speakers(self) -> np.ndarray | None:
-        """Who speaks in each utterance; None where that is not known of all, or one speaks in all."""
-        found = self.utterances.get("speaker")
-        if found is None or found.isna().any() or found.nunique() < 2:
-            return None
-        return found.astype(str).to_numpy()
+        return known_speakers(self.utterances)
+
+
+def known_speakers(utterances: pd.DataFrame) -> np.ndarray | None:
+    """Give who speaks in each utterance; None where that is not known of all, or one speaks in all."""
+    found = utterances.get("speaker")
+    if found is None or found.isna().any() or found.nunique() < 2:
+        return None
+    return found.astype(str).to_numpy()
 
 
 def _read(source: FeatureBank | np.ndarray, site: str, entries: int | None) -> _Use:
@@ -418,15 +440,22 @@ def _check_counts(counts: np.ndarray, entries: int | None, ids: list[str]) -> No
 # what codes know
 
 
-def _of_utterances(use: _Use, column: str, n_shuffles: int, draw: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """What the codes of each group know about a column, which is shuffled among speakers where it is the speaker's."""
-    names = FeatureBank.from_arrays(use.utterances, {}).labels(column).astype(str)
+def _of_utterances(
+    use: _Use, column: str, within: str | None, n_shuffles: int, draw: np.random.Generator
+) -> Iterator[dict[str, Any]]:
+    """What the codes of each group know about a column; it is shuffled at the level of its label."""
+    table = FeatureBank.from_arrays(use.utterances, {})
+    names = table.labels(column).astype(str)
     values = np.unique(names, return_inverse=True)[1]
-    who = use.speakers
-    if who is not None and values.max() + 1 < len(set(who)) == len(set(zip(who, values, strict=True))):
+    who, shared = use.speakers, None if within is None else table.labels(within).astype(str)
+    of_speakers = who is not None and len(set(who)) == len(set(zip(who, values, strict=True)))
+    if within is None and who is not None and of_speakers and values.max() + 1 < len(set(who)):
         shuffled, among = list(among_groups(values, who, n_shuffles, draw)), "speakers"
     else:
-        shuffled, among = list(among_rows(values, n_shuffles, draw)), "utterances"
+        if within is None and not of_speakers:
+            within, shared = "speaker", who
+        shuffled = list(among_rows(values, n_shuffles, draw, shared))
+        among = "utterances" if shared is None else f"utterances of each {within}"
     for group in range(use.counts.shape[1]):
         tables = (_by_label(use.counts[:, group], row) for row in (values, *shuffled))
         yield {"label": column, "group": group, **information(tables, column), "shuffled": among}
@@ -440,8 +469,8 @@ def _of_frames(
         raise ValueError(f"{name!r} labels frames, but the codes of frames were not kept; use reduce='frames'.")
     numbers = frame_codes(labels, use.utterances["id"].tolist(), use.lengths, name)[0]
     for group, codes in enumerate(use.codes.T):
-        tables = moved_tables(codes, numbers, n_shuffles, draw)
-        yield {"label": name, "group": group, **information(tables, name), "shuffled": "frames, moved round"}
+        tables, among = moved_tables(codes, numbers, use.lengths, use.speakers, n_shuffles, draw)
+        yield {"label": name, "group": group, **information(tables, name), "shuffled": among}
 
 
 def information(tables: Iterable[Num[np.ndarray, "codes labels"]], name: str) -> dict[str, Any]:
@@ -475,7 +504,33 @@ def _by_label(counts: Num[np.ndarray, "utterances entries"], values: np.ndarray)
 
 
 def moved_tables(
-    codes: Int[np.ndarray, " frames"], labels: Int[np.ndarray, " frames"], n_shuffles: int, draw: np.random.Generator
-) -> Iterator[Int[np.ndarray, "codes labels"]]:
-    """Give tables of counts: the true one, then those with the labels moved round by random numbers of frames."""
-    return (contingency(codes, moved) for moved in chain([labels], moved_round(labels, n_shuffles, draw)))
+    codes: Int[np.ndarray, " frames"],
+    labels: Int[np.ndarray, " frames"],
+    lengths: Int[np.ndarray, " utterances"],
+    speakers: np.ndarray | None,
+    n_shuffles: int,
+    draw: np.random.Generator,
+) -> tuple[Iterator[Int[np.ndarray, "codes labels"]], str]:
+    """Give tables of counts, the true one, then those with the labels moved round; and say where they were moved.
+
+    Frames without a label, such as silence, are left out first: labels would else come to lie on frames of another
+    kind. Labels are moved within each utterance, so that what codes and labels have in common because of the speaker or
+    the recording is in the floor. Where most utterances have one label only they are moved within each speaker.
+    """
+    known = labels >= 0
+    utterance = np.repeat(np.arange(len(lengths)), lengths)[known]
+    codes, labels = codes[known], labels[known]
+    kinds = np.bincount(np.unique(np.stack([utterance, labels]), axis=1)[0], minlength=len(lengths))
+    within, among = utterance, "frames of each utterance, moved round"
+    if (kinds == 1).sum() > (kinds > 1).sum():
+        within, among = np.zeros_like(utterance), "frames, moved round"
+        if speakers is not None:
+            within = np.unique(speakers, return_inverse=True)[1][utterance]
+            among = "frames of each speaker, moved round"
+            order = np.argsort(within, kind="stable")
+            within, codes, labels = within[order], codes[order], labels[order]
+    moved = moved_round(labels, within, n_shuffles, draw)
+    return (contingency(codes, row) for row in chain([labels], moved)), among
+
+
+__getattr__ = renamed(__name__, {"frames_to_call_dead": "unisat.interpret.units.codebook.frames_to_see_all"})

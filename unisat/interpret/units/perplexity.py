@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unisat.clusters import entropy
 from unisat.deprecation import renamed
-from unisat.interpret.units.codebook import corrected_entropy, frames_to_call_dead, unseen_if_uniform
+from unisat.interpret.units.codebook import corrected_entropy, unseen_below, unseen_if_uniform
 from unisat.quantizer import perplexity
 
 DRAWS = 30
@@ -47,10 +47,10 @@ def perplexities(logits: Float[Tensor, "frames groups entries"]) -> pd.DataFrame
     Returns
     -------
     DataFrame
-        ``frames``; ``used`` entries, and ``used_if_even``, which a book in even use is expected to use; ``dead``,
-        missing where there are too few frames to tell (`frames_to_call_dead`); and three perplexities: ``soft``, of the
-        mean softmax; ``hard``, of the choices without noise as they are counted; ``corrected``, that of the choices
-        without the bias of few frames.
+        ``frames``; ``used`` entries, and ``used_if_even``, which a book in even use is expected to use; ``unseen``
+        entries, and ``unseen_below``, the share of the frames that each of them has at most; and three perplexities:
+        ``soft``, of the mean softmax; ``hard``, of the choices without noise as they are counted; ``corrected``, that
+        of the choices without the bias of few frames.
     """
     frames, groups, entries = logits.shape
     soft = perplexity(logits.softmax(-1)).tolist()
@@ -64,14 +64,14 @@ def perplexities(logits: Float[Tensor, "frames groups entries"]) -> pd.DataFrame
                 "frames": frames,
                 "used": used,
                 "used_if_even": entries - float(unseen_if_uniform(entries, frames)),
-                "dead": entries - used if frames >= frames_to_call_dead(entries) else None,
+                "unseen": entries - used,
+                "unseen_below": unseen_below(frames),
                 "soft": soft[group],
                 "hard": perplexity_plugin(count),
                 "corrected": perplexity_corrected(count),
             }
         )
-    table = pd.DataFrame(rows)
-    return table.assign(dead=table["dead"].astype("Int64"))
+    return pd.DataFrame(rows)
 
 
 def perplexity_over_frames(logits: Float[Tensor, "frames entries"], *, points: int = 25, seed: int = 0) -> pd.DataFrame:
