@@ -27,6 +27,7 @@ from unisat.outputs import (
     TokenClassifierOutput,
     Wav2Vec2BaseModelOutput,
 )
+from unisat.precision import full_precision, widen
 from unisat.pretrained import UniSpeechSatPreTrainedModel
 
 
@@ -289,11 +290,14 @@ class UniSpeechSatForSequenceClassification(HeadModel):
         """
         output, hidden = self.backbone(input_values, attention_mask, output_attentions, output_hidden_states, **options)
         projected = self.projector(hidden).masked_fill(~output.valid[..., None], 0)
-        logits = self.classifier(projected.sum(1) / output.lengths[:, None])
+        # a sum over time passes what float16 can hold
+        mean = widen(projected).sum(1) / output.lengths[:, None]
+        logits = self.classifier(mean.to(projected.dtype))
         loss = None if labels is None else self.loss(logits, labels)
         result = SequenceClassifierOutput(loss, logits, output.hidden_states, output.attentions, output.lengths)
         return self.give(result, return_dict)
 
+    @full_precision
     def loss(self, logits: Float[Tensor, "batch labels"], labels: Tensor) -> Float[Tensor, ""]:
         """Loss of the problem's type; see `forward`."""
         batch, classes = logits.shape
@@ -363,6 +367,7 @@ class UniSpeechSatForAudioFrameClassification(HeadModel):
         return self.give(result, return_dict)
 
 
+@full_precision
 def frame_loss(
     logits: Float[Tensor, "batch frames labels"],
     labels: Tensor,
