@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unisat.frames import valid_positions
+from unisat.precision import widest
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ class Mixing:
 
 
 def power(waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """Mean square of the valid samples of each utterance."""
+    """Mean square of the valid samples of each utterance, in float64 where the device has it."""
     valid = valid_positions(lengths, waveforms.shape[1])
-    return waveforms.double().square().masked_fill(~valid, 0).sum(1) / lengths
+    return widest(waveforms).square().masked_fill(~valid, 0).sum(1) / lengths
 
 
 def mix_utterances(
@@ -128,7 +129,7 @@ def mix_utterances(
     device = generator.device if generator is not None else torch.device("cpu")
 
     # six numbers for each utterance, mixed or not, so that one more mixture changes no other
-    draws = torch.rand(batch, 6, generator=generator, device=device).double().cpu()
+    draws = torch.rand(batch, 6, generator=generator, device=device).cpu().double()
     record = _drawn(draws, lengths, mixing_prob, max_share, snr_db, faithful)
     if not faithful:
         return _mix(input_values, input_values, lengths, record, lengths, normalize), record
@@ -173,7 +174,7 @@ def _mix(
     samples = sources.shape[1]
     secondary = record.secondary.clamp(min=0)
     strength = power(sources, source_lengths)[secondary]
-    ratio = power(primaries, lengths) / (strength * 10 ** (record.snr_db.double() / 10))
+    ratio = power(primaries, lengths) / (strength * 10 ** (widest(record.snr_db) / 10))
     scale = torch.where(strength > 0, ratio, 0).sqrt()
 
     inside = record.overlapped(samples)
@@ -190,8 +191,8 @@ def _mix(
 def _normalized(waveforms: Tensor, lengths: Tensor) -> Tensor:
     """Zero mean and unit variance over the valid samples, as `unisat.audio.normalize` does for one utterance."""
     valid = valid_positions(lengths, waveforms.shape[1])
-    double = waveforms.double().masked_fill(~valid, 0)
-    centred = (double - (double.sum(1) / lengths)[:, None]).masked_fill(~valid, 0)
+    wide = widest(waveforms).masked_fill(~valid, 0)
+    centred = (wide - (wide.sum(1) / lengths)[:, None]).masked_fill(~valid, 0)
     variance = centred.square().sum(1) / lengths
     return (centred / (variance + 1e-7).sqrt()[:, None]).to(waveforms.dtype)
 

@@ -18,6 +18,20 @@ def widen(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64; Apple's GPUs and some of Intel's do not."""
+    try:
+        torch.zeros((), dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+def widest(tensor: Tensor) -> Tensor:
+    """Convert to float64, or to float32 on a device without float64."""
+    return tensor.double() if has_float64(tensor.device) else tensor.float()
+
+
 def xlogx(probability: Tensor) -> Tensor:
     """``x ln x``, which is 0 at 0 and has a finite gradient there.
 

@@ -10,10 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unisat.config import UniSpeechSatConfig
-from unisat.fast import Linear, conv1d
+from unisat.fast import apply, conv1d
 from unisat.frames import SAMPLE_RATE, conv_length, hop, receptive_field, valid_positions
 from unisat.heads import HeadModel, check_classes
 from unisat.outputs import XVectorOutput
+from unisat.precision import widen
 
 
 class TDNNLayer(nn.Module):
@@ -30,6 +31,9 @@ class TDNNLayer(nn.Module):
         self, hidden: Float[Tensor, "batch frames channels_in"]
     ) -> Float[Tensor, "batch fewer_frames channels"]:
         """Convolve; the output has ``(kernel - 1) * dilation`` frames fewer than the input."""
+        if not isinstance(self.kernel, nn.Linear):  # quantized, say: the product that a convolution is
+            seen = hidden.unfold(1, (self.width - 1) * self.dilation + 1, 1)[..., :: self.dilation]
+            return self.activation(self.kernel(seen.transpose(2, 3).flatten(2)))
         weight = self.kernel.weight.unflatten(1, (self.width, -1)).transpose(1, 2)  # (out, in, kernel)
         out = conv1d(hidden.transpose(1, 2), weight, self.kernel.bias, dilation=self.dilation)
         return self.activation(out.transpose(1, 2))
@@ -59,13 +63,14 @@ def pool_statistics(
 ) -> Float[Tensor, "batch statistics"]:
     """Mean and unbiased standard deviation over the first ``lengths`` (at least 2) frames of each utterance."""
     valid = valid_positions(lengths, hidden.shape[1])[..., None]
-    count = lengths[:, None]
-    mean = hidden.masked_fill(~valid, 0).sum(1) / count
-    centred = (hidden - mean[:, None]).masked_fill(~valid, 0)
+    # sums over time pass what float16 can hold
+    wide, count = widen(hidden), lengths[:, None]
+    mean = wide.masked_fill(~valid, 0).sum(1) / count
+    centred = (wide - mean[:, None]).masked_fill(~valid, 0)
     # the square root has no gradient at 0; a constant channel does without it and gets 0, as from torch.std
     variance = centred.square().sum(1) / (count - 1)
     std = torch.where(variance > 0, variance, 1).sqrt() * (variance > 0)
-    return torch.cat([mean, std], dim=-1)
+    return torch.cat([mean, std], dim=-1).to(hidden.dtype)
 
 
 class UniSpeechSatForXVector(HeadModel):
@@ -73,7 +78,7 @@ class UniSpeechSatForXVector(HeadModel):
 
     def __init__(self, config: UniSpeechSatConfig):
         super().__init__(config, weighted_sum=True)
-        self.projector = Linear(config.hidden_size, config.tdnn_dim[0])
+        self.projector = nn.Linear(config.hidden_size, config.tdnn_dim[0])
         self.tdnn = nn.ModuleList(TDNNLayer(config, layer) for layer in range(len(config.tdnn_dim)))
         self.feature_extractor = nn.Linear(2 * config.tdnn_dim[-1], config.xvector_output_dim)
         self.classifier = nn.Linear(config.xvector_output_dim, config.xvector_output_dim)
@@ -139,7 +144,7 @@ class UniSpeechSatForXVector(HeadModel):
         self, hidden: Float[Tensor, "batch frames hidden"], lengths: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch xvector"]:
         """Give the x-vectors of the first ``lengths`` frames of hidden states (one layer's, or the weighted sum)."""
-        hidden = self.projector(hidden)
+        hidden = apply(self.projector, hidden)
         for layer in self.tdnn:
             hidden = layer(hidden)
         if lengths is None:
