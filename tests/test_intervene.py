@@ -503,25 +503,29 @@ def test_it_works_in_a_line_of_its_own_and_in_functions(one_model, batch):
 
 
 def test_threads_run_one_edited_model_on_batches_of_their_own(one_model):
-    edit = Ablate("hidden.1", mode="mean")
+    """Each thread edits in its own way, one not at all."""
+    edits = {0: [Ablate("hidden.1", mode="mean")], 1: [Ablate("hidden.1", dims=[3]), Ablate(Z, head=0)], 2: []}
     waves = {seed: padded(*lengths, seed=seed) for seed, lengths in enumerate([(3000, 500), (900, 900, 1500), (700,)])}
-    expected = {seed: edited(one_model, batch, edit)[1] for seed, batch in waves.items()}
+    expected = {seed: edited(one_model, batch, *edits[seed], site="hidden.1")[1] for seed, batch in waves.items()}
     wrong = []
 
     def work(seed):
         for _ in range(10):
-            with torch.no_grad():
+            with torch.no_grad(), intervene(one_model, *edits[seed]):
+                assert len(active_scopes()) == len(edits[seed])
                 output = one_model(*waves[seed])
-            if not torch.equal(output.last_hidden_state[output.valid], expected[seed]):
+            if (output.last_hidden_state[output.valid] - expected[seed]).abs().max() > 1e-4:
                 wrong.append(seed)
 
-    with intervene(one_model, edit):
+    with intervene(one_model, Ablate("hidden.3")):
         threads = [threading.Thread(target=work, args=(seed,)) for seed in waves]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+        assert (one_model(*waves[2]).last_hidden_state == 0).all()
     assert wrong == []
+    assert num_hooks(one_model) == 0
 
 
 @pytest.mark.wrong_types  # the checks of types cannot be compiled

@@ -31,11 +31,12 @@ class TDNNLayer(nn.Module):
         self, hidden: Float[Tensor, "batch frames channels_in"]
     ) -> Float[Tensor, "batch fewer_frames channels"]:
         """Convolve; the output has ``(kernel - 1) * dilation`` frames fewer than the input."""
-        if not isinstance(self.kernel, nn.Linear):  # quantized, say: the product that a convolution is
+        kernel: Any = self.kernel
+        if not isinstance(kernel, nn.Linear):  # quantized, say: the product that a convolution is
             seen = hidden.unfold(1, (self.width - 1) * self.dilation + 1, 1)[..., :: self.dilation]
-            return self.activation(self.kernel(seen.transpose(2, 3).flatten(2)))
-        weight = self.kernel.weight.unflatten(1, (self.width, -1)).transpose(1, 2)  # (out, in, kernel)
-        out = conv1d(hidden.transpose(1, 2), weight, self.kernel.bias, dilation=self.dilation)
+            return self.activation(kernel(seen.transpose(2, 3).flatten(2)))
+        weight = kernel.weight.unflatten(1, (self.width, -1)).transpose(1, 2)  # (out, in, kernel)
+        out = conv1d(hidden.transpose(1, 2), weight, kernel.bias, dilation=self.dilation)
         return self.activation(out.transpose(1, 2))
 
 
