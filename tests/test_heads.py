@@ -505,3 +505,11 @@ def test_parameter_counts_of_the_released_sizes():
         large = us.UniSpeechSatForPreTraining(us.UniSpeechSatConfig.large())
     counts = [sum(weight.numel() for weight in model.parameters()) for model in (pretraining, ctc, voices, large)]
     assert counts == [95_535_872, 94_396_320, 101_122_409, 318_891_008]
+
+
+@pytest.mark.wrong_types
+@pytest.mark.parametrize("name", ["CTC", "SequenceClassification", "AudioFrameClassification", "XVector"])
+def test_labels_are_a_tensor(name):
+    model = shuffled(getattr(us, f"UniSpeechSatFor{name}")(head_config()))
+    with pytest.raises(TypeError, match=r"labels must be a tensor, got list; torch.as_tensor\(labels\)"):
+        model(torch.randn(1, 2000), labels=[0])

@@ -99,6 +99,13 @@ def test_samples_must_fit_the_precision_of_the_model(model, way):
         assert torch.isfinite(model(4000 * GOOD / GOOD.abs().max()).last_hidden_state).all()
 
 
+def test_a_model_elsewhere_gets_what_it_is_given(model):
+    """The meta device stands for a GPU: it takes no tensors of the CPU either."""
+    mask = (torch.arange(500) < torch.tensor([[500], [300]])).long()
+    output = model.to("meta")(GOOD, mask, mask_time_indices=torch.zeros(2, 6).bool())
+    assert {output.last_hidden_state.device.type, output.lengths.device.type} == {"meta"}
+
+
 def test_silence_is_no_mistake(model):
     assert torch.isfinite(model(torch.zeros(1, 500)).last_hidden_state).all()
 

@@ -643,12 +643,25 @@ def test_parts_of_the_model_are_not_run_with_edits(one_model, batch):
         (lambda trace: Placebo(Placebo(Ablate(Z))), "got Placebo"),
         (lambda trace: Placebo(Ablate("block.0.attn.pattern")), "Placebo needs channels"),
         (lambda trace: Placebo(Ablate(Z, head=0, dims=[1])), "a random direction needs at least two channels"),
+        (lambda trace: Ablate(Z, head=torch.tensor([0, 1])), r"head=tensor.* must be a whole number or a list.*tolist"),
+        (lambda trace: Ablate(Z, dims=[0.5]), r"dims=\[0.5\] must be a whole number or a list of them, got list"),
+        (lambda trace: Ablate(Z, time=3), r"time=3 must be \(start, end\) in seconds"),
+        (lambda trace: Ablate(Z, time=("a", "b")), r"time='a' must be one number, got str"),
+        (lambda trace: Ablate(Z, mode="resample", seed="one"), "seed='one' must be one whole number, got str"),
+        (lambda trace: Ablate(5), "a site is named by a text or a regular expression, got 5"),
+        (
+            lambda trace: Ablate(Z, mode="mean", mean="no"),
+            "mean for block.1.attn.z must be a tensor of numbers, got str",
+        ),
+        (lambda trace: Steer("hidden.1", noise(16), scale={1.0}), "scale={1.0} must be one number, got set"),
+        (lambda trace: Patch(Z, {Z: noise(1)}), "source of Patch must be a Trace, got dict"),
+        (lambda trace: Edit(Z, 5), "fn of Edit must be a function of one utterance's values, got int"),
         (lambda trace: "hidden.1", r"intervene takes edits such as Ablate\(.*got 'hidden.1'"),
     ],
 )
 def test_a_user_s_mistake_is_said_before_anything_runs(one_model, make, message):
     _, trace = us.run(one_model, noise(1, 500), "block.{0:2}.attn.z")
-    with pytest.raises(ValueError, match=message), intervene(one_model, make(trace)):
+    with pytest.raises((ValueError, TypeError), match=message), intervene(one_model, make(trace)):
         pass
     assert num_hooks(one_model) == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -20,6 +21,18 @@ def check_tensor(name: str, value: Any) -> None:
     """Refuse anything but a tensor, such as a list or a NumPy array."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}; torch.as_tensor({name}) makes it one.")
+
+
+def check_number(
+    name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, whole: bool = False
+) -> None:
+    """Refuse anything but one number (with ``whole``, a whole one), and one below ``least`` or above ``most``."""
+    kind = "whole number" if whole else "number"
+    if getattr(value, "ndim", 0) or not hasattr(value, "__index__" if whole else "__float__"):
+        raise TypeError(f"{name}={value!r} must be one {kind}, got {type(value).__name__}.")
+    bounds = [f"at least {least:g}"] * (least > -math.inf) + [f"at most {most:g}"] * (most < math.inf)
+    if bounds and not least <= value <= most:
+        raise ValueError(f"{name}={value} must be {' and '.join(bounds)}.")
 
 
 def sample_lengths(attention_mask: Tensor) -> Int[Tensor, " batch"]:

@@ -53,6 +53,8 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def wrapper(*args: Any, **options: Any) -> Any:
         tensors = [value for value in (*args, *options.values()) if isinstance(value, Tensor)]
+        if not tensors:
+            raise TypeError(f"{function.__name__} takes tensors, got none; torch.as_tensor makes one of numbers.")
         wide = [widen(value) if isinstance(value, Tensor) else value for value in args]
         wide_options = {name: widen(value) if isinstance(value, Tensor) else value for name, value in options.items()}
         with torch.autocast(tensors[0].device.type, enabled=False):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unisat.config import UniSpeechSatConfig
 from unisat.fast import apply
 from unisat.heads import HeadModel
-from unisat.inputs import check_waveforms
+from unisat.inputs import check_number, check_tensor, check_waveforms
 from unisat.losses import (
     content_logits,
     content_loss,
@@ -66,6 +66,7 @@ class UniSpeechSatForPreTraining(HeadModel):
 
     def set_gumbel_temperature(self, temperature: float) -> None:
         """Set the temperature of the quantizer's draws, which training lowers step by step."""
+        check_number("temperature", temperature)
         if not temperature > 0:
             raise ValueError(f"temperature={temperature} must be positive.")
         self.quantizer.temperature = temperature
@@ -159,7 +160,7 @@ class UniSpeechSatForPreTraining(HeadModel):
             return input_values, None
         return mix_utterances(
             input_values,
-            check_waveforms(input_values, attention_mask, config, self.dtype),
+            check_waveforms(input_values, attention_mask, config, self.label_embeddings_concat.dtype),
             mixing_prob=config.mixing_prob,
             normalize=config.mixing_normalize,
             generator=generator,
@@ -265,6 +266,7 @@ def check_targets(
     targets: Tensor, valid: Bool[Tensor, "batch frames"], num_clusters: int
 ) -> Int[Tensor, "batch frames"]:
     """Refuse targets that cannot be clusters of the frames; give exactly one target for each frame."""
+    check_tensor("targets", targets)
     batch, frames = valid.shape
     if targets.ndim != 2 or len(targets) != batch or targets.is_floating_point() or targets.dtype == torch.bool:
         raise ValueError(
@@ -283,4 +285,4 @@ def check_targets(
             f"targets[{row}, {frame}] is {int(targets[row, frame])}; with num_clusters={num_clusters} they run from 0 "
             f"to {num_clusters - 1}, and -100 where there is none."
         )
-    return F.pad(targets, (0, max(0, frames - targets.shape[1])), value=-100)[:, :frames]
+    return F.pad(targets, (0, max(0, frames - targets.shape[1])), value=-100)[:, :frames].to(valid.device)

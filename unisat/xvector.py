@@ -13,6 +13,7 @@ from unisat.config import UniSpeechSatConfig
 from unisat.fast import apply, conv1d
 from unisat.frames import SAMPLE_RATE, conv_length, hop, receptive_field, valid_positions
 from unisat.heads import HeadModel, check_classes
+from unisat.inputs import check_tensor
 from unisat.outputs import XVectorOutput
 from unisat.precision import widen
 
@@ -131,13 +132,14 @@ class UniSpeechSatForXVector(HeadModel):
             If an utterance is shorter than `shortest_seconds`, or a label is no speaker's number.
         """
         if labels is not None:
+            check_tensor("labels", labels)
             labels = labels.flatten() if labels.numel() == len(input_values) else labels
             check_classes(labels, (len(input_values),), self.config.num_labels, "(batch,)", ignored=None)
         output, hidden = self.backbone(input_values, attention_mask, output_attentions, output_hidden_states, **options)
         self._check(output.lengths)
         embeddings = self.embed(hidden, None if attention_mask is None else output.lengths)
         logits = self.classifier(embeddings)
-        loss = None if labels is None else self.objective(logits, labels)
+        loss = None if labels is None else self.objective(logits, labels.to(logits.device))
         result = XVectorOutput(loss, logits, embeddings, output.hidden_states, output.attentions)
         return self.give(result, return_dict)
 

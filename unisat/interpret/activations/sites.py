@@ -335,6 +335,8 @@ def select(available: list[Site], selectors: Iterable[Selector]) -> list[Site]:
     names = [site.name for site in available]
     chosen: set[str] = set()
     for selector in [selectors] if isinstance(selectors, str | re.Pattern) else selectors:
+        if not isinstance(selector, str | re.Pattern):
+            raise TypeError(f"a site is named by a text or a regular expression, got {selector!r}.")
         found = [name for name in names if matches(selector, name)]
         if not found:
             text = selector if isinstance(selector, str) else selector.pattern
