@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from unisat.precision import full_precision
+
 
 def unwrap(model: nn.Module) -> nn.Module:
     """Give the module inside `torch.compile`, `DataParallel` and `DistributedDataParallel`."""
@@ -77,9 +79,14 @@ def bit_sum(weight: Tensor) -> int:
         if not any(s % word.itemsize for s in sizes)
     )
     first = int((rows.view(words).sum(1) * torch.arange(1, len(rows) + 1, device=rows.device)).sum())
-    row, column = (torch.arange(1.0, size + 1, device=rows.device).sin() for size in rows.shape)
-    second = int((row @ (rows.float() @ column)).view(torch.int32))  # its bits: NaN would not be equal to itself
+    second = int(_ordered_sum(rows).view(torch.int32))  # its bits: NaN would not be equal to itself
     return first << 32 | second & (1 << 32) - 1
+
+
+@full_precision
+def _ordered_sum(rows: Tensor) -> Tensor:
+    row, column = (torch.arange(1.0, size + 1, device=rows.device).sin() for size in rows.shape)
+    return row @ (rows.float() @ column)
 
 
 _FINGERPRINTS: weakref.WeakKeyDictionary[nn.Module, tuple[list[tuple[str, int]], str]] = weakref.WeakKeyDictionary()
