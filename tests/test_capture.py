@@ -82,51 +82,65 @@ def test_nested_scopes_each_record(one_model, wave):
     assert num_hooks(one_model) == 0
 
 
-def test_two_threads_can_each_run(one_model, wave):
-    results = {}
-
-    def work(name):
-        model = shuffled(us.UniSpeechSatModel(small_config()))
-        results[name] = us.run(model, wave, "hidden.3")[1]["hidden.3"]
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+def in_threads(work, *arguments):
+    """Call a function with each argument in a thread of its own, at the same time; give what each returned."""
+    found = {}
+    threads = [threading.Thread(target=lambda one=one: found.update({one: work(one)})) for one in arguments]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert torch.equal(results[0], results[1])
+    return [found[one] for one in arguments]
 
 
-def test_threads_in_one_scope_each_record_a_pass_of_their_own(one_model):
-    """Both passes begin before either of them comes to its layers."""
+@pytest.mark.parametrize("shared", [False, True])
+def test_two_threads_can_each_run(one_model, shared):
+    """Each gets its own numbers, also where both run one model and both passes begin before either ends."""
     waves = {length: torch.randn(1, length, generator=torch.Generator().manual_seed(length)) for length in (700, 2000)}
     alone = {length: us.run(one_model, wave, "wave", "hidden.*")[1] for length, wave in waves.items()}
+    models = {length: one_model if shared else copy.deepcopy(one_model) for length in waves}
     both = threading.Barrier(2)
 
     def meet(*_):
         both.wait(60)
 
-    handle = one_model.feature_extractor.register_forward_hook(meet)
-    with torch.no_grad(), us.capture(one_model, "wave", "hidden.*") as trace:
-        threads = [threading.Thread(target=one_model, args=(wave,)) for wave in waves.values()]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    handle.remove()
-    found = {int(call.lengths("wave")): call for call in trace.calls}
-    assert set(found) == set(waves)
-    for length, call in found.items():
-        for site in call.sites:
-            torch.testing.assert_close(call[site], alone[length][site], rtol=0, atol=1e-5)
+    handles = [model.feature_extractor.register_forward_hook(meet) for model in {*models.values()}]
+    with us.capture(one_model, "hidden.*") as outside:
+        traces = in_threads(lambda length: us.run(models[length], waves[length], "wave", "hidden.*")[1], *waves)
+    for handle in handles:
+        handle.remove()
+    for length, trace in zip(waves, traces, strict=True):
+        assert trace.lengths("wave").tolist() == [length]
+        for site in trace:
+            torch.testing.assert_close(trace[site], alone[length][site], rtol=0, atol=1e-5)
+    assert outside.calls == []  # a scope is for its own thread
+    assert num_hooks(one_model) == 0
 
 
-def test_a_copy_made_inside_a_scope_records_nothing_behind_it(one_model, wave):
-    with us.capture(one_model, "hidden.*") as trace:
+@pytest.mark.wrong_types  # the checks of types cannot be compiled
+def test_compiled_models_are_compiled_again_behind_scopes_that_end_in_another_order(one_model, wave):
+    compiled = torch.compile(one_model, backend="eager")
+    compiled(wave)
+    before = torch._dynamo.eval_frame._stance
+    first, second = us.capture(one_model), us.capture(one_model)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert torch._dynamo.eval_frame._stance.stance == "force_eager"
+    second.__exit__(None, None, None)
+    assert torch._dynamo.eval_frame._stance == before
+
+
+def test_a_copy_made_inside_a_scope_has_no_part_in_it(one_model, wave):
+    own = one_model.encoder.layers[0].register_forward_hook(lambda *_: None)
+    with us.capture(one_model, "hidden.*") as trace, us.intervene(one_model, us.Ablate("hidden.1")):
         other = copy.deepcopy(one_model)
-        expected = one_model(wave)
-    torch.testing.assert_close(other(wave).last_hidden_state, expected.last_hidden_state)
-    assert len(trace.calls) == 1
+        part = copy.deepcopy(one_model.encoder)
+        other(wave)
+    own.remove()
+    assert trace.calls == []
+    assert num_hooks(other) == num_hooks(part) == 1  # the user's own
+    torch.testing.assert_close(other(wave).last_hidden_state, one_model(wave).last_hidden_state)
 
 
 def test_selective_typed_detached(one_model, wave):
@@ -267,13 +281,29 @@ def test_compiled_models_record(one_model, wave, way):
     assert len(trace.calls) == 1
 
 
+def test_a_trace_is_a_mapping_from_sites_to_tensors(one_model, wave):
+    _, trace = us.run(one_model, wave, "hidden.{:2}", "wave")
+    names = ["wave", "hidden.0", "hidden.1"]
+    assert list(trace) == list(trace.keys()) == trace.sites == names
+    assert len(trace) == 3
+    assert [name for name, value in trace.items() if value is trace[name]] == names
+    assert [value.shape[0] for value in trace.values()] == [1, 1, 1]
+    assert "hidden.1" in trace
+    assert "hidden.2" not in trace
+    assert trace.get("hidden.2") is None
+    assert dict(**trace)["wave"] is trace["wave"]
+    assert trace == trace
+    assert trace != us.run(one_model, wave, "hidden.{:2}", "wave")[1]
+    assert len({trace, trace}) == 1
+
+
 def test_a_trace_knows_lengths_times_and_ids(model, ragged):
     waveforms, mask, lengths = ragged
     arrays = [wave[:length] for wave, length in zip(waveforms, lengths, strict=True)]
     batch = us.Batch.from_arrays(arrays, sampling_rate=16000, ids=["a", "b", "c"])
     out, trace = us.run(model, batch, "wave", "conv.{0:2}", "hidden.3", "block.0.attn.pattern")
     assert trace.ids == ("a", "b", "c")
-    assert len(trace) == 3
+    assert len(trace.ids) == 3
     assert trace.lengths("wave").tolist() == lengths
     assert trace.lengths("conv.0").tolist() == [(n - 8) // 4 + 1 for n in lengths]
     assert torch.equal(trace.lengths("hidden.3"), out.lengths)

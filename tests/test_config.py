@@ -50,6 +50,7 @@ WRONG = [
     (dict(hidden_dropout=1.5), "hidden_dropout=1.5 must be a probability"),
     (dict(mask_time_prob=-0.1), "mask_time_prob=-0.1 must be a probability"),
     (dict(mask_time_length=0), "mask_time_length=0 must be positive"),
+    (dict(initializer_range=1e30), r"initializer_range=1e\+30 must be at most 1"),
     (dict(num_hidden_layers=-1), "num_hidden_layers=-1 must not be negative"),
     (dict(vocab_size=0), "vocab_size=0"),
     (dict(adapter_attn_dim=0), "adapter_attn_dim=0"),

@@ -159,6 +159,26 @@ def test_a_kernel_that_lets_little_through():
     assert (found - exact).abs().max() <= 2 * (plain - exact).abs().max() + 1e-5
 
 
+class WithoutFloat64(TorchDispatchMode):
+    """Refuses float64, as the GPUs of Apple do."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.dtype == torch.float64:
+            raise TypeError("there is no float64 here")
+        return out
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_device_without_float64(kind):
+    model = shuffled(UniSpeechSatModel(small_config(**KINDS[kind])))
+    expected = model(draw(2, 3000)).last_hidden_state
+    with WithoutFloat64():
+        found = model(draw(2, 3000)).last_hidden_state
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_gradients_through_the_folded_norm():
     model = shuffled(UniSpeechSatModel(small_config())).eval()
     waveforms = draw(2, 3000).requires_grad_()

@@ -276,6 +276,44 @@ def test_pooling_of_statistics():
     assert torch.isfinite(flat.grad).all()
 
 
+def test_statistics_of_many_frames_in_float16():
+    hidden = 3 + 6 * torch.randn(1, 9000, 4, generator=torch.Generator().manual_seed(0)).half()
+    expected = torch.cat([hidden.float().mean(1), hidden.float().std(1)], dim=1)
+    found = pool_statistics(hidden, torch.tensor([9000]))
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.float(), expected, atol=1e-2, rtol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["SequenceClassification", "AudioFrameClassification"])
+def test_a_head_in_float16_reads_long_utterances(name):
+    """A mean over 248 frames whose sum is beyond float16, and losses in float32."""
+    model = shuffled(getattr(us, f"UniSpeechSatFor{name}")(head_config()))
+    if name == "SequenceClassification":
+        model.projector.bias += 500
+        labels = torch.tensor([1])
+    else:
+        labels = torch.ones(1, 248, 3)
+    wave = torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
+    expected = model(wave, labels=labels)
+    found = model.half()(wave, labels=labels)
+    assert found.loss.dtype == torch.float32
+    torch.testing.assert_close(found.logits.float(), expected.logits, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(found.loss, expected.loss, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.filterwarnings("ignore:.*quantiz")
+def test_an_x_vector_s_linear_layers_can_be_quantized():
+    """Also those that are convolutions over frames: quantized they multiply the frames that each output sees."""
+    model, wave = shuffled(us.UniSpeechSatForXVector(head_config())), torch.randn(2, 6000)
+    small = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    assert not any(isinstance(module, torch.nn.Linear) for module in small.modules())
+    assert any(isinstance(module, torch.nn.Linear) for module in model.modules())
+    with torch.no_grad():
+        cosine = F.cosine_similarity(small(wave).embeddings, model(wave).embeddings)
+    assert (cosine > 0.98).all()
+
+
 def test_am_softmax_by_hand():
     torch.manual_seed(0)
     objective = AMSoftmaxLoss(4, 3)
@@ -467,3 +505,11 @@ def test_parameter_counts_of_the_released_sizes():
         large = us.UniSpeechSatForPreTraining(us.UniSpeechSatConfig.large())
     counts = [sum(weight.numel() for weight in model.parameters()) for model in (pretraining, ctc, voices, large)]
     assert counts == [95_535_872, 94_396_320, 101_122_409, 318_891_008]
+
+
+@pytest.mark.wrong_types
+@pytest.mark.parametrize("name", ["CTC", "SequenceClassification", "AudioFrameClassification", "XVector"])
+def test_labels_are_a_tensor(name):
+    model = shuffled(getattr(us, f"UniSpeechSatFor{name}")(head_config()))
+    with pytest.raises(TypeError, match=r"labels must be a tensor, got list; torch.as_tensor\(labels\)"):
+        model(torch.randn(1, 2000), labels=[0])

@@ -27,6 +27,21 @@ CASES = {
         r"NaN or Inf in utterance\(s\) \[2\]",
     ),
     "Inf": (dict(input_values=GOOD / 0), r"NaN or Inf in utterance\(s\) \[0, 1\]"),
+    "beyond float32": (
+        dict(input_values=torch.cat([GOOD.double(), torch.full((1, 500), 1e39, dtype=torch.float64)])),
+        r"utterance\(s\) \[2\], or samples beyond 1e\+15.*torch.float32.*scale it to \[-1, 1\]",
+    ),
+    "too loud for a norm": (dict(input_values=1e20 * GOOD), r"utterance\(s\) \[0, 1\], or samples beyond 1e\+15"),
+    "a list": (dict(input_values=[0.0] * 500), r"input_values must be a tensor, got list; torch.as_tensor"),
+    "mask as a list": (dict(input_values=GOOD, attention_mask=[[1] * 500] * 2), "attention_mask must be a tensor"),
+    "mask of NumPy": (
+        dict(input_values=GOOD, attention_mask=torch.ones(2, 500).numpy()),
+        "attention_mask must be a tensor, got ndarray",
+    ),
+    "frame mask as a list": (
+        dict(input_values=GOOD, mask_time_indices=[[True] * 6] * 2),
+        "mask_time_indices must be a tensor, got list",
+    ),
     "empty": (dict(input_values=torch.zeros(1, 0)), r"needs 148 samples.*utterance 0 \(0 samples\)"),
     "no utterance": (dict(input_values=torch.zeros(0, 500)), "the batch is empty"),
     "too short": (
@@ -66,8 +81,29 @@ CASES = {
 @pytest.mark.wrong_types
 def test_a_mistake_gets_a_sentence(one_model, case):
     inputs, message = CASES[case]
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         one_model(**inputs)
+
+
+@pytest.mark.parametrize("way", ["half", "autocast", "bfloat16"])
+def test_samples_must_fit_the_precision_of_the_model(model, way):
+    """16-bit samples as floats are within the range of float16, but a convolution makes them larger."""
+    loud = 20_000 * GOOD
+    if way == "bfloat16":  # as wide as float32
+        assert torch.isfinite(model.bfloat16()(loud).last_hidden_state).all()
+        return
+    model = model.half() if way == "half" else model
+    with torch.autocast("cpu", torch.float16, enabled=way == "autocast"):
+        with pytest.raises(ValueError, match=r"samples beyond 4094, the largest that a model in torch.float16 can"):
+            model(loud)
+        assert torch.isfinite(model(4000 * GOOD / GOOD.abs().max()).last_hidden_state).all()
+
+
+def test_a_model_elsewhere_gets_what_it_is_given(model):
+    """The meta device stands for a GPU: it takes no tensors of the CPU either."""
+    mask = (torch.arange(500) < torch.tensor([[500], [300]])).long()
+    output = model.to("meta")(GOOD, mask, mask_time_indices=torch.zeros(2, 6).bool())
+    assert {output.last_hidden_state.device.type, output.lengths.device.type} == {"meta"}
 
 
 def test_silence_is_no_mistake(model):

@@ -552,25 +552,29 @@ def test_it_works_in_a_line_of_its_own_and_in_functions(one_model, batch):
 
 
 def test_threads_run_one_edited_model_on_batches_of_their_own(one_model):
-    edit = Ablate("hidden.1", mode="mean")
+    """Each thread edits in its own way, one not at all."""
+    edits = {0: [Ablate("hidden.1", mode="mean")], 1: [Ablate("hidden.1", dims=[3]), Ablate(Z, head=0)], 2: []}
     waves = {seed: padded(*lengths, seed=seed) for seed, lengths in enumerate([(3000, 500), (900, 900, 1500), (700,)])}
-    expected = {seed: edited(one_model, batch, edit)[1] for seed, batch in waves.items()}
+    expected = {seed: edited(one_model, batch, *edits[seed], site="hidden.1")[1] for seed, batch in waves.items()}
     wrong = []
 
     def work(seed):
         for _ in range(10):
-            with torch.no_grad():
+            with torch.no_grad(), intervene(one_model, *edits[seed]):
+                assert len(active_scopes()) == len(edits[seed])
                 output = one_model(*waves[seed])
-            if not torch.equal(output.last_hidden_state[output.valid], expected[seed]):
+            if (output.last_hidden_state[output.valid] - expected[seed]).abs().max() > 1e-4:
                 wrong.append(seed)
 
-    with intervene(one_model, edit):
+    with intervene(one_model, Ablate("hidden.3")):
         threads = [threading.Thread(target=work, args=(seed,)) for seed in waves]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+        assert (one_model(*waves[2]).last_hidden_state == 0).all()
     assert wrong == []
+    assert num_hooks(one_model) == 0
 
 
 @pytest.mark.wrong_types  # the checks of types cannot be compiled
@@ -689,12 +693,25 @@ def test_parts_of_the_model_are_not_run_with_edits(one_model, batch):
         (lambda trace: Placebo(Ablate(Z), match="variance"), "match='variance' must be 'rank', or 'variance' for the"),
         (lambda trace: Placebo(Ablate("block.0.attn.pattern")), "Placebo needs channels"),
         (lambda trace: Placebo(Ablate(Z, head=0, dims=[1])), "a random direction needs at least two channels"),
+        (lambda trace: Ablate(Z, head=torch.tensor([0, 1])), r"head=tensor.* must be a whole number or a list.*tolist"),
+        (lambda trace: Ablate(Z, dims=[0.5]), r"dims=\[0.5\] must be a whole number or a list of them, got list"),
+        (lambda trace: Ablate(Z, time=3), r"time=3 must be \(start, end\) in seconds"),
+        (lambda trace: Ablate(Z, time=("a", "b")), r"time='a' must be one number, got str"),
+        (lambda trace: Ablate(Z, mode="resample", seed="one"), "seed='one' must be one whole number, got str"),
+        (lambda trace: Ablate(5), "a site is named by a text or a regular expression, got 5"),
+        (
+            lambda trace: Ablate(Z, mode="mean", mean="no"),
+            "mean for block.1.attn.z must be a tensor of numbers, got str",
+        ),
+        (lambda trace: Steer("hidden.1", noise(16), scale={1.0}), "scale={1.0} must be one number, got set"),
+        (lambda trace: Patch(Z, {Z: noise(1)}), "source of Patch must be a Trace, got dict"),
+        (lambda trace: Edit(Z, 5), "fn of Edit must be a function of one utterance's values, got int"),
         (lambda trace: "hidden.1", r"intervene takes edits such as Ablate\(.*got 'hidden.1'"),
     ],
 )
 def test_a_user_s_mistake_is_said_before_anything_runs(one_model, make, message):
     _, trace = us.run(one_model, noise(1, 500), "block.{0:2}.attn.z")
-    with pytest.raises(ValueError, match=message), intervene(one_model, make(trace)):
+    with pytest.raises((ValueError, TypeError), match=message), intervene(one_model, make(trace)):
         pass
     assert num_hooks(one_model) == 0
 

@@ -400,3 +400,36 @@ def test_instances_are_never_gathered():
     with Largest() as gathered:
         F.cosine_similarity(anchors[:, None], quantized[instances], dim=-1)
     assert seen.numel * 4 <= gathered.numel
+
+
+@pytest.mark.wrong_types
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: losses.content_loss(torch.zeros(3, 4), torch.tensor([0, -101, 1])), "hold -101; with 4 clusters"),
+        (lambda: losses.content_loss(torch.zeros(3, 4), torch.tensor([0, 4, 1])), "hold 4; .* run from 0 to 3"),
+        (lambda: losses.content_loss(torch.zeros(3, 4), torch.tensor([0, 1])), r"must be \(3,\) integers, got \(2,\)"),
+        (lambda: losses.content_loss([[0.0]], [0]), "content_loss takes tensors, got none"),
+        (
+            lambda: losses.feature_penalty(torch.zeros(2, 5, 7), torch.ones(2, 6).bool()),
+            r"valid must be \(2, 7\) \(batch, frames\) of bool, got \(2, 6\)",
+        ),
+        (
+            lambda: perplexity(torch.ones(2, 7, 1, 3) / 3, torch.ones(2, 6).bool()),
+            r"mask must be \(2, 7\) of bool.*got \(2, 6\)",
+        ),
+        (
+            lambda: losses.content_logits(torch.zeros(3, 4), torch.zeros(2, 4), {0.1, 0.2}),
+            "temperature={.*} must be one",
+        ),
+        (lambda: losses.contrastive_similarity(*torch.zeros(2, 3, 4), 0.0), "temperature=0.0 must be positive"),
+        (lambda: losses.draw_instances(5, [3, 4]), r"num_instances=\[3, 4\] must be one whole number, got list"),
+        (
+            lambda: losses.contrastive_infonce(torch.zeros(3, 3), torch.tensor([0, 1])),
+            r"similarity must be \(frames, frames\) and utterances \(frames,\), got \(3, 3\) and \(2,\)",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(call, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        call()

@@ -11,7 +11,7 @@ from reference import span_lengths
 from scipy.stats import chisquare
 
 from unisat import masking
-from unisat.masking import draw_without_replacement, num_spans, reference_span_mask, span_mask
+from unisat.masking import audible, draw_without_replacement, num_spans, reference_span_mask, span_mask
 
 
 def draw(lengths, frames, seed=0, **options):
@@ -124,14 +124,27 @@ def test_a_mask_longer_than_every_clip_hides_nothing_and_says_so():
         assert not draw([4, 3], 4, mask_prob=0.5, mask_length=5).any()
 
 
+@pytest.mark.wrong_types
 def test_bad_numbers():
     for options, message in [
+        (dict(mask_prob={0.5, 0.6}, mask_length=3), "mask_prob={.*} must be one number, got set"),
+        (dict(mask_prob=0.5, mask_length=3.5), "mask_length=3.5 must be one whole number, got float"),
+        (dict(mask_prob=0.5, mask_length=10**9), "mask_length=1000000000 must be at most 65536"),
         (dict(mask_prob=1.5, mask_length=3), "mask_prob=1.5 must be a probability"),
         (dict(mask_prob=0.5, mask_length=0), "mask_length=0 must be at least one frame"),
         (dict(mask_prob=0.5, mask_length=3, min_spans=-1), "min_spans=-1"),
     ]:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, TypeError), match=message):
             draw([20], 20, **options)
+    for lengths, message in [
+        ([20], "lengths must be a tensor, got list"),
+        (torch.tensor([[20]]), r"lengths must be \(batch,\) of integers, got \(1, 1\)"),
+    ]:
+        with pytest.raises((ValueError, TypeError), match=message):
+            span_mask(lengths, 20, mask_prob=0.5, mask_length=3)
+    for row, message in [(torch.ones(2, 9).bool(), r"give the row of one"), (torch.ones(9), "of torch.float32")]:
+        with pytest.raises(ValueError, match=message):
+            audible(torch.zeros(900), row, hop=100)
     with pytest.raises(ValueError, match="an utterance of 30 frames does not fit into 20 frames"):
         draw([30], 20, mask_prob=0.5, mask_length=3)
     with pytest.raises(ValueError, match="mask_length=9 is longer than the 4 frames"):

@@ -252,8 +252,8 @@ def test_what_is_not_finite_is_refused():
     padded[3, 1000:] = torch.nan  # padding may be anything
     mixed, _ = mix_utterances(padded, LENGTHS, mixing_prob=1.0)
     assert all(mixed[row, :length].isfinite().all() for row, length in enumerate(LENGTHS))
-    for level in (math.nan, math.inf, -math.inf):
-        with pytest.raises(ValueError, match="finite number of decibels"):
+    for level in (math.nan, math.inf, -math.inf, 4000.0, -4000.0):
+        with pytest.raises(ValueError, match="snr_db=.* must be at least -100 and at most 100"):
             mix_pair(broken[0], broken[1], snr_db=level, start=0, length=10)
 
 
@@ -264,8 +264,14 @@ def test_what_is_not_finite_is_refused():
         (dict(mixing_prob=1.5), r"mixing_prob=1.5 must be in \[0, 1\]"),
         (dict(max_share=0.0), r"max_share=0.0 in \(0, 1\]"),
         (dict(snr_db=(5.0, -5.0)), "lowest, highest"),
-        (dict(snr_db=(-math.inf, 5.0)), "both finite"),
-        (dict(snr_db=(math.nan, 5.0)), "both finite"),
+        (dict(snr_db=(-math.inf, 5.0)), "snr_db=-inf must be at least -100 and at most 100"),
+        (dict(snr_db=(math.nan, 5.0)), "snr_db=nan must be"),
+        (dict(snr_db=(-4000.0, -3000.0)), "snr_db=-4000.0 must be at least -100 and at most 100"),
+        (dict(snr_db=5.0), r"snr_db=5.0 must be \(lowest, highest\)"),
+        (dict(snr_db=(5.0, {6.0})), r"snr_db={6.0} must be one number, got set"),
+        (dict(mixing_prob={0.2, 0.5}), "mixing_prob={.*} must be one number, got set"),
+        (dict(max_share=torch.rand(6)), "max_share=tensor.* must be one number, got Tensor"),
+        (dict(lengths=[4000] * 6), "lengths must be a tensor, got list"),
         (dict(mixing_prob=math.nan), r"mixing_prob=nan must be in"),
         (dict(lengths=torch.tensor([9.5, 2, 3, 4, 5, 6])), "whole numbers of samples, got torch.float32"),
         (dict(lengths=torch.tensor([1, 2])), r"lengths must be \(6,\)"),
@@ -273,5 +279,17 @@ def test_what_is_not_finite_is_refused():
     ],
 )
 def test_mistakes(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         mix_utterances(waves(), **options)
+
+
+@pytest.mark.wrong_types
+def test_what_is_no_batch_or_no_place_is_refused():
+    with pytest.raises(ValueError, match=r"input_values must be \(batch, samples\) of floats, got \(4000,\)"):
+        mix_utterances(waves()[0])
+    with pytest.raises(TypeError, match="input_values must be a tensor, got ndarray"):
+        mix_utterances(waves().numpy())
+    with pytest.raises(TypeError, match=r"start=0.5 must be one whole number, got float"):
+        mix_pair(waves()[0], waves()[1], snr_db=0.0, start=0.5, length=10)
+    with pytest.raises(ValueError, match=r"secondary must be \(samples,\), got \(6, 4000\)"):
+        mix_pair(waves()[0], waves(), snr_db=0.0, start=0, length=10)

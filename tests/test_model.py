@@ -1,4 +1,5 @@
 import math
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from conftest import relative, shuffled, small_config
 from reference import attention
 
 from unisat import UniSpeechSatConfig, UniSpeechSatModel, shortcuts
+from unisat.frames import valid_positions
 from unisat.model import Attention
 
 
@@ -290,6 +292,34 @@ def test_half_precision(model, ragged):
     assert torch.isfinite(half.last_hidden_state).all()
 
 
+@pytest.mark.parametrize("way", ["plain", "autocast", "gradients"])
+def test_a_long_padded_batch_in_float16_without_shortcuts(way):
+    """The first norm sums squares over time, here over 8000 positions."""
+    model = shuffled(UniSpeechSatModel(small_config(conv_bias=True)))
+    waveforms = 5 * torch.randn(2, 32_000, generator=torch.Generator().manual_seed(0))
+    mask = valid_positions(torch.tensor([32_000, 20_000]), 32_000).long()
+    with torch.no_grad():
+        expected = model(waveforms, mask)
+        model = model if way == "autocast" else model.half()
+    with ExitStack() as stack:
+        if way != "gradients":
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(shortcuts.plain())
+        stack.enter_context(torch.autocast("cpu", torch.float16, enabled=way == "autocast"))
+        found = model(waveforms, mask)
+    valid = expected.valid
+    assert relative(found.last_hidden_state[valid].float(), expected.last_hidden_state[valid]) < 0.02
+
+
+def test_frames_of_padding_are_zero_whoever_shares_the_batch(model, ragged):
+    waveforms, mask, _ = ragged
+    with torch.no_grad():
+        quiet = model(waveforms, mask)
+    for out in (quiet, model(waveforms, mask)):
+        assert (out.conv_features.transpose(1, 2)[~out.valid] == 0).all()
+        assert (out.extract_features[~out.valid] == 0).all()
+
+
 def test_float64_audio_is_cast_to_the_model(one_model, ragged):
     waveforms = ragged[0]
     out = one_model(waveforms.double()).last_hidden_state
@@ -303,6 +333,44 @@ def test_compiled_is_the_same(one_model, ragged):
     with shortcuts.plain():  # as in what is compiled, which falls back to eager where torch has compiled too often
         expected = one_model(ragged[0]).last_hidden_state
     torch.testing.assert_close(compiled(ragged[0]).last_hidden_state, expected)
+
+
+class First(torch.nn.Module):
+    """Gives the first of a model's outputs: what records code wants tensors."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, waveforms):
+        return self.model(waveforms, return_dict=False)[0]
+
+
+@torch.no_grad()
+@pytest.mark.wrong_types  # the checks of types cannot be recorded
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("how", ["export", "trace"])
+def test_recorded_code_is_the_same(one_model, how):
+    waveforms, other = torch.randn(2, 1, 3000, generator=torch.Generator().manual_seed(0))
+    model = First(one_model)
+    if how == "export":
+        again = torch.export.export(model, (waveforms,)).module()
+    else:
+        again = torch.jit.trace(model, (waveforms,), check_trace=False)
+    torch.testing.assert_close(again(other), model(other), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*quantiz")
+def test_every_linear_layer_can_be_exchanged(model, ragged):
+    """Tools that quantize ask for layers whose class is `torch.nn.Linear` itself."""
+    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    assert linear
+    assert {type(module) for module in linear} == {torch.nn.Linear}
+    small = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    assert not any(isinstance(module, torch.nn.Linear) for module in small.modules())
+    with torch.no_grad():
+        found, expected = small(*ragged[:2]), model(*ragged[:2])
+    assert relative(found.last_hidden_state[found.valid], expected.last_hidden_state[found.valid]) < 0.1
 
 
 def test_initialisation():

@@ -62,6 +62,25 @@ def test_any_changed_bit_changes_the_sum(shape, dtype):
     assert bit_sum(rows[1:]) == bit_sum(rows[1:].clone())  # wherever in memory it begins
 
 
+def test_order_and_signs_change_the_sum():
+    weight = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
+    before = bit_sum(weight)
+    taken = {
+        "columns turned around": weight.flip(1),
+        "pairs of columns turned around": weight.unflatten(1, (-1, 2)).flip(1).flatten(1),
+        "two columns": weight[:, [2, 1, 0, *range(3, 32)]],
+        "two values of a row": torch.cat([weight[:3], weight[3:4].flip(1), weight[4:]]),
+        "every second sign": weight * torch.tensor([1.0, -1.0]).repeat(16),
+    }
+    for name, changed in taken.items():
+        assert bit_sum(changed) != before, name
+    assert bit_sum(weight[0].flip(0)) != bit_sum(weight[0])
+    with torch.autocast("cpu", torch.float16):
+        assert bit_sum(weight) == before
+    broken = torch.full((3, 4), torch.nan)
+    assert bit_sum(broken) == bit_sum(broken.clone())  # else nothing would ever be kept
+
+
 def test_a_fingerprint_is_of_the_weights(one_model):
     before = fingerprint(one_model)
     assert fingerprint(one_model) == before == fingerprint(copy.deepcopy(one_model))
@@ -73,6 +92,10 @@ def test_a_fingerprint_is_of_the_weights(one_model):
     assert fingerprint(one_model) == before
     weight = one_model.encoder.layers[0].attention.q_proj.weight.data
     weight.copy_(weight[[1, 0, *range(2, 16)]])  # behind the back of torch's count of changes
+    assert fingerprint(one_model) != before
+    weight.copy_(kept["encoder.layers.0.attention.q_proj.weight"])
+    assert fingerprint(one_model) == before
+    weight.copy_(weight.unflatten(1, (-1, 2)).flip(1).flatten(1))
     assert fingerprint(one_model) != before
 
 

@@ -12,6 +12,7 @@ from test_head_checkpoints import FRONT, to_fairseq
 import unisat as us
 from unisat import losses
 from unisat.masking import span_mask
+from unisat.pretraining import check_targets
 
 OFF = {f"{name}_dropout": 0.0 for name in ("hidden", "attention", "activation", "final", "feat_proj")}
 OFF |= dict(layerdrop=0.0, feat_quantizer_dropout=0.0)
@@ -599,3 +600,8 @@ def test_the_recipes_masks_hide_what_they_say(probability, frames, share):
 def test_configs_without_an_objective(change, message):
     with pytest.raises(ValueError, match=message):
         small_config(**change)
+
+
+def test_targets_go_where_the_frames_are():
+    valid = torch.ones(2, 5, dtype=torch.bool, device="meta")
+    assert check_targets(torch.tensor([[0, 1, 2, -100], [0, 0, 0, 0]]), valid, 3).device.type == "meta"

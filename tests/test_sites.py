@@ -253,6 +253,8 @@ def test_selectors(selector, expected):
         ("hiden.3", r"no site matches 'hiden.3' \(did you mean hidden.3"),
         ("block.0.attn.patern", r"did you mean block.0.attn.pattern"),
         ("block.{5:9}.resid_mid", "no site matches"),
+        ("hidden.{-2:}", r"'hidden.{-2:}': the ends of a range are numbers of sites and count from 0"),
+        ("block.{:-1}.attn.z", "count from 0"),
         ("zzz", r"there are wave, conv.\*, conv.out"),
         (re.compile("x+"), "no site matches 'x\\+'"),
         ("quant.codes", "this model has no quantizer, only pretraining models have one"),

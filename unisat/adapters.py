@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unisat import checkpoint as files
-from unisat.fast import Linear
+from unisat.fast import apply
 from unisat.pretrained import UniSpeechSatPreTrainedModel
 
 HEAD = ("lm_head.weight", "lm_head.bias")
@@ -23,13 +23,13 @@ class AttentionAdapter(nn.Module):
     def __init__(self, hidden_size: int, adapter_dim: int):
         super().__init__()
         self.norm = nn.LayerNorm(hidden_size)
-        self.linear_1 = Linear(hidden_size, adapter_dim)
+        self.linear_1 = nn.Linear(hidden_size, adapter_dim)
         self.act_fn = nn.ReLU()
-        self.linear_2 = Linear(adapter_dim, hidden_size)
+        self.linear_2 = nn.Linear(adapter_dim, hidden_size)
 
     def forward(self, hidden: Float[Tensor, "batch frames hidden"]) -> Float[Tensor, "batch frames hidden"]:
         """Give what the layer adds to each frame."""
-        return self.linear_2(self.act_fn(self.linear_1(self.norm(hidden))))
+        return apply(self.linear_2, self.act_fn(apply(self.linear_1, self.norm(hidden))))
 
 
 def check(model: nn.Module) -> None:

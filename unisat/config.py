@@ -293,6 +293,8 @@ class UniSpeechSatConfig:
                 raise ValueError(
                     f"{dividend}={getattr(self, dividend)} must be a multiple of {divisor}={getattr(self, divisor)}."
                 )
+        if self.initializer_range > 1:
+            raise ValueError(f"initializer_range={self.initializer_range} must be at most 1; the reference has 0.02.")
         if self.vocab_size is not None and self.vocab_size < 1:
             raise ValueError(f"vocab_size={self.vocab_size} must be positive, or None for no vocabulary.")
         layer = self.utterance_contrastive_layer

@@ -3,7 +3,7 @@
 ============================  =================================================  ====================================
 fast way                      instead of                                         in
 ============================  =================================================  ====================================
-`multiply_as_convolution`     a matrix product                                   `Linear`
+`multiply_as_convolution`     a matrix product                                   `apply`
 `convolve_as_image`           a convolution that changes its input's layout      `Conv1d`, the x-vector's TDNN
 `encode_in_pieces`            whole signals between the convolutions             ``FeatureEncoder.forward``
 `fold_the_norm`               a convolution, then a norm over time               ``ConvLayer.forward``
@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from unisat.frames import conv_length, hop, receptive_field, stack_length, valid_positions
 from unisat.group_norm import MaskedGroupNorm
 from unisat.modules import bit_sum
+from unisat.precision import has_float64
 from unisat.shortcuts import allowed, sooner, watched
 
 # ---- products ----
@@ -61,7 +62,9 @@ LEAST = 20_480
 
 
 def multiply_as_convolution(
-    values: Float[Tensor, "*batch inputs"], weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"]
+    values: Float[Tensor, "*batch inputs"],
+    weight: Float[Tensor, "outputs inputs"],
+    bias: Float[Tensor, " outputs"] | None = None,
 ) -> Float[Tensor, "*batch outputs"] | NotImplementedType:
     """Multiply matrices as a convolution of width 1.
 
@@ -80,18 +83,27 @@ def multiply_as_convolution(
 
 @sooner(multiply_as_convolution)
 def linear(
-    values: Float[Tensor, "*batch inputs"], weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"]
+    values: Float[Tensor, "*batch inputs"],
+    weight: Float[Tensor, "outputs inputs"],
+    bias: Float[Tensor, " outputs"] | None = None,
 ) -> Float[Tensor, "*batch outputs"]:
     """``values @ weight.T + bias``."""
     return F.linear(values, weight, bias)
 
 
-class Linear(nn.Linear):
-    """`torch.nn.Linear` that computes with `linear`."""
+Linear = nn.Linear
+"""Models that were pickled whole find their layers under this name."""
 
-    def forward(self, input: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
-        """Multiply."""
-        return linear(input, self.weight, self.bias)
+
+def apply(layer: nn.Module, values: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+    """``layer(values)``; a plain `torch.nn.Linear` that nobody watches computes with `linear`.
+
+    The layers are no subclass, because tools that exchange linear layers, such as dynamic quantization, ask for this
+    very class.
+    """
+    if type(layer) is not nn.Linear or watched(layer):
+        return layer(values)
+    return linear(values, layer.weight, layer.bias)
 
 
 # ---- convolutions ----
@@ -158,8 +170,8 @@ def feed_forward_in_place(
     # another module in its place might return its own input, which we must not overwrite
     if not allowed() or watched(wide, layer.activation) or not isinstance(wide, nn.Linear):
         return NotImplemented
-    inner = in_place(layer.activation, wide(hidden))
-    return layer.output_dropout(layer.output_dense(layer.intermediate_dropout(inner)))
+    inner = in_place(layer.activation, apply(wide, hidden))
+    return layer.output_dropout(apply(layer.output_dense, layer.intermediate_dropout(inner)))
 
 
 # ---- attention ----
@@ -302,7 +314,7 @@ def can_be_folded(layer: Any, waveform: Float[Tensor, "batch positions"]) -> boo
     if not isinstance(conv, nn.Conv1d) or not isinstance(norm, MaskedGroupNorm) or waveform.dtype == torch.float64:
         return False
     learns = conv.bias is not None and torch.is_grad_enabled()  # a bias drops out, so it would get no gradient
-    return allowed() and not watched(conv, norm) and not learns
+    return allowed() and not watched(conv, norm) and not learns and has_float64(waveform.device)
 
 
 def fold_the_norm(
@@ -328,7 +340,7 @@ def encode_in_pieces(
     """Encode some frames at a time, so that the wide signals between the layers stay in the processor's caches.
 
     The result is the same, because each piece has all the samples that its frames see, and the norm over time is
-    folded into the first kernel beforehand. Frames of padding stay 0. This applies without gradients, not in float64.
+    folded into the first kernel beforehand. Frames of padding are 0. This applies without gradients, not in float64.
     """
     if not allowed() or torch.is_grad_enabled() or waveform.dtype == torch.float64:
         return NotImplemented
@@ -360,6 +372,8 @@ def encode_in_pieces(
             features = signal.new_zeros(len(waveform), frames, signal.shape[1])
         features[rows, start:stop] = signal.transpose(1, 2)
     assert features is not None
+    if ends is not None:
+        features.masked_fill_(~valid_positions(ends, frames)[..., None], 0)
     return features.transpose(1, 2)
 
 

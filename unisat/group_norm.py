@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unisat.frames import valid_positions
+from unisat.precision import widen
 
 
 class MaskedGroupNorm(nn.GroupNorm):
@@ -22,8 +23,10 @@ class MaskedGroupNorm(nn.GroupNorm):
         if lengths is None:
             return super().forward(channels)
         valid = valid_positions(lengths, channels.shape[-1])[:, None]  # (batch, 1, frames)
-        count = lengths[:, None, None]
-        mean = channels.masked_fill(~valid, 0).sum(-1, keepdim=True) / count
-        centred = (channels - mean).masked_fill(~valid, 0)
+        # a sum of squares over time passes what float16 can hold
+        wide, count = widen(channels), lengths[:, None, None]
+        mean = wide.masked_fill(~valid, 0).sum(-1, keepdim=True) / count
+        centred = (wide - mean).masked_fill(~valid, 0)
         variance = centred.square().sum(-1, keepdim=True) / count
-        return centred * ((variance + self.eps).rsqrt() * self.weight[:, None]) + self.bias[:, None]
+        normed = centred * ((variance + self.eps).rsqrt() * self.weight[:, None]) + self.bias[:, None]
+        return normed.to(channels.dtype)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from unisat import adapters
 from unisat.config import UniSpeechSatConfig
+from unisat.inputs import check_tensor
 from unisat.model import UniSpeechSatModel
 from unisat.outputs import (
     CausalLMOutput,
@@ -27,6 +28,7 @@ from unisat.outputs import (
     TokenClassifierOutput,
     Wav2Vec2BaseModelOutput,
 )
+from unisat.precision import full_precision, widen
 from unisat.pretrained import UniSpeechSatPreTrainedModel
 
 
@@ -95,6 +97,7 @@ def check_classes(
     labels: Tensor, shape: tuple[int, ...], classes: int, meaning: str, ignored: int | None = -100
 ) -> None:
     """Refuse class labels of the wrong shape or type, and those beyond the last class."""
+    check_tensor("labels", labels)
     if tuple(labels.shape) != shape or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(f"labels must be {shape} {meaning} of integers, got {tuple(labels.shape)} of {labels.dtype}.")
     wrong = (labels >= classes) | (labels < 0)
@@ -200,6 +203,7 @@ class UniSpeechSatForCTC(HeadModel):
         return self.give(result, return_dict)
 
     def _checked(self, labels: Tensor, batch: int) -> Tensor:
+        check_tensor("labels", labels)
         labels = labels[None] if labels.ndim == 1 and batch == 1 else labels
         if labels.ndim != 2 or len(labels) != batch or labels.is_floating_point():
             raise ValueError(
@@ -222,6 +226,7 @@ class UniSpeechSatForCTC(HeadModel):
         lengths: Int[Tensor, " batch"],
     ) -> Tensor:
         """CTC loss of the first ``lengths`` frames of the logits against the labels; negative labels are padding."""
+        labels = labels.to(logits.device)
         config, kept = self.config, labels >= 0
         counts = kept.sum(-1)
         if not config.ctc_zero_infinity and (sentence := impossible_targets(labels, lengths)):
@@ -289,13 +294,17 @@ class UniSpeechSatForSequenceClassification(HeadModel):
         """
         output, hidden = self.backbone(input_values, attention_mask, output_attentions, output_hidden_states, **options)
         projected = self.projector(hidden).masked_fill(~output.valid[..., None], 0)
-        logits = self.classifier(projected.sum(1) / output.lengths[:, None])
+        # a sum over time passes what float16 can hold
+        mean = widen(projected).sum(1) / output.lengths[:, None]
+        logits = self.classifier(mean.to(projected.dtype))
         loss = None if labels is None else self.loss(logits, labels)
         result = SequenceClassifierOutput(loss, logits, output.hidden_states, output.attentions, output.lengths)
         return self.give(result, return_dict)
 
+    @full_precision
     def loss(self, logits: Float[Tensor, "batch labels"], labels: Tensor) -> Float[Tensor, ""]:
         """Loss of the problem's type; see `forward`."""
+        check_tensor("labels", labels)
         batch, classes = logits.shape
         problem = self.config.problem_type
         if problem is None and classes > 1:
@@ -303,7 +312,7 @@ class UniSpeechSatForSequenceClassification(HeadModel):
         if problem == "single_label_classification":
             labels = labels.flatten() if labels.numel() == batch else labels
             check_classes(labels, (batch,), classes, "(batch,)")
-            return F.cross_entropy(logits, labels)
+            return F.cross_entropy(logits, labels.to(logits.device))
         shape = (batch,) if classes == 1 else (batch, classes)
         if labels.numel() != batch * classes or labels.ndim > 2:
             raise ValueError(
@@ -363,6 +372,7 @@ class UniSpeechSatForAudioFrameClassification(HeadModel):
         return self.give(result, return_dict)
 
 
+@full_precision
 def frame_loss(
     logits: Float[Tensor, "batch frames labels"],
     labels: Tensor,
@@ -370,6 +380,7 @@ def frame_loss(
     kind: FrameLoss,
 ) -> Float[Tensor, ""]:
     """Loss of frame-wise classes; see `UniSpeechSatForAudioFrameClassification.forward`."""
+    check_tensor("labels", labels)
     if labels.shape != logits.shape:
         raise ValueError(
             f"labels must be {tuple(logits.shape)} (batch, frames, num_labels), got {tuple(labels.shape)}; frames are "

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from unisat.config import UniSpeechSatConfig
 from unisat.frames import SAMPLE_RATE, valid_positions
+from unisat.modules import recorded
+
+LOUDEST = 1e15
+"""Samples beyond this are refused: their squares, summed in a norm, could pass what float32 holds."""
+
+
+def check_tensor(name: str, value: Any) -> None:
+    """Refuse anything but a tensor, such as a list or a NumPy array."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}; torch.as_tensor({name}) makes it one.")
+
+
+def check_number(
+    name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, whole: bool = False
+) -> None:
+    """Refuse anything but one number (with ``whole``, a whole one), and one below ``least`` or above ``most``."""
+    kind = "whole number" if whole else "number"
+    if getattr(value, "ndim", 0) or not hasattr(value, "__index__" if whole else "__float__"):
+        raise TypeError(f"{name}={value!r} must be one {kind}, got {type(value).__name__}.")
+    bounds = [f"at least {least:g}"] * (least > -math.inf) + [f"at most {most:g}"] * (most < math.inf)
+    if bounds and not least <= value <= most:
+        raise ValueError(f"{name}={value} must be {' and '.join(bounds)}.")
 
 
 def sample_lengths(attention_mask: Tensor) -> Int[Tensor, " batch"]:
@@ -15,10 +40,13 @@ def sample_lengths(attention_mask: Tensor) -> Int[Tensor, " batch"]:
 
     Raises
     ------
+    TypeError
+        If the mask is no tensor.
     ValueError
         If the mask is not two-dimensional, is 0 for a whole utterance, or has a 0 in front of a 1. The reference
         counts the ones, so it reads such a batch as if it were padded on the right.
     """
+    check_tensor("attention_mask", attention_mask)
     if attention_mask.ndim != 2:
         raise ValueError(f"attention_mask must be (batch, samples), got {tuple(attention_mask.shape)}.")
     kept = attention_mask != 0
@@ -38,9 +66,16 @@ def sample_lengths(attention_mask: Tensor) -> Int[Tensor, " batch"]:
 
 
 def check_waveforms(
-    input_values: Tensor, attention_mask: Tensor | None, config: UniSpeechSatConfig
+    input_values: Tensor,
+    attention_mask: Tensor | None,
+    config: UniSpeechSatConfig,
+    dtype: torch.dtype = torch.float32,
 ) -> Int[Tensor, " batch"]:
-    """Refuse anything but a batch of waveforms; return the number of samples of each utterance."""
+    """Refuse anything but a batch of waveforms; return the number of samples of each utterance.
+
+    ``dtype`` is the precision in which the model reads the waveforms.
+    """
+    check_tensor("input_values", input_values)
     if input_values.ndim != 2:
         raise ValueError(
             f"input_values must be (batch, samples), got {tuple(input_values.shape)}; "
@@ -51,35 +86,54 @@ def check_waveforms(
             f"input_values are {input_values.dtype}; expected floats around [-1, 1]. "
             "Scale integers first (int16: waveform / 32768), or let unisat.Batch.from_arrays do it."
         )
-    if not torch.compiler.is_compiling() and not torch.isfinite(input_values).all():
-        wrong = (~torch.isfinite(input_values)).any(-1).nonzero().flatten().tolist()
-        raise ValueError(f"input_values hold NaN or Inf in utterance(s) {wrong}; repair or drop the recording.")
     batch, samples = input_values.shape
     lengths = torch.full((batch,), samples, device=input_values.device)
     if attention_mask is not None:
+        check_tensor("attention_mask", attention_mask)
         if attention_mask.shape != input_values.shape:
             raise ValueError(
                 f"attention_mask {tuple(attention_mask.shape)} must have the shape of input_values "
                 f"{tuple(input_values.shape)}: one entry for each sample."
             )
         lengths = sample_lengths(attention_mask).to(input_values.device)
+    # without a mask there is nothing to read from a device, and code can be exported
+    shortest = samples if attention_mask is None or batch == 0 else int(lengths.min())
     needed = config.receptive_field
-    if batch == 0 or int(lengths.min()) < needed:
+    if batch == 0 or shortest < needed:
         short = [f"{index} ({length} samples)" for index, length in enumerate(lengths.tolist()) if length < needed]
         raise ValueError(
             f"one frame needs {needed} samples ({1000 * needed / SAMPLE_RATE:g} ms at 16 kHz); "
             f"too short: utterance {', '.join(short) or '(the batch is empty)'}. Drop or join such clips."
         )
+    if not recorded():
+        _check_samples(input_values, dtype)
     return lengths
 
 
-def check_mask(mask_time_indices: Tensor | None, valid: Tensor) -> None:
-    """Refuse a mask that does not hold one boolean for each frame."""
+def _check_samples(input_values: Tensor, dtype: torch.dtype) -> None:
+    """Refuse samples that are not finite, or whose products will not be in the model's precision."""
+    if dtype == torch.float32 and torch.is_autocast_enabled(input_values.device.type):
+        dtype = torch.get_autocast_dtype(input_values.device.type)
+    # the first convolution makes a sample a few times larger: its kernels have ten taps
+    most = min(LOUDEST, torch.finfo(dtype).max / 16)
+    fits = input_values.abs().amax(-1) <= most  # False for NaN, too
+    if not fits.all():
+        raise ValueError(
+            f"input_values hold NaN or Inf in utterance(s) {(~fits).nonzero().flatten().tolist()}, or samples beyond "
+            f"{most:.4g}, the largest that a model in {dtype} can take; repair or drop the recording, or scale it to "
+            "[-1, 1]."
+        )
+
+
+def check_mask(mask_time_indices: Tensor | None, valid: Bool[Tensor, "batch frames"]) -> Tensor | None:
+    """Refuse a mask that does not hold one boolean for each frame; give it on the device of the frames."""
     if mask_time_indices is None:
-        return
+        return None
+    check_tensor("mask_time_indices", mask_time_indices)
     if mask_time_indices.shape != valid.shape or mask_time_indices.dtype != torch.bool:
         raise ValueError(
             f"mask_time_indices must be {tuple(valid.shape)} (batch, frames) of bool, True on frames to hide; got "
             f"{tuple(mask_time_indices.shape)} of {mask_time_indices.dtype}. "
             "The mask counts frames, not samples. Turn 0 and 1 into booleans with mask.bool()."
         )
+    return mask_time_indices.to(valid.device)

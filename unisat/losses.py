@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from unisat.inputs import check_number
 from unisat.precision import full_precision, xlogx
 
 
@@ -36,6 +37,7 @@ def content_logits(
     temperature : float
         τ. The cosines lie in [-1, 1], so τ limits how sure a prediction can be.
     """
+    _check_temperature(temperature)
     return F.normalize(states, dim=-1) @ F.normalize(label_embeddings, dim=-1).T / temperature
 
 
@@ -48,9 +50,24 @@ def content_loss(logits: Float[Tensor, "frames clusters"], targets: Int[Tensor, 
 
     Chance is ``ln(clusters)``. A fresh model starts slightly above it, because label embeddings drawn from [0, 1) are
     similar (cosine 0.75). The loss is 0 if no frame has a target.
+
+    Raises
+    ------
+    ValueError
+        If there is not one target for each frame, or a target is no cluster.
     """
+    frames, clusters = logits.shape
+    if targets.shape != (frames,) or targets.is_floating_point():
+        raise ValueError(f"targets must be ({frames},) integers, got {tuple(targets.shape)} of {targets.dtype}.")
     counted = targets != -100
-    if not counted.any():
+    wrong = counted & ((targets < 0) | (targets >= clusters))
+    any_counted, any_wrong = torch.stack([counted.any(), wrong.any()]).tolist()  # a GPU is waited for once
+    if any_wrong:
+        raise ValueError(
+            f"targets hold {int(targets[wrong][0])}; with {clusters} clusters they run from 0 to {clusters - 1}, and "
+            "-100 where there is none."
+        )
+    if not any_counted:
         return logits.sum() * 0
     return F.cross_entropy(logits, targets, ignore_index=-100)
 
@@ -64,6 +81,7 @@ def contrastive_similarity(
     Both forms of the contrastive loss read this matrix. The authors' code copies 100 vectors for each anchor and
     compares it with them (101·S·dim numbers). Picking instances out of the matrix gives the same without copies.
     """
+    _check_temperature(temperature)
     return F.normalize(anchors, dim=-1) @ F.normalize(quantized, dim=-1).T / temperature
 
 
@@ -84,6 +102,8 @@ def draw_instances(
     ValueError
         If ``num_instances`` is below 1. Without instances every answer would be yes.
     """
+    check_number("frames", frames, 0, whole=True)
+    check_number("num_instances", num_instances, whole=True)
     if num_instances < 1:
         raise ValueError(
             f"num_instances={num_instances} leaves nothing to compare with; draw at least one (config.num_negatives), "
@@ -132,7 +152,7 @@ def contrastive_bce(
     Chance is ``binary_entropy(p)``, 0.393 at B = 8. ``p`` is the share of positives, about ``(1 + K/B) / (K + 1)`` for
     B utterances of equal length. The constant answer no is right in ``1 - p`` of the cases, 87 % at B = 8.
     """
-    _check_utterances(utterances)
+    _check_utterances(utterances, similarity)
     logits = _chosen(similarity, instances)
     return F.binary_cross_entropy_with_logits(logits, contrastive_targets(utterances, instances).to(logits.dtype))
 
@@ -153,7 +173,7 @@ def contrastive_infonce(
     ValueError
         If all frames come from one utterance.
     """
-    _check_utterances(utterances)
+    _check_utterances(utterances, similarity)
     others = utterances[:, None] != utterances[None]
     own = similarity.diagonal()
     everything = torch.where(others | torch.eye(len(own), dtype=torch.bool, device=own.device), similarity, -math.inf)
@@ -221,6 +241,10 @@ def feature_penalty(
 ) -> Float[Tensor, ""]:
     """Mean square of the convolutions' output over valid frames, before any norm; it keeps features small (HuBERT)."""
     squares = conv_features.square().mean(1)  # (batch, frames)
+    if valid.shape != squares.shape or valid.dtype != torch.bool:
+        raise ValueError(
+            f"valid must be {tuple(squares.shape)} (batch, frames) of bool, got {tuple(valid.shape)} of {valid.dtype}."
+        )
     return squares[valid].mean()
 
 
@@ -263,7 +287,19 @@ def _chosen(similarity: Tensor, instances: Tensor) -> Tensor:
     return torch.cat([similarity.diagonal()[:, None], similarity.gather(1, instances)], dim=1)
 
 
-def _check_utterances(utterances: Tensor) -> None:
+def _check_temperature(temperature: float) -> None:
+    check_number("temperature", temperature)
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature} must be positive.")
+
+
+def _check_utterances(utterances: Tensor, similarity: Tensor) -> None:
+    frames = len(utterances)
+    if utterances.ndim != 1 or similarity.shape != (frames, frames):
+        raise ValueError(
+            f"similarity must be (frames, frames) and utterances (frames,), got {tuple(similarity.shape)} and "
+            f"{tuple(utterances.shape)}."
+        )
     if not torch.compiler.is_compiling() and not (utterances != utterances[:1]).any():
         raise ValueError(
             "the contrastive loss compares utterances, but all masked frames come from one; pass a batch of at least "

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from unisat.config import UniSpeechSatConfig
+from unisat.inputs import check_number, check_tensor
 
 
 def num_spans(
@@ -38,7 +39,18 @@ def num_spans(
     return wanted.clamp(max=frames // mask_length).minimum(places)
 
 
+LONGEST = 2**16
+"""A span may have so many frames (22 minutes), or as many as the batch."""
+
+
 def _check_spans(lengths: Tensor, frames: int, mask_prob: float, mask_length: int, min_spans: int) -> None:
+    check_tensor("lengths", lengths)
+    if lengths.ndim != 1 or lengths.is_floating_point():
+        raise ValueError(f"lengths must be (batch,) of integers, got {tuple(lengths.shape)} of {lengths.dtype}.")
+    check_number("frames", frames, 0, whole=True)
+    check_number("mask_prob", mask_prob)
+    check_number("mask_length", mask_length, most=max(frames, LONGEST), whole=True)
+    check_number("min_spans", min_spans, whole=True)
     if not 0 <= mask_prob <= 1:
         raise ValueError(f"mask_prob={mask_prob} must be a probability in [0, 1].")
     if mask_length < 1 or min_spans < 0:
@@ -165,9 +177,19 @@ def draw_without_replacement(
 
 def spans(mask_time_indices: Bool[Tensor, " frames"]) -> Int[Tensor, "spans 2"]:
     """First frame of each unbroken run of masked frames, and the first frame behind it."""
+    _check_row(mask_time_indices)
     inside = torch.nn.functional.pad(mask_time_indices.int(), (1, 1))
     change = inside.diff()
     return torch.stack([(change == 1).nonzero().flatten(), (change == -1).nonzero().flatten()], dim=1)
+
+
+def _check_row(mask_time_indices: Tensor) -> None:
+    check_tensor("mask_time_indices", mask_time_indices)
+    if mask_time_indices.ndim != 1 or mask_time_indices.dtype != torch.bool:
+        raise ValueError(
+            f"mask_time_indices must be (frames,) of bool, got {tuple(mask_time_indices.shape)} of "
+            f"{mask_time_indices.dtype}; give the row of one utterance."
+        )
 
 
 def span_lengths(mask_time_indices: Bool[Tensor, " frames"]) -> Int[Tensor, " spans"]:
@@ -193,6 +215,11 @@ def audible(
     """
     if keep not in ("visible", "masked"):
         raise ValueError(f"keep={keep!r} must be 'visible' or 'masked'.")
+    _check_row(mask_time_indices)
+    check_number("hop", hop, 1, whole=True)
+    check_tensor("waveform", waveform)
+    if waveform.ndim != 1:
+        raise ValueError(f"waveform must be (samples,), got {tuple(waveform.shape)}; give one utterance.")
     masked = mask_time_indices.repeat_interleave(hop)[: len(waveform)]
     masked = torch.nn.functional.pad(masked, (0, len(waveform) - len(masked)))
     return torch.where(masked == (keep == "masked"), waveform, 0.0)

@@ -5,7 +5,6 @@ The labels stay those of the main speaker, so a model that predicts them must te
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unisat.frames import valid_positions
+from unisat.inputs import check_number, check_tensor
+from unisat.precision import widest
+
+MOST_DB = 100.0
+"""Levels may differ by so many decibels: one power is then 10 billion times the other."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,9 @@ class Mixing:
 
 
 def power(waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """Mean square of the valid samples of each utterance."""
+    """Mean square of the valid samples of each utterance, in float64 where the device has it."""
     valid = valid_positions(lengths, waveforms.shape[1])
-    return waveforms.double().square().masked_fill(~valid, 0).sum(1) / lengths
+    return widest(waveforms).square().masked_fill(~valid, 0).sum(1) / lengths
 
 
 def mix_utterances(
@@ -120,6 +124,11 @@ def mix_utterances(
     ValueError
         If a number is out of its range, lengths do not fit, or a sample is NaN or infinite.
     """
+    check_tensor("input_values", input_values)
+    if input_values.ndim != 2 or not input_values.is_floating_point():
+        raise ValueError(
+            f"input_values must be (batch, samples) of floats, got {tuple(input_values.shape)} of {input_values.dtype}."
+        )
     batch, samples = input_values.shape
     lengths = torch.full((batch,), samples, device=input_values.device) if lengths is None else lengths
     _check(lengths, batch, samples, mixing_prob, max_share, snr_db)
@@ -128,7 +137,7 @@ def mix_utterances(
     device = generator.device if generator is not None else torch.device("cpu")
 
     # six numbers for each utterance, mixed or not, so that one more mixture changes no other
-    draws = torch.rand(batch, 6, generator=generator, device=device).double().cpu()
+    draws = torch.rand(batch, 6, generator=generator, device=device).cpu().double()
     record = _drawn(draws, lengths, mixing_prob, max_share, snr_db, faithful)
     if not faithful:
         return _mix(input_values, input_values, lengths, record, lengths, normalize), record
@@ -173,7 +182,7 @@ def _mix(
     samples = sources.shape[1]
     secondary = record.secondary.clamp(min=0)
     strength = power(sources, source_lengths)[secondary]
-    ratio = power(primaries, lengths) / (strength * 10 ** (record.snr_db.double() / 10))
+    ratio = power(primaries, lengths) / (strength * 10 ** (widest(record.snr_db) / 10))
     scale = torch.where(strength > 0, ratio, 0).sqrt()
 
     inside = record.overlapped(samples)
@@ -190,8 +199,8 @@ def _mix(
 def _normalized(waveforms: Tensor, lengths: Tensor) -> Tensor:
     """Zero mean and unit variance over the valid samples, as `unisat.audio.normalize` does for one utterance."""
     valid = valid_positions(lengths, waveforms.shape[1])
-    double = waveforms.double().masked_fill(~valid, 0)
-    centred = (double - (double.sum(1) / lengths)[:, None]).masked_fill(~valid, 0)
+    wide = widest(waveforms).masked_fill(~valid, 0)
+    centred = (wide - (wide.sum(1) / lengths)[:, None]).masked_fill(~valid, 0)
     variance = centred.square().sum(1) / lengths
     return (centred / (variance + 1e-7).sqrt()[:, None]).to(waveforms.dtype)
 
@@ -216,10 +225,15 @@ def mix_pair(
     Raises
     ------
     ValueError
-        If the stretch does not lie inside both utterances, or the level is not a finite number.
+        If the stretch does not lie inside both utterances, or the level is not within 100 decibels.
     """
-    if not math.isfinite(snr_db):
-        raise ValueError(f"snr_db={snr_db} must be a finite number of decibels.")
+    check_number("snr_db", snr_db, -MOST_DB, MOST_DB)
+    for name, place in (("start", start), ("length", length), ("source_start", source_start)):
+        check_number(name, place, whole=True)
+    for name, wave in (("primary", primary), ("secondary", secondary)):
+        check_tensor(name, wave)
+        if wave.ndim != 1:
+            raise ValueError(f"{name} must be (samples,), got {tuple(wave.shape)}; give one utterance.")
     for name, first, wave in (("primary", start, primary), ("secondary", source_start, secondary)):
         if not 0 <= first <= first + length <= len(wave):
             raise ValueError(
@@ -237,10 +251,17 @@ def mix_pair(
 def _check(
     lengths: Tensor, batch: int, samples: int, mixing_prob: float, max_share: float, snr_db: tuple[float, float]
 ) -> None:
+    check_number("mixing_prob", mixing_prob)
+    check_number("max_share", max_share)
     if not 0 <= mixing_prob <= 1 or not 0 < max_share <= 1:
         raise ValueError(f"mixing_prob={mixing_prob} must be in [0, 1] and max_share={max_share} in (0, 1].")
-    if not -math.inf < snr_db[0] <= snr_db[1] < math.inf:
-        raise ValueError(f"snr_db={snr_db} must be (lowest, highest) in decibels, both finite.")
+    if not isinstance(snr_db, list | tuple) or len(snr_db) != 2:
+        raise TypeError(f"snr_db={snr_db!r} must be (lowest, highest) in decibels.")
+    for bound in snr_db:
+        check_number("snr_db", bound, -MOST_DB, MOST_DB)
+    if snr_db[0] > snr_db[1]:
+        raise ValueError(f"snr_db={snr_db} must be (lowest, highest) in decibels.")
+    check_tensor("lengths", lengths)
     if lengths.is_floating_point():
         raise ValueError(f"lengths must be whole numbers of samples, got {lengths.dtype}.")
     if lengths.shape != (batch,) or (batch and not 1 <= int(lengths.min()) <= int(lengths.max()) <= samples):

@@ -25,7 +25,7 @@ from torch.nn.utils import parametrizations
 from unisat import fast
 from unisat.adapters import AttentionAdapter
 from unisat.config import ACTIVATIONS, UniSpeechSatConfig
-from unisat.fast import Conv1d, Linear
+from unisat.fast import Conv1d, apply
 from unisat.frames import conv_length, stack_length, valid_positions
 from unisat.group_norm import MaskedGroupNorm
 from unisat.inputs import check_mask, check_waveforms
@@ -83,12 +83,12 @@ class FeatureEncoder(nn.Module):
     def forward(
         self, waveform: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch channels frames"]:
-        """Encode; ``lengths`` (in samples) keeps the padding out of the group norm's statistics."""
+        """Encode; ``lengths`` (in samples) keeps padding out of the group norm's statistics. Padding gives 0."""
         signal = waveform[:, None]  # (batch, 1, samples)
         for layer, kernel, stride in zip(self.conv_layers, self.kernels, self.strides, strict=True):
             lengths = None if lengths is None else conv_length(lengths, kernel, stride)
             signal = layer(signal, lengths)
-        return signal
+        return signal if lengths is None else signal.masked_fill(~valid_positions(lengths, signal.shape[2])[:, None], 0)
 
 
 class FeatureProjection(nn.Module):
@@ -97,7 +97,7 @@ class FeatureProjection(nn.Module):
     def __init__(self, config: UniSpeechSatConfig):
         super().__init__()
         self.layer_norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
-        self.projection = Linear(config.conv_dim[-1], config.hidden_size)
+        self.projection = nn.Linear(config.conv_dim[-1], config.hidden_size)
         self.dropout = nn.Dropout(config.feat_proj_dropout)
 
     def reset_parameters(self) -> None:
@@ -109,7 +109,7 @@ class FeatureProjection(nn.Module):
     ) -> tuple[Hidden, Float[Tensor, "batch frames channels"]]:
         """Give the projected features and the normed ones (`extract_features` of the output)."""
         extract_features = self.layer_norm(features)
-        return self.dropout(self.projection(extract_features)), extract_features
+        return self.dropout(apply(self.projection, extract_features)), extract_features
 
 
 class PositionalConvEmbedding(nn.Module):
@@ -146,23 +146,23 @@ class Attention(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.num_heads = config.num_attention_heads
-        self.k_proj = Linear(width, width)
-        self.v_proj = Linear(width, width)
-        self.q_proj = Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
         self.softmax = nn.Softmax(dim=-1)
         self.dropout = nn.Dropout(config.attention_dropout)
-        self.out_proj = Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
 
     def forward(
         self, hidden: Hidden, valid: Valid | None = None, output_attentions: bool = False
     ) -> tuple[Hidden, Pattern | None]:
         """Give the attended frames and, if asked for, the attention weights before dropout."""
         # (batch, frames, hidden) -> (batch, heads, frames, head_dim)
-        q = self.q_proj(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        k = self.k_proj(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        v = self.v_proj(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        q = apply(self.q_proj, hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        k = apply(self.k_proj, hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        v = apply(self.v_proj, hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         attended, pattern = self.attend(q, k, v, valid, output_attentions)
-        return self.out_proj(attended.transpose(1, 2).flatten(2)), pattern
+        return apply(self.out_proj, attended.transpose(1, 2).flatten(2)), pattern
 
     @sooner(fast.attend_fused)
     @sooner(fast.attend_in_place)
@@ -182,17 +182,17 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: UniSpeechSatConfig):
         super().__init__()
-        self.intermediate_dense = Linear(config.hidden_size, config.intermediate_size)
+        self.intermediate_dense = nn.Linear(config.hidden_size, config.intermediate_size)
         self.activation = ACTIVATIONS[config.hidden_act]()
         self.intermediate_dropout = nn.Dropout(config.activation_dropout)
-        self.output_dense = Linear(config.intermediate_size, config.hidden_size)
+        self.output_dense = nn.Linear(config.intermediate_size, config.hidden_size)
         self.output_dropout = nn.Dropout(config.hidden_dropout)
 
     @sooner(fast.feed_forward_in_place)
     def forward(self, hidden: Hidden) -> Hidden:
         """Give what is to be added to each frame."""
-        inner = self.activation(self.intermediate_dense(hidden))
-        return self.output_dropout(self.output_dense(self.intermediate_dropout(inner)))
+        inner = self.activation(apply(self.intermediate_dense, hidden))
+        return self.output_dropout(apply(self.output_dense, self.intermediate_dropout(inner)))
 
 
 class EncoderLayer(GradientCheckpointingLayer):
@@ -318,28 +318,28 @@ class UniSpeechSatModel(UniSpeechSatPreTrainedModel):
         ValueError
             If an input has the wrong shape or type, is not finite or too short, or a mask does not fit.
         """
-        config = self.config
+        config, weight = self.config, self.masked_spec_embed
         with_attentions = config.output_attentions if output_attentions is None else output_attentions
         with_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        lengths = check_waveforms(input_values, attention_mask, config)
-        padded = bool((lengths < input_values.shape[1]).any())
-
+        lengths = check_waveforms(input_values, attention_mask, config, weight.dtype)
+        padded = attention_mask is not None and bool((lengths < input_values.shape[1]).any())
+        lengths = lengths.to(weight.device)
         masked_lengths = lengths if padded and config.padding == "exact" else None
-        features = self.feature_extractor(input_values.to(self.dtype), masked_lengths)
+        features = self.feature_extractor(input_values.to(weight.device, weight.dtype), masked_lengths)
         if config.feature_grad_mult != 1 and features.requires_grad:
             features.register_hook(lambda gradient: gradient * config.feature_grad_mult)
         frame_lengths = stack_length(lengths, config.conv_kernel, config.conv_stride)
         valid = valid_positions(frame_lengths, features.shape[-1])
-        check_mask(mask_time_indices, valid)
+        mask_time_indices = check_mask(mask_time_indices, valid)
 
         hidden, extract_features = self.feature_projection(features.transpose(1, 2))
-        hidden, mask = self.spec_augment(hidden, self.masked_spec_embed, frame_lengths, mask_time_indices, generator)
+        hidden, mask = self.spec_augment(hidden, weight, frame_lengths, mask_time_indices, generator)
         last_hidden_state, hidden_states, attentions = self.encoder(
             hidden, valid if padded else None, with_attentions, with_hidden_states, generator
         )
         output = Wav2Vec2BaseModelOutput(
             last_hidden_state=last_hidden_state,
-            extract_features=extract_features,
+            extract_features=extract_features if masked_lengths is None else extract_features * valid[..., None],
             hidden_states=tuple(hidden_states) if with_hidden_states else None,
             attentions=tuple(attentions) if with_attentions else None,
             valid=valid,

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from unisat.precision import full_precision
+
 
 def unwrap(model: nn.Module) -> nn.Module:
     """Give the module inside `torch.compile`, `DataParallel` and `DistributedDataParallel`."""
@@ -56,10 +58,17 @@ def drops(probability: float, generator: torch.Generator | None = None) -> bool:
     return drawn and torch.rand((), generator=generator, device=device).item() < probability
 
 
-def bit_sum(weight: Tensor) -> int:
-    """Give a number that changes with any bit of the weights.
+def recorded() -> bool:
+    """Whether torch records this code to run it again: `torch.compile`, `torch.export`, `torch.jit.trace`."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
-    It reads up to eight bytes as one integer, adds these up in each row, and adds the sums times the rows' numbers.
+
+def bit_sum(weight: Tensor) -> int:
+    """Give a number that changes with any bit of the weights, and with their order.
+
+    Of two sums, the first sees every bit: it reads up to eight bytes as one integer, adds these up in each row, and
+    adds the sums times the rows' numbers. The second sees order and signs: it adds up the weights in float32, each
+    times irregular numbers of its row and its column.
     """
     rows = weight.detach().contiguous()
     rows = rows.flatten(1) if rows.ndim > 1 else rows.reshape(1, -1)
@@ -69,7 +78,15 @@ def bit_sum(weight: Tensor) -> int:
         for word in (torch.int64, torch.int32, torch.int16, torch.int8)
         if not any(s % word.itemsize for s in sizes)
     )
-    return int((rows.view(words).sum(1) * torch.arange(1, len(rows) + 1, device=rows.device)).sum())
+    first = int((rows.view(words).sum(1) * torch.arange(1, len(rows) + 1, device=rows.device)).sum())
+    second = int(_ordered_sum(rows).view(torch.int32))  # its bits: NaN would not be equal to itself
+    return first << 32 | second & (1 << 32) - 1
+
+
+@full_precision
+def _ordered_sum(rows: Tensor) -> Tensor:
+    row, column = (torch.arange(1.0, size + 1, device=rows.device).sin() for size in rows.shape)
+    return row @ (rows.float() @ column)
 
 
 _FINGERPRINTS: weakref.WeakKeyDictionary[nn.Module, tuple[list[tuple[str, int]], str]] = weakref.WeakKeyDictionary()

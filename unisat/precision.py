@@ -18,6 +18,20 @@ def widen(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64; Apple's GPUs and some of Intel's do not."""
+    try:
+        torch.zeros((), dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+def widest(tensor: Tensor) -> Tensor:
+    """Convert to float64, or to float32 on a device without float64."""
+    return tensor.double() if has_float64(tensor.device) else tensor.float()
+
+
 def xlogx(probability: Tensor) -> Tensor:
     """``x ln x``, which is 0 at 0 and has a finite gradient there.
 
@@ -39,6 +53,8 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def wrapper(*args: Any, **options: Any) -> Any:
         tensors = [value for value in (*args, *options.values()) if isinstance(value, Tensor)]
+        if not tensors:
+            raise TypeError(f"{function.__name__} takes tensors, got none; torch.as_tensor makes one of numbers.")
         wide = [widen(value) if isinstance(value, Tensor) else value for value in args]
         wide_options = {name: widen(value) if isinstance(value, Tensor) else value for name, value in options.items()}
         with torch.autocast(tensors[0].device.type, enabled=False):

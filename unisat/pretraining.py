@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor, nn
 
 from unisat.config import UniSpeechSatConfig
-from unisat.fast import Linear
+from unisat.fast import apply
 from unisat.heads import HeadModel
-from unisat.inputs import check_waveforms
+from unisat.inputs import check_number, check_tensor, check_waveforms
 from unisat.losses import (
     content_logits,
     content_loss,
@@ -51,9 +51,9 @@ class UniSpeechSatForPreTraining(HeadModel):
             )
         self.label_embeddings_concat = nn.Parameter(torch.empty(config.num_clusters, config.codevector_dim))
         self.quantizer = GumbelVectorQuantizer(config)
-        self.project_q = Linear(config.codevector_dim, config.proj_codevector_dim)
-        self.project_hid = Linear(config.hidden_size, config.proj_codevector_dim)
-        self.speaker_proj = Linear(config.hidden_size, config.codevector_dim)
+        self.project_q = nn.Linear(config.codevector_dim, config.proj_codevector_dim)
+        self.project_hid = nn.Linear(config.hidden_size, config.proj_codevector_dim)
+        self.speaker_proj = nn.Linear(config.hidden_size, config.codevector_dim)
         self.layer_norm_for_extract = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         # a post-LN model does not use this norm, so it gets no gradient
         self.layer_norm_for_extract.requires_grad_(config.do_stable_layer_norm)
@@ -66,6 +66,7 @@ class UniSpeechSatForPreTraining(HeadModel):
 
     def set_gumbel_temperature(self, temperature: float) -> None:
         """Set the temperature of the quantizer's draws, which training lowers step by step."""
+        check_number("temperature", temperature)
         if not temperature > 0:
             raise ValueError(f"temperature={temperature} must be positive.")
         self.quantizer.temperature = temperature
@@ -126,17 +127,17 @@ class UniSpeechSatForPreTraining(HeadModel):
         masked = output.mask_time_indices & output.valid
         counted = masked if masked.any() else output.valid
         quantized = self.quantizer(self.dropout_features(contrastive), counted, generator=generator)
-        projected = self.project_hid(last)
+        projected = apply(self.project_hid, last)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         result = UniSpeechSatForPreTrainingOutput(
             logits=content_logits(projected, self.label_embeddings_concat, self.config.contrastive_logits_temperature),
             projected_states=projected,
-            projected_quantized_states=self.project_q(quantized.codevectors),
+            projected_quantized_states=apply(self.project_q, quantized.codevectors),
             codevector_perplexity=quantized.code_perplexity,
             hidden_states=output.hidden_states if wanted else None,
             attentions=output.attentions,
             prob_perplexity=quantized.prob_perplexity,
-            speaker_states=self.speaker_proj(contrastive),
+            speaker_states=apply(self.speaker_proj, contrastive),
             extract_features=output.extract_features,
             valid=output.valid,
             lengths=output.lengths,
@@ -159,7 +160,7 @@ class UniSpeechSatForPreTraining(HeadModel):
             return input_values, None
         return mix_utterances(
             input_values,
-            check_waveforms(input_values, attention_mask, config),
+            check_waveforms(input_values, attention_mask, config, self.label_embeddings_concat.dtype),
             mixing_prob=config.mixing_prob,
             normalize=config.mixing_normalize,
             generator=generator,
@@ -265,6 +266,7 @@ def check_targets(
     targets: Tensor, valid: Bool[Tensor, "batch frames"], num_clusters: int
 ) -> Int[Tensor, "batch frames"]:
     """Refuse targets that cannot be clusters of the frames; give exactly one target for each frame."""
+    check_tensor("targets", targets)
     batch, frames = valid.shape
     if targets.ndim != 2 or len(targets) != batch or targets.is_floating_point() or targets.dtype == torch.bool:
         raise ValueError(
@@ -283,4 +285,4 @@ def check_targets(
             f"targets[{row}, {frame}] is {int(targets[row, frame])}; with num_clusters={num_clusters} they run from 0 "
             f"to {num_clusters - 1}, and -100 where there is none."
         )
-    return F.pad(targets, (0, max(0, frames - targets.shape[1])), value=-100)[:, :frames]
+    return F.pad(targets, (0, max(0, frames - targets.shape[1])), value=-100)[:, :frames].to(valid.device)

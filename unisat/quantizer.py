@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from unisat.config import UniSpeechSatConfig
+from unisat.inputs import check_number
 from unisat.precision import widen, xlogx
 
 
@@ -55,8 +56,13 @@ def perplexity(
     Raises
     ------
     ValueError
-        If no frame counts.
+        If no frame counts, or the mask is not one boolean for each frame.
     """
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != probabilities.shape[:-2]):
+        raise ValueError(
+            f"mask must be {tuple(probabilities.shape[:-2])} of bool, True on the frames that count; got "
+            f"{tuple(mask.shape)} of {mask.dtype}."
+        )
     flat = probabilities.flatten(0, -3) if mask is None else probabilities[mask]
     if not len(flat):
         raise ValueError("perplexity over no frames: the mask is False everywhere; let at least one frame count.")
@@ -138,6 +144,7 @@ def gumbel_choice(
     The soft draw is ``y = softmax((logits + g) / temperature)`` with Gumbel noise ``g = -log(-log(u))``. The value is
     the one-hot of the largest entry of ``y``; the gradient is that of ``y`` (arXiv:1611.01144, section 2.2).
     """
+    check_number("temperature", temperature)
     if not temperature > 0:
         raise ValueError(f"temperature={temperature} must be positive.")
     device = generator.device if generator is not None else logits.device

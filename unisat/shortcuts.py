@@ -12,11 +12,11 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
 from unisat.deprecation import renamed
+from unisat.modules import recorded
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,8 +45,8 @@ def plain() -> Iterator[None]:
 
 
 def allowed(*, compiled: bool = False) -> bool:
-    """Whether a model may take a fast way here: not inside `plain`; in compiled code only one that is ``compiled``."""
-    return compiled if torch.compiler.is_compiling() else not _PLAIN.get()
+    """Whether a model may take a fast way here: not inside `plain`; in recorded code only one that is ``compiled``."""
+    return compiled if recorded() else not _PLAIN.get()
 
 
 def watched(*modules: nn.Module) -> bool:

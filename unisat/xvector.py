@@ -10,10 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unisat.config import UniSpeechSatConfig
-from unisat.fast import Linear, conv1d
+from unisat.fast import apply, conv1d
 from unisat.frames import SAMPLE_RATE, conv_length, hop, receptive_field, valid_positions
 from unisat.heads import HeadModel, check_classes
+from unisat.inputs import check_tensor
 from unisat.outputs import XVectorOutput
+from unisat.precision import widen
 
 
 class TDNNLayer(nn.Module):
@@ -30,8 +32,12 @@ class TDNNLayer(nn.Module):
         self, hidden: Float[Tensor, "batch frames channels_in"]
     ) -> Float[Tensor, "batch fewer_frames channels"]:
         """Convolve; the output has ``(kernel - 1) * dilation`` frames fewer than the input."""
-        weight = self.kernel.weight.unflatten(1, (self.width, -1)).transpose(1, 2)  # (out, in, kernel)
-        out = conv1d(hidden.transpose(1, 2), weight, self.kernel.bias, dilation=self.dilation)
+        kernel: Any = self.kernel
+        if not isinstance(kernel, nn.Linear):  # quantized, say: the product that a convolution is
+            seen = hidden.unfold(1, (self.width - 1) * self.dilation + 1, 1)[..., :: self.dilation]
+            return self.activation(kernel(seen.transpose(2, 3).flatten(2)))
+        weight = kernel.weight.unflatten(1, (self.width, -1)).transpose(1, 2)  # (out, in, kernel)
+        out = conv1d(hidden.transpose(1, 2), weight, kernel.bias, dilation=self.dilation)
         return self.activation(out.transpose(1, 2))
 
 
@@ -59,13 +65,14 @@ def pool_statistics(
 ) -> Float[Tensor, "batch statistics"]:
     """Mean and unbiased standard deviation over the first ``lengths`` (at least 2) frames of each utterance."""
     valid = valid_positions(lengths, hidden.shape[1])[..., None]
-    count = lengths[:, None]
-    mean = hidden.masked_fill(~valid, 0).sum(1) / count
-    centred = (hidden - mean[:, None]).masked_fill(~valid, 0)
+    # sums over time pass what float16 can hold
+    wide, count = widen(hidden), lengths[:, None]
+    mean = wide.masked_fill(~valid, 0).sum(1) / count
+    centred = (wide - mean[:, None]).masked_fill(~valid, 0)
     # the square root has no gradient at 0; a constant channel does without it and gets 0, as from torch.std
     variance = centred.square().sum(1) / (count - 1)
     std = torch.where(variance > 0, variance, 1).sqrt() * (variance > 0)
-    return torch.cat([mean, std], dim=-1)
+    return torch.cat([mean, std], dim=-1).to(hidden.dtype)
 
 
 class UniSpeechSatForXVector(HeadModel):
@@ -73,7 +80,7 @@ class UniSpeechSatForXVector(HeadModel):
 
     def __init__(self, config: UniSpeechSatConfig):
         super().__init__(config, weighted_sum=True)
-        self.projector = Linear(config.hidden_size, config.tdnn_dim[0])
+        self.projector = nn.Linear(config.hidden_size, config.tdnn_dim[0])
         self.tdnn = nn.ModuleList(TDNNLayer(config, layer) for layer in range(len(config.tdnn_dim)))
         self.feature_extractor = nn.Linear(2 * config.tdnn_dim[-1], config.xvector_output_dim)
         self.classifier = nn.Linear(config.xvector_output_dim, config.xvector_output_dim)
@@ -125,13 +132,14 @@ class UniSpeechSatForXVector(HeadModel):
             If an utterance is shorter than `shortest_seconds`, or a label is no speaker's number.
         """
         if labels is not None:
+            check_tensor("labels", labels)
             labels = labels.flatten() if labels.numel() == len(input_values) else labels
             check_classes(labels, (len(input_values),), self.config.num_labels, "(batch,)", ignored=None)
         output, hidden = self.backbone(input_values, attention_mask, output_attentions, output_hidden_states, **options)
         self._check(output.lengths)
         embeddings = self.embed(hidden, None if attention_mask is None else output.lengths)
         logits = self.classifier(embeddings)
-        loss = None if labels is None else self.objective(logits, labels)
+        loss = None if labels is None else self.objective(logits, labels.to(logits.device))
         result = XVectorOutput(loss, logits, embeddings, output.hidden_states, output.attentions)
         return self.give(result, return_dict)
 
@@ -139,7 +147,7 @@ class UniSpeechSatForXVector(HeadModel):
         self, hidden: Float[Tensor, "batch frames hidden"], lengths: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch xvector"]:
         """Give the x-vectors of the first ``lengths`` frames of hidden states (one layer's, or the weighted sum)."""
-        hidden = self.projector(hidden)
+        hidden = apply(self.projector, hidden)
         for layer in self.tdnn:
             hidden = layer(hidden)
         if lengths is None:

@@ -127,7 +127,7 @@ class LayersView(Picture):
         place_rows(self._times(), self.map)
         place_rows(self._times(), self.sizes)
         set_norms(self.norms, self.sizes)
-        many = ", all utterances" if similarity == CKA and len(self.trace) > 1 else ""
+        many = ", all utterances" if similarity == CKA and len(self.trace.ids) > 1 else ""
         set_frame_similarity(self.similarity, similarity + many, self.alike)
         self._drawn = utterance, similarity
         self.still()

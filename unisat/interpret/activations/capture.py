@@ -30,10 +30,11 @@ DEFAULT_BUDGET = "2GB"
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
-class Trace:
+class Trace(Mapping[str, Tensor]):
     """What `capture` recorded: ``trace["hidden.3"]``, with lengths, times and ids of the utterances.
 
-    It holds tensors and numbers, not the model. Inside a scope every forward pass adds one trace to `calls`. All other
+    It is a mapping from the names of the sites to what they held, in the order in which they are computed. It holds
+    tensors and numbers, not the model. Inside a scope every forward pass adds one trace to `calls`. All other
     members need a single pass, and raise a ValueError where there are more.
     """
 
@@ -93,8 +94,14 @@ class Trace:
     def __contains__(self, name: object) -> bool:
         return name in self._sites
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sites)
+
     def __len__(self) -> int:
-        return len(self._pass)
+        return len(self._sites)
+
+    # two traces are equal if they are one: tensors do not say in one word whether they are equal
+    __eq__, __hash__ = object.__eq__, object.__hash__
 
     def __repr__(self) -> str:
         calls = f"{len(self._passes)} forward pass{'' if len(self._passes) == 1 else 'es'}"
@@ -162,6 +169,9 @@ def capture(
     ids: Sequence[str] | None = None,
 ) -> Iterator[Trace]:
     """Record sites of every forward pass inside the ``with`` block.
+
+    The block is for the thread that opens it. Passes in other threads are not recorded: a thread opens a block of its
+    own.
 
     Parameters
     ----------

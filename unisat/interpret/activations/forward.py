@@ -1,7 +1,7 @@
 """Which forward pass a hook is in, and how hooks are hung: what the scopes of `capture`, `intervene` and others share.
 
 A hook on a submodule sees a padded batch and not which frames of it are padding. `Following` reads that from what the
-backbone is called with.
+backbone is called with. A scope is for the thread that opens it: other threads may run the same model meanwhile.
 """
 
 from __future__ import annotations
@@ -77,8 +77,47 @@ class ForwardPass:
         return site.seconds(self.width, self.config)
 
 
+class Hook:
+    """A hook of a scope: it sees what its thread does with its module, and nothing of other threads and copies.
+
+    Parameters
+    ----------
+    register : callable
+        The method of a module that hangs hooks, such as ``module.register_forward_hook``.
+    see : callable
+        What torch calls, with the module first.
+    **options
+        Options of ``register``.
+    """
+
+    def __init__(self, register: Callable[..., RemovableHandle], see: Callable[..., Any], **options: Any) -> None:
+        self._module: nn.Module = register.__self__  # type: ignore[attr-defined]
+        self._see, self._thread = see, threading.get_ident()
+        self._copies: list[dict[int, Any]] = []
+        self._handle = register(self, **options)
+
+    def __call__(self, module: nn.Module, *seen: Any) -> Any:
+        """Let the function see, or pass by."""
+        if module is self._module and threading.get_ident() == self._thread:
+            return self._see(module, *seen)
+        return None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Hook:
+        """Give the same hook, which does nothing on a copy of its module, and note the copy, to be removed there."""
+        # a dict is noted in the memo before what it holds is copied
+        hooks = memo.get(id(self._handle.hooks_dict_ref()))
+        self._copies += [] if hooks is None else [hooks]
+        return self
+
+    def remove(self) -> None:
+        """Take the hook off its module and the copies that were made of it."""
+        self._handle.remove()
+        for hooks in self._copies:
+            hooks.pop(self._handle.id, None)
+
+
 class Following:
-    """Says which forward pass of a backbone the hooks of one scope are in; each thread has a pass of its own.
+    """Says which forward pass of a backbone the hooks of one scope are in.
 
     Parameters
     ----------
@@ -89,6 +128,9 @@ class Following:
         Gets each pass that has come through the backbone.
     """
 
+    now: ForwardPass | None = None
+    """The pass that the scope is in or was in last; None before the first pass and after one that failed."""
+
     def __init__(
         self,
         backbone: UniSpeechSatModel,
@@ -97,62 +139,77 @@ class Following:
     ) -> None:
         self._config, self._signature = backbone.config, inspect.signature(backbone.forward)
         self._before, self._after = before, after
-        self._thread, self._open = threading.local(), False
-
-    @property
-    def now(self) -> ForwardPass | None:
-        """The pass that this thread is in or was in last; None before the first pass and after one that failed."""
-        return getattr(self._thread, "now", None)
 
     @contextmanager
     def hooks(self, backbone: UniSpeechSatModel) -> Iterator[None]:
         """Follow the passes of the backbone inside this scope; compiled models run eagerly in it."""
-        # functions: a copy of the model that is made inside the scope would copy bound methods with all they hold
-        begin = lambda module, args, kwargs: self._begin(module, args, kwargs)  # noqa: E731
         with eagerly(), ExitStack() as stack:
-            stack.callback(backbone.register_forward_pre_hook(begin, with_kwargs=True).remove)
+            begin = Hook(backbone.register_forward_pre_hook, self._begin, with_kwargs=True)
+            stack.callback(begin.remove)
             # this hook is called when the forward pass raises, too
-            end = backbone.register_forward_hook(lambda module, args, output: self._end(output), always_call=True)
+            end = Hook(backbone.register_forward_hook, self._end, always_call=True)
             stack.callback(end.remove)
-            self._open = True
-            stack.callback(setattr, self, "_open", False)  # for the hooks of a copy, which stay
             yield
 
     def _begin(self, backbone: UniSpeechSatModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._thread.now = None
+        self.now = None
         given = self._signature.bind(*args, **kwargs).arguments
         waveforms, mask = given["input_values"], given.get("attention_mask")
-        if waveforms.ndim != 2 or not self._open:
-            return  # of a waveform without a batch the model says what is wrong
+        if not isinstance(waveforms, Tensor) or waveforms.ndim != 2:
+            return  # the model says what is wrong
         batch, width = waveforms.shape
         samples = torch.full((batch,), width) if mask is None else sample_lengths(mask).cpu()
         begun = ForwardPass(samples, width, self._config)
         if self._before is not None:
             self._before(begun, backbone)
         begun.in_backbone = True
-        self._thread.now = begun
+        self.now = begun
 
-    def _end(self, output: Any) -> None:
+    def _end(self, backbone: UniSpeechSatModel, args: tuple[Any, ...], output: Any) -> None:
         ended = self.now
         if ended is None:
             return
         ended.in_backbone = False
         if output is None:
-            self._thread.now = None
+            self.now = None
         elif self._after is not None:
             self._after(ended)
 
 
+@dataclass
+class _Eager:
+    """How many scopes are open in all threads, and torch's stance as long as they hold it."""
+
+    scopes: int = 0
+    stance: ExitStack = field(default_factory=ExitStack)
+    held: bool = False
+
+
+_EAGER, _LOCK = _Eager(), threading.Lock()
+
+
 @contextmanager
 def eagerly() -> Iterator[None]:
-    """Run compiled models as they were written inside this scope: compiled code does not call hooks."""
-    with ExitStack() as stack:
-        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it takes seconds
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+    """Run compiled models as they were written inside this scope: compiled code does not call hooks.
+
+    Torch has one stance for all threads, so the scopes take it once, and the last of them gives it back.
+    """
+    with _LOCK:
+        _EAGER.scopes += 1
+        if not _EAGER.held and "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing takes seconds
+            _EAGER.stance.enter_context(torch.compiler.set_stance("force_eager"))
+            _EAGER.held = True
+    try:
         yield
+    finally:
+        with _LOCK:
+            _EAGER.scopes -= 1
+            if not _EAGER.scopes:
+                _EAGER.stance.close()
+                _EAGER.held = False
 
 
-def hook(module: nn.Module, side: str, see: Callable[[Any], Any], *, first: bool = False) -> RemovableHandle:
+def hook(module: nn.Module, side: str, see: Callable[[Any], Any], *, first: bool = False) -> Hook:
     """Let a function see one side of a module; what it returns, if anything, takes the place of what it saw.
 
     Parameters
@@ -161,9 +218,8 @@ def hook(module: nn.Module, side: str, see: Callable[[Any], Any], *, first: bool
     first : bool
         Whether the function sees the side before all hooks that are there.
     """
-    if side == "input":
-        return module.register_forward_pre_hook(lambda module, args: see(args), prepend=first)
-    return module.register_forward_hook(lambda module, args, output: see(output), prepend=first)
+    register = module.register_forward_pre_hook if side == "input" else module.register_forward_hook
+    return Hook(register, lambda module, *seen: see(seen[-1]), prepend=first)
 
 
 def refuse_training(backbone: UniSpeechSatModel, what: str) -> None:

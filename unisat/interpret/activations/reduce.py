@@ -126,7 +126,7 @@ class Histogram:
 
     def update(self, values: Shaped[Tensor, "batch positions ..."], valid: Bool[Tensor, "batch positions"]) -> None:
         """Take in a batch."""
-        flat = values[valid].flatten().double().cpu()
+        flat = values[valid].flatten().cpu().double()
         places = torch.searchsorted(self.edges, flat, right=True)
         # as in NumPy, the last bin includes both its ends
         places = torch.where(flat == self.edges[-1], self.bins, places)

@@ -335,6 +335,8 @@ def select(available: list[Site], selectors: Iterable[Selector]) -> list[Site]:
     names = [site.name for site in available]
     chosen: set[str] = set()
     for selector in [selectors] if isinstance(selectors, str | re.Pattern) else selectors:
+        if not isinstance(selector, str | re.Pattern):
+            raise TypeError(f"a site is named by a text or a regular expression, got {selector!r}.")
         found = [name for name in names if matches(selector, name)]
         if not found:
             text = selector if isinstance(selector, str) else selector.pattern
@@ -366,6 +368,11 @@ def matches(selector: Selector, name: str) -> bool:
 def _parse(selector: str) -> tuple[re.Pattern[str], list[str], list[str]]:
     """Turn a glob with ranges into an expression with a group for each range, and where the ranges start and end."""
     pieces = re.split(r"\{(-?\d*):(-?\d*)\}", selector)
+    if any("-" in bound for bound in (*pieces[1::3], *pieces[2::3])):
+        raise ValueError(
+            f"{selector!r}: the ends of a range are numbers of sites and count from 0, as in hidden.{{5:}} or "
+            "block.{2:5}.attn.z; unisat.sites(model) lists the numbers."
+        )
     expression = "".join(
         r"(\d+)" if index % 3 == 1 else "" if index % 3 == 2 else fnmatch.translate(piece)[4:-3]
         for index, piece in enumerate(pieces)

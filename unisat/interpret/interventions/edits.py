@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unisat.frames import valid_positions
+from unisat.inputs import check_number
 from unisat.interpret.activations.capture import Trace
 from unisat.interpret.activations.sites import Selector, Site
 from unisat.precision import widen
@@ -120,6 +121,17 @@ class Intervention:
         return grid.flatten()
 
 
+def _whole_numbers(name: str, numbers: Any) -> int | tuple[int, ...]:
+    """Give one number, or a copy of several, since the caller may change its list."""
+    try:
+        return index(numbers) if hasattr(numbers, "__index__") else tuple(index(number) for number in numbers)
+    except TypeError:
+        raise TypeError(
+            f"{name}={numbers!r} must be a whole number or a list of them, got {type(numbers).__name__}; a tensor or "
+            "an array gives a list with .tolist()."
+        ) from None
+
+
 def _check_range(name: str, numbers: int | Sequence[int], count: int, where: str) -> None:
     wrong = [n for n in ([numbers] if isinstance(numbers, int) else numbers) if not -count <= n < count]
     if wrong:
@@ -152,15 +164,18 @@ class _Chosen(Intervention):
             numbers = getattr(self, name)
             if numbers is None or isinstance(numbers, slice):
                 continue
-            # a copy, since the caller may change its list
-            own = index(numbers) if hasattr(numbers, "__index__") else tuple(index(number) for number in numbers)
+            own = _whole_numbers(name, numbers)
             own = (own,) if name == "dims" and isinstance(own, int) else own
             object.__setattr__(self, name, own)
             if isinstance(own, tuple) and (not own or len(set(own)) < len(own)):
                 raise ValueError(f"{name}={own} must be different numbers, at least one.")
         if self.time is not None:
+            if not isinstance(self.time, list | tuple) or len(self.time) != 2:
+                raise ValueError(f"time={self.time!r} must be (start, end) in seconds.")
             object.__setattr__(self, "time", tuple(self.time))
-            if len(self.time) != 2 or not self.time[0] < self.time[1]:
+            for bound in self.time:
+                check_number("time", bound)
+            if not self.time[0] < self.time[1]:
                 raise ValueError(f"time={self.time} must be (start, end) in seconds, start before end.")
 
 
@@ -196,6 +211,7 @@ class Ablate(_Chosen):
         super().__post_init__()
         if self.mode not in get_args(Mode):
             raise ValueError(f"mode={self.mode!r} must be one of {', '.join(get_args(Mode))}.")
+        check_number("seed", self.seed, whole=True)
         if self.mean is not None and self.mode != "mean":
             raise ValueError(f"mean= belongs to mode='mean', not to {self.mode!r}.")
 
@@ -251,6 +267,8 @@ class Patch(_Chosen):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.source, Trace | Recorded):
+            raise TypeError(f"source of Patch must be a Trace, got {type(self.source).__name__}; us.run gives one.")
         if self.align not in get_args(Align):
             raise ValueError(f"align={self.align!r} must be one of {', '.join(get_args(Align))}.")
 
@@ -319,6 +337,10 @@ class Steer(_Chosen):
 
     vector: Tensor | np.ndarray = field(repr=False)
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("scale", self.scale)
 
     def check(self, site: Site) -> None:
         """Refuse a vector of another width, and attention, which has no channels."""
@@ -394,6 +416,10 @@ class Edit(Intervention):
     site: Selector
     fn: Callable[[Tensor], Tensor]
 
+    def __post_init__(self) -> None:
+        if not callable(self.fn):
+            raise TypeError(f"fn of Edit must be a function of one utterance's values, got {type(self.fn).__name__}.")
+
     def change(self, part: Rows, place: Place) -> Rows:
         """Give what the function gives, utterance by utterance."""
         value = from_rows(place.site, part).clone()
@@ -445,6 +471,8 @@ class Placebo(Intervention):
             raise ValueError(f"Placebo(of=...) takes an edit such as Ablate(...), got {type(self.of).__name__}.")
         if self.match not in ("rank", "variance") or (self.match == "variance" and not isinstance(self.of, Project)):
             raise ValueError(f"match={self.match!r} must be 'rank', or 'variance' for the placebo of a Project.")
+        for seed in [self.seed] if isinstance(self.seed, int) else self.seed:
+            check_number("seed", seed, whole=True)
         for name in ("site", "head", "dims", "time"):
             object.__setattr__(self, name, getattr(self.of, name))
 
@@ -516,7 +544,10 @@ def stretched(source: Int[Tensor, " batch"], target: Int[Tensor, " batch"], fram
 
 def fit(name: str, vector: Any, site: Site, chosen: Int[Tensor, " channels"]) -> Float[Tensor, " channels"]:
     """Give a vector over the chosen channels; it may be given over all channels."""
-    flat = torch.as_tensor(vector).flatten()
+    try:
+        flat = torch.as_tensor(vector).flatten()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} for {site.name} must be a tensor of numbers, got {type(vector).__name__}.") from None
     if not torch.isfinite(flat).all():
         raise ValueError(f"{name} for {site.name} has values that are not finite.")
     every = math.prod(site.channels)

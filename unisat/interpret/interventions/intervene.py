@@ -17,10 +17,9 @@ from weakref import WeakKeyDictionary
 import pandas as pd
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from unisat.frames import frames_between
-from unisat.interpret.activations.forward import Following, hook, refuse_training
+from unisat.interpret.activations.forward import Following, Hook, hook, refuse_training
 from unisat.interpret.activations.sites import Site, find_backbone, select, site_list
 from unisat.interpret.interventions.edits import Intervention, Place, from_rows, to_rows
 from unisat.model import UniSpeechSatModel
@@ -36,7 +35,7 @@ class _Scope:
         self.targets = [(edit, site) for edit in edits for site in select(available, [edit.site])]
         for edit, site in self.targets:
             edit.check(site)
-        self.following = Following(backbone)
+        self.following, self.thread = Following(backbone), threading.get_ident()
 
     def apply(self, edit: Intervention, site: Site, seen: Any) -> Any:
         value, now = site.read(seen), self.following.now
@@ -75,26 +74,27 @@ _Entry = tuple[_Scope, Intervention, Site]
 
 @dataclass
 class _Installed:
-    """The one hook on a side of a module, and the edits that it applies, in order."""
+    """The one hook of a thread on a side of a module, and the edits that it applies, in order."""
 
-    handle: RemovableHandle
+    handle: Hook
     entries: list[_Entry]
 
 
-# all scopes share a hook: of two hooks with prepend=True PyTorch would call the second one first
-_INSTALLED: WeakKeyDictionary[nn.Module, dict[str, _Installed]] = WeakKeyDictionary()
+# the scopes of a thread share a hook: of two hooks with prepend=True PyTorch would call the second one first
+_INSTALLED: WeakKeyDictionary[nn.Module, dict[tuple[str, int], _Installed]] = WeakKeyDictionary()
 _SCOPES: list[_Scope] = []
 _LOCK = threading.RLock()
 
 
-def _install(module: nn.Module, side: str, entry: _Entry) -> None:
+def _install(module: nn.Module, entry: _Entry) -> None:
+    scope, _, site = entry
     with _LOCK:
-        sides = _INSTALLED.setdefault(module, {})
-        if side not in sides:
+        places, place = _INSTALLED.setdefault(module, {}), (site.side, scope.thread)
+        if place not in places:
             entries: list[_Entry] = []
-            handle = hook(module, side, lambda seen: _through(entries, seen), first=True)
-            sides[side] = _Installed(handle, entries)
-        sides[side].entries.append(entry)
+            handle = hook(module, site.side, lambda seen: _through(entries, seen), first=True)
+            places[place] = _Installed(handle, entries)
+        places[place].entries.append(entry)
 
 
 def _through(entries: list[_Entry], seen: Any) -> Any:
@@ -103,20 +103,24 @@ def _through(entries: list[_Entry], seen: Any) -> Any:
     return seen
 
 
-def _uninstall(module: nn.Module, side: str, entry: _Entry) -> None:
+def _uninstall(module: nn.Module, entry: _Entry) -> None:
+    scope, _, site = entry
     with _LOCK:
-        sides = _INSTALLED[module]
-        entries = sides[side].entries
+        places, place = _INSTALLED[module], (site.side, scope.thread)
+        entries = places[place].entries
         entries[:] = [other for other in entries if other is not entry]
         if not entries:
-            sides.pop(side).handle.remove()
-        if not sides:
+            places.pop(place).handle.remove()
+        if not places:
             del _INSTALLED[module]
 
 
 @contextmanager
 def intervene(model: nn.Module, *edits: Intervention, allow_train: bool = False) -> Iterator[None]:
     """Edit what the model computes in every forward pass inside the ``with`` block.
+
+    The block is for the thread that opens it. Passes in other threads are not edited: a thread opens a block of its
+    own.
 
     Parameters
     ----------
@@ -153,8 +157,8 @@ def intervene(model: nn.Module, *edits: Intervention, allow_train: bool = False)
         stack.callback(_SCOPES.remove, scope)
         for edit, site in scope.targets:
             module, entry = model.get_submodule(site.module), (scope, edit, site)
-            _install(module, site.side, entry)
-            stack.callback(_uninstall, module, site.side, entry)
+            _install(module, entry)
+            stack.callback(_uninstall, module, entry)
         yield
 
 
@@ -176,7 +180,7 @@ def _check_training(backbone: UniSpeechSatModel, scope: _Scope, allow_train: boo
 
 
 def active_scopes() -> pd.DataFrame:
-    """List what is edited at this moment: one row for each edit of each open `intervene`, the outermost first.
+    """List what is edited in this thread now: one row for each edit of each open `intervene`, the outermost first.
 
     Returns
     -------
@@ -190,7 +194,7 @@ def active_scopes() -> pd.DataFrame:
             "edit": repr(edit),
             "sites": ", ".join(site.name for other, site in scope.targets if other is edit),
         }
-        for number, scope in enumerate(_SCOPES)
+        for number, scope in enumerate(scope for scope in _SCOPES if scope.thread == threading.get_ident())
         for edit in scope.edits
     ]
     return pd.DataFrame(rows, columns=["scope", "model", "edit", "sites"])

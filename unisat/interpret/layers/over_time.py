@@ -110,7 +110,7 @@ def frame_cka(trace: Trace) -> Float[Tensor, "layers layers"]:
     `us.collect` for a number to report.
     """
     sites = [f"hidden.{layer}" for layer in hidden_layers(trace)]
-    states = torch.cat([layer_frames(trace, utterance) for utterance in range(len(trace))], dim=1)
+    states = torch.cat([layer_frames(trace, utterance) for utterance in range(len(trace.ids))], dim=1)
     rows = torch.linspace(0, states.shape[1] - 1, min(MOST, states.shape[1])).round().long()
     table = pd.DataFrame({"id": [str(row) for row in rows.tolist()]})
     bank = FeatureBank.from_arrays(table, dict(zip(sites, states[:, rows], strict=True)))

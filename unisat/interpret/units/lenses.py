@@ -242,7 +242,7 @@ def _lens(
         seconds=tuple(trace.seconds(sites[-1])[:n] for n in lengths),
         blank=blank,
         targets=counted,
-        settings={"model": fingerprint(model), "head": type(model).__name__, "utterances": len(trace)},
+        settings={"model": fingerprint(model), "head": type(model).__name__, "utterances": len(trace.ids)},
     )
 
 
