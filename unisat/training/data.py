@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import soundfile
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -156,8 +155,9 @@ def read_crop(path: str | Path, start: int, samples: int) -> Float[Tensor, " sam
     It is the part that `unisat.audio.load` would give. Opus and MP3 are decoded from their beginning up to the part:
     after a jump their decoders need some time, and samples would differ from those of a cached file.
     """
-    with soundfile.SoundFile(path) as file:
-        if file.samplerate == SAMPLE_RATE and file.channels == 1:
+    with audio.opened(path) as (sounds, _):
+        file = sounds[0]
+        if len(sounds) == 1 and file.samplerate == SAMPLE_RATE and file.channels == 1:
             if start >= file.frames:
                 raise ValueError(f"{path} has {file.frames} samples and none from {start} on: its manifest says more.")
             skip = start if file.subtype.startswith(EXACT) else 0
@@ -453,7 +453,7 @@ class TrainingData:
             first_draw = draw.random()  # also for an unreadable file, so that the crops of the others do not change
             try:
                 parts.append((row, *self._crop(entry, first_draw, int(self.crops[row]))))
-            except (soundfile.LibsndfileError, OSError, ValueError) as error:
+            except (OSError, ValueError) as error:
                 if isinstance(error, MisalignedTargetsError):
                     raise
                 self.unreadable[str(entry["path"])] = str(error)
