@@ -587,6 +587,8 @@ def test_a_table_of_ones_own(speech, tmp_path):
         Corpus(pd.concat([table, table]))
     with pytest.raises(ValueError, match="empty table"):
         Corpus(table[:0])
+    with pytest.raises(ValueError, match="1 of 9 ids are empty"):
+        Corpus(table.assign(id=[None, *table["id"][1:]]))
 
 
 # real recordings

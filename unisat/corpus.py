@@ -231,6 +231,8 @@ class Corpus:
             raise ValueError(f"a corpus table needs the column(s) {missing}; it has {list(table)}.")
         if table.empty:
             raise ValueError("a corpus needs at least one utterance, got an empty table.")
+        if table["id"].isna().any():
+            raise ValueError(f"{table['id'].isna().sum()} of {len(table)} ids are empty; give each utterance a name.")
         if twice := table["id"][table["id"].duplicated()].tolist():
             raise ValueError(f"ids must differ, {twice} come(s) more than once; change the column id.")
         others = [name for name in table if name not in COLUMNS]
@@ -409,7 +411,7 @@ def read_table(file: Path, dtype: Mapping[str, Any] | type = str) -> pd.DataFram
         if file.suffix.lower() == ".parquet":
             return pd.read_parquet(file)
         with file.open("rb") as opened:
-            encoding = "utf-16" if opened.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+            encoding = "utf-16" if opened.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8"
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # cells that would be lost
             return pd.read_csv(
@@ -418,17 +420,18 @@ def read_table(file: Path, dtype: Mapping[str, Any] | type = str) -> pd.DataFram
     except ImportError as error:
         raise ImportError(f"{file} needs pyarrow: pip install 'unisat[train]'.") from error
     except (ValueError, pd.errors.ParserWarning) as error:
-        if isinstance(error, UnicodeError | pd.errors.EmptyDataError) or file.suffix.lower() == ".parquet":
-            said = str(error)
-        else:
-            with file.open(encoding=encoding, newline="") as opened:
-                cells = csv.reader(opened)
-                columns = len(next(cells, []))
-                said = next(
-                    (f"line {cells.line_num} has more than {columns} cells" for row in cells if len(row) > columns),
-                    str(error),
-                )
-        raise ValueError(f"{file} is not a comma-separated table in UTF-8 ({said}); save it as one.") from error
+        too_long = isinstance(error, pd.errors.ParserError | pd.errors.ParserWarning)
+        said = _long_line(file, encoding) if too_long else str(error)
+        kind = "Parquet" if file.suffix.lower() == ".parquet" else "comma-separated table in UTF-8"
+        raise ValueError(f"{file} is not a {kind} ({said}); save it as one.") from error
+
+
+def _long_line(file: Path, encoding: str) -> str:
+    """Name the first line of a CSV file that has more cells than there are columns."""
+    with file.open(encoding=encoding, newline="") as opened:
+        cells = csv.reader(opened)
+        columns = len(next(cells, []))
+        return next((f"line {cells.line_num} has more than {columns} cells" for row in cells if len(row) > columns), "")
 
 
 def _metadata(root: Path) -> list[dict[str, Any]]:
