@@ -107,21 +107,20 @@ def _table(file: Path, kept: Callable[[Corpus], Corpus]) -> Corpus:
         raise ValueError(f"{file} needs a path in each row; row(s) {rows[:10]}, counted from 0, have none.")
     # labels stay strings where a table holds numbers, since targets are found by their id
     for name in LABELS & set(table):
-        table[name] = [None if pd.isna(label) or label == "" else str(label) for label in table[name]]
-    names = [corpus.without_suffix(path) for path in table["path"]]
-    if "id" in table:
-        names = [name if pd.isna(label) else label for label, name in zip(table["id"], names, strict=True)]
-    table["id"] = names
+        table[name] = [None if pd.isna(label) or label == "" else str(label) for label in table[name].tolist()]
+    paths = table["path"].tolist()
+    given = table["id"].tolist() if "id" in table else [None] * len(paths)
+    table["id"] = [corpus.without_suffix(path) if pd.isna(i) else i for i, path in zip(given, paths, strict=True)]
     folder = os.path.abspath(file.parent)
-    table["path"] = [os.path.normpath(os.path.join(folder, path)) for path in table["path"]]
+    table["path"] = [os.path.normpath(os.path.join(folder, path)) for path in paths]
     if "seconds" in table:
         table["seconds"] = _numbers(table["seconds"], file)
     # files of rows that are not asked for need not exist
     table = kept(Corpus(table)).table
     unreadable = {}
-    seconds, paths = table["seconds"].to_numpy(float, copy=True), table["path"]
+    seconds, paths = table["seconds"].to_numpy(float, copy=True), table["path"].tolist()
     known = np.isfinite(seconds) & (seconds > 0)
-    for path in _missing(paths[known]):
+    for path in _missing(path for path, one in zip(paths, known, strict=True) if one):
         unreadable[path] = f"{path} does not exist."
     for row in np.flatnonzero(~known):
         try:
