@@ -1,8 +1,12 @@
+import json
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from unisat.interpret.features import bank as module
 from unisat.interpret.features.bank import FeatureBank, Part
 
 
@@ -138,3 +142,63 @@ def test_what_does_not_fit_is_refused(table, bank, tmp_path):
         bank.frames("hidden.10", 0)
     with pytest.raises(FileNotFoundError, match="holds no feature bank"):
         FeatureBank.load(tmp_path)
+
+
+def test_files_of_a_bank_may_be_read_by_others(bank, tmp_path):
+    (tmp_path / "usual").touch()
+    bank.save(tmp_path / "bank")
+    assert {path.stat().st_mode for path in (tmp_path / "bank").iterdir()} == {(tmp_path / "usual").stat().st_mode}
+
+
+def test_damaged_files_of_a_bank_are_named(bank, tmp_path):
+    bank.save(tmp_path)
+    part, index = tmp_path / "part-00000.safetensors", tmp_path / "bank.json"
+    whole = index.read_bytes()
+    for content in (whole[:40], b"[]", whole.replace(b'"rows"', b'"row"'), b"\xff"):
+        index.write_bytes(content)
+        with pytest.raises(ValueError, match=r"bank\.json is damaged \(.*\); where collect made the bank"):
+            FeatureBank.load(tmp_path)
+    index.write_bytes(whole)
+    for size in (60, 4):
+        with part.open("r+b") as file:
+            file.truncate(size)
+        with pytest.raises(ValueError, match=r"part-00000\.safetensors is damaged \(.*\); delete it"):
+            FeatureBank.load(tmp_path)
+
+
+@pytest.mark.parametrize("elsewhere", ["../other.safetensors", "/etc/part-0.safetensors", "a/part-0.safetensors", 3])
+def test_parts_lie_beside_their_index(bank, tmp_path, elsewhere):
+    bank.save(tmp_path)
+    index = json.loads((tmp_path / "bank.json").read_text())
+    (tmp_path / "bank.json").write_text(json.dumps({**index, "parts": [elsewhere]}))
+    with pytest.raises(ValueError, match=r"names .* as a part of the bank; expected names such as part-00000"):
+        FeatureBank.load(tmp_path)
+
+
+def test_of_a_bank_with_very_many_parts_none_is_mapped(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MOST_MAPS", 2)
+    for row in range(4):
+        module.write_part(
+            tmp_path / f"part-{row}.safetensors", Part(np.array([row]), {"hidden.0": np.full((1, 2), row)})
+        )
+    names = [f"part-{row}.safetensors" for row in range(4)]
+    module.write_index(tmp_path, table, {}, {}, ["hidden.0"], names, np.arange(4))
+    bank = FeatureBank.load(tmp_path)
+    for name in names:
+        (tmp_path / name).write_bytes(b"\xff" * (tmp_path / name).stat().st_size)
+    assert bank["hidden.0"].tolist() == [[row, row] for row in range(4)]
+    assert bank.take([3, 1])["hidden.0"].tolist() == [[3, 3], [1, 1]]
+
+
+def test_what_json_does_not_know_is_written_as_text(bank, tmp_path):
+    """At the end of a long collection nothing may fail for a column that nobody asked for."""
+    bank.table["day"] = pd.to_datetime(["2020-01-02", None, "2020-01-03", "2020-01-04"])
+    bank.table["price"] = [Decimal("1.5")] * 4
+    bank.table["vector"] = [np.arange(2)] * 4
+    bank.table["mixed"] = pd.Series(["caf\udce9.wav", 1.5, None, True], dtype=object)
+    bank.save(tmp_path / "bank")
+    table = FeatureBank.load(tmp_path / "bank").table
+    assert table["day"].iloc[0].startswith("2020-01-02")
+    assert pd.isna(table["day"].iloc[1])
+    assert (table["price"].iloc[0], table["vector"].iloc[0]) == ("1.5", [0, 1])
+    assert table["mixed"].tolist() == ["caf\\xe9.wav", 1.5, None, True]

@@ -1,9 +1,13 @@
 """A corpus through a model: the same numbers as one utterance at a time, whatever is batched, interrupted or shared."""
 
+import copy
+import functools
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,9 +19,10 @@ from conftest import shuffled, small_config
 import unisat as us
 from unisat import acoustics
 from unisat.interpret.activations.capture import capture
-from unisat.interpret.activations.reduce import Moments, TopFrames
+from unisat.interpret.activations.reduce import Moments, TopFrames, mean_std
 from unisat.interpret.features import collect as module
 from unisat.interpret.features import store
+from unisat.interpret.features.code import code_digest
 from unisat.interpret.features.collect import batches, draw_masks, untrained_twin
 
 SECONDS = [0.2, 0.05, 0.11, 0.16, 0.07, 0.2, 0.13, 0.03]
@@ -228,6 +233,98 @@ def test_an_interrupted_collection_goes_on(one_model, corpus, tmp_path, monkeypa
         us.collect(one_model, corpus, folder=tmp_path / "other")
 
 
+def loudest(scale):
+    def reduce(values, valid):
+        return scale * values.amax(1)
+
+    return reduce
+
+
+def test_a_folder_is_not_taken_for_that_of_another_reducer(one_model, corpus, tmp_path):
+    class Largest(Moments):
+        power = 1
+
+    class Other(Moments):
+        power = 2
+
+        def merge(self, state):
+            super().merge({name: value**self.power for name, value in state.items()})
+
+    pairs = [
+        (lambda values, valid: values.mean(1), lambda values, valid: values.amax(1)),
+        (loudest(1), loudest(2)),
+        (loudest(torch.tensor(1)), loudest(torch.tensor(2))),
+        (functools.partial(torch.mean, dim=1), functools.partial(torch.mean, dim=-1)),
+        (Largest(), type("Largest", (Other,), {})()),
+    ]
+    for number, (first, second) in enumerate(pairs):
+        assert code_digest(first) == code_digest(first)
+        assert code_digest(first) != code_digest(second)
+        if number in (0, 1):
+            us.collect(one_model, corpus, "hidden.1", reduce=first, folder=tmp_path / str(number))
+            us.collect(one_model, corpus, "hidden.1", reduce=first, folder=tmp_path / str(number))
+            with pytest.raises(ValueError, match=r"made otherwise: reduce_code \(\w{16} there\)"):
+                us.collect(one_model, corpus, "hidden.1", reduce=second, folder=tmp_path / str(number))
+    assert code_digest("mean") is code_digest(Moments()) is code_digest(mean_std) is None
+    assert code_digest(loudest(1)) == code_digest(loudest(1))
+
+
+def test_a_folder_takes_up_what_was_repaired_and_refuses_other_sound(one_model, corpus, tmp_path):
+    speech, folder = tmp_path / "speech", tmp_path / "bank"
+    speech.mkdir()
+    for row, path in enumerate(corpus.table["path"]):
+        shutil.copy(path, speech / f"{row}.wav")
+    own = us.corpus.Corpus(corpus.table.assign(path=[str(speech / f"{row}.wav") for row in range(8)]))
+    whole = (speech / "1.wav").read_bytes()
+    (speech / "1.wav").write_bytes(b"broken")
+    with pytest.warns(UserWarning, match="left out"):
+        assert len(us.collect(one_model, own, batch_seconds=0.6, folder=folder)) == 7
+    (speech / "1.wav").write_bytes(whole)
+    repaired = us.collect(one_model, own, batch_seconds=0.6, folder=folder)
+    expected = us.collect(one_model, own, batch_seconds=0.6)
+    assert repaired.ids == expected.ids
+    for site in expected.sites:
+        np.testing.assert_allclose(repaired[site], expected[site], rtol=1e-5, atol=1e-6)
+    corrected = us.corpus.Corpus(own.table.assign(speaker="corrected"))
+    assert set(us.collect(one_model, corrected, batch_seconds=0.6, folder=folder).labels("speaker")) == {"corrected"}
+    samples, rate = soundfile.read(speech / "3.wav")
+    soundfile.write(speech / "3.wav", -samples, rate, subtype="FLOAT")
+    with pytest.raises(
+        ValueError, match=r"numbers of other sound: the files of 1 utterance.* first 'u3'\. Use another"
+    ):
+        us.collect(one_model, own, batch_seconds=0.6, folder=folder)
+    in_memory = own.batch()
+    us.collect(one_model, in_memory, folder=tmp_path / "memory")
+    in_memory.waveforms[4][7] += 0.1
+    with pytest.raises(ValueError, match=r"first 'u4'"):
+        us.collect(one_model, in_memory, folder=tmp_path / "memory")
+
+
+@pytest.mark.parametrize("reduce", ["frames", Moments()])
+def test_many_parts_become_few(one_model, corpus, tmp_path, monkeypatch, reduce):
+    monkeypatch.setattr(store, "BATCHES_A_PART", 1)
+    expected = us.collect(one_model, corpus, "hidden.2", reduce=reduce, baselines=["mfcc"], batch_seconds=0.2)
+    monkeypatch.setattr(store, "MOST_PARTS", 3)
+    folder = tmp_path / "bank"
+    options = dict(reduce=reduce, baselines=["mfcc"], batch_seconds=0.2, folder=folder)
+    if reduce == "frames":  # a kill leaves a large part beside those that it is made of
+        real = Path.unlink
+        monkeypatch.setattr(Path, "unlink", lambda path, **k: real(path, **k) if "partial" in path.name else None)
+        us.collect(one_model, corpus, "hidden.2", **options)
+        assert len(list(folder.glob("part-*"))) > 6
+        monkeypatch.setattr(Path, "unlink", real)
+    for _ in range(2):
+        bank = us.collect(one_model, corpus, "hidden.2", **options)
+        assert len(list(folder.glob("part-*"))) == 1
+        assert bank.ids == expected.ids
+        np.testing.assert_array_equal(bank["mfcc"], expected["mfcc"])
+        if reduce == "frames":
+            assert bank.lengths("hidden.2").tolist() == expected.lengths("hidden.2").tolist()
+            np.testing.assert_array_equal(bank["hidden.2"], expected["hidden.2"])
+        else:
+            np.testing.assert_allclose(bank.statistics("hidden.2")["mean"], expected.statistics("hidden.2")["mean"])
+
+
 def test_two_processes_give_the_bank_of_one(one_model, corpus, tmp_path):
     one_model.save_pretrained(tmp_path / "model")
     program = tmp_path / "program.py"
@@ -273,7 +370,7 @@ def test_batches_are_of_like_length_and_bounded():
 @pytest.mark.filterwarnings("ignore:left out")
 def test_what_cannot_be_read_or_is_too_short_is_left_out(one_model, corpus, tmp_path):
     (tmp_path / "broken.wav").write_bytes(b"RIFF, but not quite")
-    soundfile.write(tmp_path / "short.wav", np.ones(100), 16_000)
+    soundfile.write(tmp_path / "short.wav", np.linspace(0, 1, 100), 16_000)
     table = corpus.table.copy()
     table.loc[[2, 5], "path"] = [str(tmp_path / "broken.wav"), str(tmp_path / "short.wav")]
     for folder in (None, tmp_path / "bank"):
@@ -285,6 +382,24 @@ def test_what_cannot_be_read_or_is_too_short_is_left_out(one_model, corpus, tmp_
     for folder in (None, tmp_path / "empty"):
         with pytest.raises(ValueError, match=r"none of the 1 utterances could be read"):
             us.collect(one_model, us.corpus.Corpus(table[2:3]), folder=folder)
+
+
+def test_what_a_reducer_gives_has_to_be_a_row_for_each_utterance(one_model, corpus):
+    with pytest.raises(
+        ValueError, match=r"reduce='<lambda>' gives \(1, 16\) at hidden\.0 for a batch of \d utterances"
+    ):
+        us.collect(one_model, corpus, reduce=lambda values, valid: values.mean(1)[:1], batch_seconds=9.0)
+    half = copy.deepcopy(one_model).bfloat16()
+    with pytest.raises(ValueError, match=r"reduce='frames' gives bfloat16 at hidden\.0, .* model\.float\(\)"):
+        us.collect(half, corpus, reduce="frames")
+
+
+def test_silence_is_measured_but_said(one_model, corpus, tmp_path):
+    soundfile.write(tmp_path / "silent.wav", np.zeros(4000), 16_000)
+    table = corpus.table.copy()
+    table.loc[1, "path"] = str(tmp_path / "silent.wav")
+    with pytest.warns(UserWarning, match="nothing but silence in 'u1'"):
+        assert len(us.collect(one_model, us.corpus.Corpus(table))) == 8
 
 
 def test_what_makes_no_sense_is_refused_before_anything_runs(one_model, corpus, tmp_path, monkeypatch):

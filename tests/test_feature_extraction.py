@@ -285,6 +285,8 @@ def test_bad_settings(options, sentence, tmp_path):
 @pytest.mark.parametrize(
     ("examples", "sentence"),
     [
+        ({"input_values": np.zeros(400, np.float32)}, "'input_values' is that of one example, .*; pass a list"),
+        ({"input_values": [0.1, 0.2]}, "'input_values' is that of one example"),
         ([], r"expected a list of dicts with 'input_values'.*got \[\]"),
         ([{"audio": [1.0]}], "got keys audio"),
         ([{"input_values": [1.0]}, {"input_values": [1.0], "label": 1}], "examples 0 and 1 have different keys"),

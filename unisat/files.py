@@ -16,8 +16,11 @@ from pathlib import Path
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a path beside ``path`` to write to, and move the file to ``path`` when all of it is on the disk."""
     partial = _beside(path, "partial")
+    partial.touch()
+    mode = partial.stat().st_mode
     try:
         yield partial
+        partial.chmod(mode)  # safetensors lets nobody else read its files
         _sync(partial)
         partial.replace(path)
         _sync(path.parent)
@@ -34,6 +37,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     try:
         yield partial
         for path in [*partial.rglob("*"), partial]:
+            if path.is_file():
+                path.chmod(partial.stat().st_mode & 0o666)
             _sync(path)
         replaced = _beside(folder, "replaced")
         if folder.exists():

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from torch import Tensor
 
-from unisat.plots._style import MAGNITUDE, array, axes, cells, heat_map, quantile
+from unisat.plots._style import MAGNITUDE, array, axes, cells, heat_map, literal, quantile
 
 
 def pattern(pattern: Float[Tensor, "query key"], *, seconds: Float[Tensor, " frames"], ax: Axes | None = None) -> Axes:
@@ -44,7 +44,7 @@ def set_pattern(
     changed = (ax.get_xlim(), ax.get_ylim()) != ((start, end), (end, start))
     ax.images[0].set(data=weights, clim=(0, quantile(weights, 1.0)), extent=(start, end, end, start))
     averaged = f" (mean over cells of {len(seconds) / most:.1f} frames)" if len(seconds) > most else ""
-    ax.set_title(title + averaged)
+    ax.set_title(literal(title) + averaged)
     ax.set(xlim=(start, end), ylim=(end, start))
     return changed
 
@@ -88,7 +88,7 @@ def heads(
     for head, values in enumerate(pooled(patterns, most)):
         ax = figure.add_subplot(grid[head // columns, head % columns], xticks=[], yticks=[])
         ax.imshow(values, cmap=MAGNITUDE, vmin=0, vmax=quantile(values, 1.0), aspect="auto", interpolation="nearest")
-        ax.set_title(titles[head], fontsize=7, pad=2)
+        ax.set_title(literal(titles[head]), fontsize=7, pad=2)
         small.append(ax)
     return small
 
@@ -101,4 +101,4 @@ def set_heads(
         side = len(values)
         ax.images[0].set(data=values, clim=(0, quantile(values, 1.0)), extent=(0, side, side, 0))
         ax.set(xlim=(0, side), ylim=(side, 0))
-        ax.title.set_text(title)
+        ax.title.set_text(literal(title))

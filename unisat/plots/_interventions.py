@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unisat.frames import SAMPLE_RATE
 from unisat.plots._sound import envelope
-from unisat.plots._style import CLASSES, SIGNED, array, axes, cells, heat_map, quantile
+from unisat.plots._style import CLASSES, SIGNED, array, axes, cells, heat_map, literal, quantile
 
 CELL = 0.02
 """Seconds over which attributions of samples are added up, about one frame."""
@@ -51,7 +51,7 @@ def effects(table: pd.DataFrame, *, most: int = 30, ax: Axes | None = None) -> A
         ax.plot(kept["placebo"], rows, "|", color="0.35", markersize=8, label="placebo, mean")
     ax.hlines(rows, kept["low"], kept["high"], color=CLASSES[0], linewidth=1.5)
     ax.plot(kept["effect"], rows, "o", color=CLASSES[0], markersize=4, label="patched, 95 % interval")
-    ax.set_yticks(rows, [_name(row) for row in kept.to_dict("records")], fontsize="small")
+    ax.set_yticks(rows, [literal(_name(row)) for row in kept.to_dict("records")], fontsize="small")
     ax.set_ylim(len(kept) - 0.4, -0.6)  # first place on top
     left_out = f"; {len(kept)} largest of {len(table)}" if len(kept) < len(table) else ""
     ax.set(xlabel=EFFECT, ylabel=f"patched place{left_out}")
@@ -124,11 +124,11 @@ def _name_rows(table: pd.DataFrame, places: pd.Series, ax: Axes) -> None:
     by_head = bool((places != table["site"]).any())
     if len(kinds) == 1 and table["layer"].notna().all() and not by_head:
         said = kinds.pop()
-        ax.set_ylabel(f"layer of {said}" if len(said) < 24 else "layer")
+        ax.set_ylabel(f"layer of {literal(said)}" if len(said) < 24 else "layer")
         labels = [str(layer) for layer in table["layer"].groupby(places, sort=False).first()]
     else:
         ax.set_ylabel("site")
-        labels = names
+        labels = [literal(name) for name in names]
     step = -(-len(names) // 40)  # at most 40 labels
     ax.set_yticks(range(0, len(names), step), labels[::step], fontsize="small")
 

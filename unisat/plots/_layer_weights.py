@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from unisat.plots._style import CLASSES, axes, beside, label_layers
+from unisat.plots._style import CLASSES, axes, beside, label_layers, literal
 
 TOPS = (0.125, 0.25, 0.5, 1.0)  # where the axis of shares may end
 
@@ -125,7 +125,7 @@ def sum_result(
     line: dict[str, Any] = {"color": CLASSES[0], "marker": "o", "markersize": 4, "linewidth": 1.2}
     ax.plot(range(len(alone)), alone, label="one layer alone", **line)
     for (name, value), (colour, style) in zip(references.items(), REFERENCES, strict=False):
-        ax.axhline(value, color=colour, linestyle=style, linewidth=1.5, label=name)
+        ax.axhline(value, color=colour, linestyle=style, linewidth=1.5, label=literal(name))
     star: dict[str, Any] = {"marker": "*", "markersize": 13, "color": "white", "markeredgecolor": "black", "zorder": 4}
     ax.plot([], [], linestyle="none", label="own sum, at its mean layer", **star)
     label_layers(ax, sites)

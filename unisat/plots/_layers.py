@@ -23,6 +23,7 @@ from unisat.plots._style import (
     cells,
     heat_map,
     label_layers,
+    literal,
     quantile,
 )
 
@@ -136,7 +137,7 @@ def set_frame_similarity(values: Float[Tensor, "layers layers"], label: str, ax:
     """Update what `frame_similarity` drew with other numbers."""
     shown = array(values, "values", "layers", "layers")
     ax.images[0].set_data(shown)
-    ax.set_title(label, fontsize=9)
+    ax.set_title(literal(label), fontsize=9)
     for text, value in zip(ax.texts, shown.ravel().tolist(), strict=False):
         text.set(text=f"{value:.2f}", color="white" if abs(value) > 0.65 else "black")
 

@@ -20,7 +20,7 @@ from unisat.interpret.objective import Comparison
 from unisat.masking import spans
 from unisat.plots._sound import envelope
 from unisat.plots._sound import waveform as draw_waveform
-from unisat.plots._style import CLASSES, SIGNED, array, axes, heat_map
+from unisat.plots._style import CLASSES, SIGNED, array, axes, heat_map, literal
 
 
 def similarity(
@@ -84,7 +84,7 @@ def _part_utterances(rows: Int[np.ndarray, " frames"], names: Sequence[str] | No
         ax.axhline(start, color="black", linewidth=0.8)
         ax.axvline(start, color="black", linewidth=0.8)
     middles = (starts + np.append(starts[1:], len(rows))) / 2
-    labels = [str(row) if names is None else names[row] for row in rows[starts]]
+    labels = [literal(row if names is None else names[row]) for row in rows[starts]]
     ax.set_xticks(middles, labels)
     ax.set_yticks(middles, labels)
 
@@ -209,10 +209,10 @@ def terms(
     ax = axes(ax, 8.0, 3.0)
     for place, name in enumerate(table):
         colour = CLASSES[place % len(CLASSES)]
-        ax.plot(table.index, table[name], color=colour, label=name, marker="o", markersize=3)
+        ax.plot(table.index, table[name], color=colour, label=literal(name), marker="o", markersize=3)
         if chance and name in chance:
-            ax.axhline(chance[name], color=colour, linestyle=":", label=f"{name}: chance")
+            ax.axhline(chance[name], color=colour, linestyle=":", label=literal(f"{name}: chance"))
     ax.set_xlabel("step")
-    ax.set_ylabel(label)
+    ax.set_ylabel(literal(label))
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     return ax

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
-from unisat.plots._style import CLASSES, axes
+from unisat.plots._style import CLASSES, axes, literal
 
 CURVES: dict[str, dict[str, Any]] = {
     "soft": {"color": CLASSES[0], "linestyle": "-"},
@@ -52,7 +52,7 @@ def entry_scores(
     ax.stairs(before, edges, baseline=limits[0], fill=True, color=CLASSES[5])
     ax.stairs(after, edges, baseline=limits[0], color=CLASSES[1], linewidth=1.2)
     ax.plot([], [], color="black", marker="v", markersize=5, linestyle="none")
-    ax.set(xlim=(edges[0], edges[-1]), xlabel="entry", ylabel=label)
+    ax.set(xlim=(edges[0], edges[-1]), xlabel="entry", ylabel=literal(label))
     low, high = limits
     ax.set_ylim(low, high + 0.1 * (high - low))
     set_entry_scores(before, after, ax)

@@ -67,7 +67,8 @@ def _words(ax: Axes) -> str:
         ticks = [one.get_text() for one in getattr(ax, f"get_{name}ticklabels")()]
         worded = ticks and not any(character.isdigit() for character in "".join(ticks))
         drawn.append(f"{label or name}: {', '.join(ticks) if worded else f'{_short(low)} to {_short(high)}'}")
-    return f"{(ax.get_title() or 'Picture').rstrip('.')}; {'; '.join(drawn)}."
+    words = f"{(ax.get_title() or 'Picture').rstrip('.')}; {'; '.join(drawn)}."
+    return words.replace(r"\$", "$")  # see `literal`
 
 
 def _short(value: float) -> str:

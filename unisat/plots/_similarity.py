@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from unisat.plots._style import ANNOTATED, CLASSES, axes, beside, heat_map, label_layers
+from unisat.plots._style import ANNOTATED, CLASSES, axes, beside, heat_map, label_layers, literal
 
 NAMES = {
     "cka": "debiased CKA",
@@ -38,7 +38,7 @@ def layer_similarity(
         if to not in columns:
             raise ValueError(f"to={to!r} must be one of the second sites: {', '.join(columns)}.")
         ax = axes(ax, 6.4, 3.4)
-        ax.set_title(f"with {to}", fontsize=9)
+        ax.set_title(f"with {literal(to)}", fontsize=9)
         return _curve(table[table["second"] == to], rows, name, chance, ax)
     values = table["similarity"].to_numpy(float).reshape(len(rows), len(columns))
     ax = axes(ax, 6.0, 4.8)
@@ -84,16 +84,16 @@ def subspaces(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     for place, label in enumerate(dict.fromkeys(table["label"])):
         rows, colour = table[table["label"] == label], CLASSES[place]
         marker = "os"[place]
-        name = f"{label} without {rows['removed'].iloc[0]}"
+        name = f"{literal(label)} without {literal(rows['removed'].iloc[0])}"
         ax.plot(x, rows["residual"], color=colour, marker=marker, markersize=4, label=name)
         one = len(x) == 1  # a band of one layer needs a width
         wide = np.array([-0.3, 0.3]) if one else x
         low, high = (np.broadcast_to(rows[f"shuffled_{end}"], wide.shape) for end in ("low", "high"))
-        shuffled = f"{label} without shuffled {rows['removed'].iloc[0]}, 95 %"
+        shuffled = f"{literal(label)} without shuffled {literal(rows['removed'].iloc[0])}, 95 %"
         ax.fill_between(wide, low, high, color=colour, alpha=0.2, linewidth=0, label=shuffled)
         for end in ("low", "high"):
             values = np.broadcast_to(rows[f"random_{end}"], wide.shape)
-            text = f"{label} without random directions, 95 %" if end == "low" else None
+            text = f"{literal(label)} without random directions, 95 %" if end == "low" else None
             ax.plot(wide, values, color=colour, linestyle=":", linewidth=1, label=text)
     label_layers(ax, sites)
     ax.set(ylabel="share of variance left", ylim=(-0.03, 1.03))

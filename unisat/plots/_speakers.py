@@ -14,7 +14,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from unisat.plots._style import CLASSES, axes, beside
+from unisat.plots._style import CLASSES, axes, beside, literal
 
 MARKERS = "os^"
 """Eight colours, then the same with the next shape: 24 classes."""
@@ -61,13 +61,15 @@ def embedding(
         ax.scatter(table["x"][rest], table["y"][rest], s=14, color=REST, linewidths=0, label=others)
     for name, style in styles.items():
         mine = labels == name
-        ax.scatter(table["x"][mine], table["y"][mine], s=26, edgecolors="0.25", linewidths=0.4, label=name, **style)
+        ax.scatter(
+            table["x"][mine], table["y"][mine], s=26, edgecolors="0.25", linewidths=0.4, label=literal(name), **style
+        )
     xlabel, ylabel = axis_names(method, explained)
     ax.set(xlabel=xlabel, ylabel=ylabel)
-    ax.set_title(title, fontsize=9)
+    ax.set_title(literal(title), fontsize=9)
     if method == "umap":
         ax.set(xticks=[], yticks=[])  # distances mean nothing
-    beside(ax, title=color, ncols=int(np.ceil(len(styles) / 16)))
+    beside(ax, title=literal(color), ncols=int(np.ceil(len(styles) / 16)))
     return ax
 
 
@@ -170,9 +172,9 @@ def ring_points(
 def class_legend(labels: pd.Series, title: str, ax: Axes) -> None:
     """Name the colours and shapes of the classes in axes of their own."""
     styles = marks(labels)
-    keys = [Line2D([], [], ls="", ms=5, mec="0.25", mew=0.4, label=name, **styles[name]) for name in styles]
+    keys = [Line2D([], [], ls="", ms=5, mec="0.25", mew=0.4, label=literal(name), **styles[name]) for name in styles]
     style: dict[str, Any] = {"frameon": False, "fontsize": 8, "columnspacing": 0.6, "handletextpad": 0.1}
-    ax.legend(handles=keys, title=title, loc="upper left", ncols=1 + (len(keys) > len(CLASSES)), **style)
+    ax.legend(handles=keys, title=literal(title), loc="upper left", ncols=1 + (len(keys) > len(CLASSES)), **style)
 
 
 def _probit(share: np.ndarray) -> np.ndarray:
@@ -218,7 +220,7 @@ def det(
     rate = "" if eer is None else f"EER {100 * eer:.1f} %"
     if interval is not None and np.isfinite(interval).all():
         rate += f" (95 %: {100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
-    text = ": ".join(part for part in (label, rate) if part)
+    text = literal(": ".join(part for part in (label, rate) if part))
     ax.plot(alarm[inside], miss[inside], color=colour, linestyle="-", label=text or None)
     if interval is not None and np.isfinite(interval).all():
         ax.plot(interval, interval, color=colour, linestyle="--", linewidth=3, alpha=0.5)
@@ -266,7 +268,7 @@ def trial_scores(
         text = f"{kind} trials" + ("" if counts is None else f" ({counts[1 - place]:,})")
         ax.stairs(100 * histogram[kind], edges, color=CLASSES[place], fill=True, alpha=0.4)
         ax.stairs(100 * histogram[kind], edges, color=CLASSES[place], label=text)
-    ax.set_xlabel(unit)
+    ax.set_xlabel(literal(unit))
     ax.set_ylabel("trials (% of their kind)")
     ax.set_ylim(bottom=0)
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)

@@ -72,6 +72,11 @@ def quantile(values: np.ndarray, share: float) -> float:
     return float(np.quantile(finite, share)) if len(finite) else 0.0
 
 
+def literal(text: object) -> str:
+    """Write text from outside so that matplotlib shows it as it is: between two dollar signs it reads mathematics."""
+    return str(text).replace("$", r"\$")
+
+
 def heat_map(
     values: Float[np.ndarray, "rows columns"],
     *,
@@ -98,7 +103,7 @@ def heat_map(
     )
     below, above = bool(values.min() < limits[0]), bool(values.max() > limits[1])
     ends = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
-    ax.figure.colorbar(image, ax=ax, label=label, extend=ends[below, above])
+    ax.figure.colorbar(image, ax=ax, label=literal(label), extend=ends[below, above])
     return image
 
 
@@ -113,7 +118,7 @@ def layer_names(sites: Sequence[str]) -> tuple[list[str], str]:
 
 def label_layers(ax: Axes, sites: Sequence[str], axis: str = "x") -> None:
     """Name the layers along an axis, every second or third one where there are many."""
-    names, title = layer_names(sites)
+    names, title = layer_names([literal(site) for site in sites])
     step = -(-len(names) // LABELS)
     turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if axis == "x" and title == "site" else {}
     ax.set(**{f"{axis}label": title})

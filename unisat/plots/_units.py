@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from unisat.interpret.units.lenses import over_frames
-from unisat.plots._style import CLASSES, array, axes, cells, heat_map
+from unisat.plots._style import CLASSES, array, axes, cells, heat_map, literal
 
 LETTER = 0.012
 """Share of the axes' width that a letter takes."""
@@ -149,7 +149,7 @@ def code_usage(table: pd.DataFrame, *, summary: pd.DataFrame | None = None, ax: 
     ax = axes(ax, 9.0, 3.2)
     for place, (group, rows) in enumerate(table.groupby("group")):
         rows = rows.sort_values("rank")
-        text = f"group {group}"
+        text = f"group {literal(group)}"
         if summary is not None:
             about = summary.set_index("group").loc[str(group)]
             text += f": perplexity {about['perplexity_corrected']:.3g} of {len(rows)}"
@@ -197,13 +197,13 @@ def code_heat_map(shares: pd.DataFrame, *, group: int | None = None, ax: Axes | 
     limit = float(np.quantile(values, 0.995)) or float(values.max())
     heat_map(values, x=x, y=y, label="frames (%)", limits=(0.0, limit), ax=ax)
     step = -(-len(used) // 30)
-    ax.set_yticks(range(0, len(used), step), [str(name) for name in used.index[::step]], fontsize="small")
+    ax.set_yticks(range(0, len(used), step), [literal(name) for name in used.index[::step]], fontsize="small")
     ax.invert_yaxis()
     where = "" if group is None else f" of group {group}"
     ax.set_xlabel(
-        f"{values.shape[1]} of {shares.shape[1]} entries{where}, by the {shares.index.name} that favours them"
+        f"{values.shape[1]} of {shares.shape[1]} entries{where}, by the {literal(shares.index.name)} that favours them"
     )
-    ax.set_ylabel(str(shares.index.name))
+    ax.set_ylabel(literal(shares.index.name))
     return ax
 
 
@@ -256,7 +256,7 @@ def unit_durations(table: pd.DataFrame, *, name: int = 5, ax: Axes | None = None
     ax.plot(share, milliseconds, color=CLASSES[0], marker="o", markersize=4, linestyle="none", alpha=0.7)
     for row in sorted({*share.nlargest(name).index, *milliseconds.nlargest(name).index}):
         where = (share[row], milliseconds[row])
-        ax.annotate(str(shown["unit"][row]), where, xytext=(4, 3), textcoords="offset points", fontsize="small")
+        ax.annotate(literal(shown["unit"][row]), where, xytext=(4, 3), textcoords="offset points", fontsize="small")
     ax.axvline(100 / len(table), color="black", linestyle=":", linewidth=1, label="all equally frequent")
     ax.set_xlabel(f"share of {shown['frames'].sum():,} frames (%)")
     ax.set_ylabel("mean duration (ms)")
@@ -284,9 +284,13 @@ def unit_labels(shares: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     x, y = (-0.5, len(shares) - 0.5), (-0.5, shares.shape[1] - 0.5)
     heat_map(values[order].T, x=x, y=y, label="frames of the unit (%)", limits=(0.0, float(values.max())), ax=ax)
     step = -(-shares.shape[1] // 40)
-    ax.set_yticks(range(0, shares.shape[1], step), [str(label) for label in shares.columns[::step]], fontsize="small")
+    ax.set_yticks(
+        range(0, shares.shape[1], step), [literal(label) for label in shares.columns[::step]], fontsize="small"
+    )
     step = -(-len(shares) // 25)
-    ax.set_xticks(range(0, len(shares), step), [str(unit) for unit in shares.index[order][::step]], fontsize="small")
+    ax.set_xticks(
+        range(0, len(shares), step), [literal(unit) for unit in shares.index[order][::step]], fontsize="small"
+    )
     ax.invert_yaxis()
     ax.set_xlabel("unit, by its most frequent label")
     ax.set_ylabel("label")

@@ -13,7 +13,7 @@ from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE, hop
 from unisat.interpret.objective import Step, clean_targets, one_step
 from unisat.plots import _objective as plots
-from unisat.plots._style import CLASSES
+from unisat.plots._style import CLASSES, literal
 from unisat.pretraining import UniSpeechSatForPreTraining
 from unisat.widgets._choices import utterance_menu
 from unisat.widgets._picture import Look, Picture, answers, control, new_figure
@@ -134,7 +134,7 @@ class LossesView(Picture):
         start, end = (int(edge[utterance]) for edge in (step.record.start, step.record.end))
         hidden = step.output.mask_time_indices[utterance]
         plots.set_heard(step.mixed[utterance, :samples], hidden, self.hop_seconds, start, end, self.wave)
-        self.wave.set_title(f"what the model hears of {self._mixture(utterance)}")
+        self.wave.set_title(literal(f"what the model hears of {self._mixture(utterance)}"))
         self.still()
 
     def _mixture(self, utterance: int) -> str:

@@ -19,7 +19,7 @@ from unisat.interpret.activations.capture import Trace
 from unisat.interpret.units.perplexity import perplexity_over_steps, read_history, step_of_temperature
 from unisat.interpret.units.quantizer import Choice, Frames, captured_frames, check_quantizer, quantized_frames
 from unisat.plots import _quantizer as plots
-from unisat.plots._style import CLASSES
+from unisat.plots._style import CLASSES, literal
 from unisat.widgets._choices import utterance_menu
 from unisat.widgets._picture import Look, Picture, Sound, answers, control, new_figure
 
@@ -105,7 +105,7 @@ class QuantizerView(Picture):
         plots.set_code_track(these.seconds[rows], these.codes[rows, group], codes[rows, group], self.track)
         self.track.lines[2].set_xdata([seconds] * 2)
         self.track.title.set_text(
-            f"{self.ids[utterance]}: the entry of each frame; orange where noise makes it another"
+            f"{literal(self.ids[utterance])}: the entry of each frame; orange where noise makes it another"
         )
         self._set_book(group, temperature)
         return self._look(utterance, group, seconds, temperature, float(these.moved(codes)[group]))

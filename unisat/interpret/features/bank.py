@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +20,19 @@ import torch
 from torch import Tensor
 
 from unisat.config import nearest
+from unisat.corpus import in_utf_8
 from unisat.deprecation import OldAttribute, old_keywords
 from unisat.files import whole_file
 from unisat.interpret.activations.sites import hidden_sites
+from unisat.interpret.features.known import known, plain, whole_columns
 
 ROWS = "rows"
+SOUND = "rows#sound"
+"""Array of a part with a number for the sound that each row was measured of."""
 LENGTHS = "#frames"
 """Suffix of the array with the number of frames of each utterance at a frame-wise site."""
+MOST_MAPS = 16_384
+"""Files that are mapped; the parts of a bank with more of them are copied, since Linux maps at most 65,530."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +63,8 @@ class FeatureBank:
     Parameters
     ----------
     table : DataFrame
-        One row for each utterance: ``id`` and all that is known of it: speaker, session, sex, seconds, …
+        One row for each utterance: ``id`` and all that is known of it: speaker, session, sex, seconds, … Whole numbers
+        with gaps, which pandas keeps as floats, become ``Int64``; floats with gaps of the dtype ``Float64`` stay.
     parts : sequence of Part
         Parts that together hold every utterance once.
     statistics : dict, optional
@@ -81,7 +89,7 @@ class FeatureBank:
         statistics: Mapping[str, Mapping[str, np.ndarray]] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        self.table = table.reset_index(drop=True)
+        self.table = whole_columns(table.reset_index(drop=True))
         self.settings = dict(settings or {})
         self.timing: dict[str, float] = {}
         self._parts = list(parts)
@@ -159,8 +167,9 @@ class FeatureBank:
             return array if np.array_equal(places, np.arange(len(array))) else array[places]
         first = self._parts[0].arrays[site]
         out = np.empty((len(self), *first.shape[1:]), first.dtype)
-        for number, part in enumerate(self._parts):
-            mine = self._where[:, 0] == number
+        order = np.argsort(self._where[:, 0], kind="stable")
+        ends = np.searchsorted(self._where[order, 0], np.arange(len(self._parts)), side="right")
+        for part, mine in zip(self._parts, np.split(order, ends[:-1]), strict=True):
             out[mine] = part.arrays[site][self._where[mine, 1]]
         return out
 
@@ -214,19 +223,23 @@ class FeatureBank:
         Raises
         ------
         ValueError
-            If there is no such column, or it is empty for some utterances.
+            If there is no such column, or some utterances have no label in it (`known`).
         """
+        labelled = self._labelled(column)
+        if not labelled.all():
+            raise ValueError(
+                f"{column!r} is empty for {(~labelled).sum()} of {len(self)} utterances (first: "
+                f"{self.table['id'][~labelled].iloc[0]!r}); take bank.known({column!r}), or fill the column. A "
+                "negative whole number is no label."
+            )
+        return self.table[column].astype(str).to_numpy(dtype=object)
+
+    def _labelled(self, column: str) -> np.ndarray:
+        """Whether each utterance has a label in a column."""
         if column not in self.table:
             there = [str(name) for name in self.table]
             raise ValueError(f"the bank has no column {column!r}{nearest(column, there)}; it has {', '.join(there)}.")
-        values = self.table[column]
-        missing = values.isna() | (values.astype(str) == "")
-        if missing.any():
-            raise ValueError(
-                f"{column!r} is empty for {missing.sum()} of {len(self)} utterances (first: "
-                f"{self.table['id'][missing].iloc[0]!r}); take bank.known({column!r}), or fill the column."
-            )
-        return values.astype(str).to_numpy(dtype=object)
+        return known(plain(self.table[column]))
 
     def statistics(self, site: str) -> dict[str, np.ndarray]:
         """Give what a corpus-wide reducer found at a site, by name."""
@@ -259,12 +272,13 @@ class FeatureBank:
         return self.take(keep)
 
     def known(self, *columns: str) -> FeatureBank:
-        """Give the bank of the utterances for which none of these columns is empty."""
+        """Give the bank of the utterances that have a label in each of these columns.
+
+        None, NaN, an empty string and a negative whole number are no labels.
+        """
         keep = np.ones(len(self), dtype=bool)
         for name in columns:
-            if name not in self.table:
-                raise ValueError(f"the bank has no column {name!r}; it has {', '.join(map(str, self.table))}.")
-            keep &= (self.table[name].notna() & (self.table[name].astype(str) != "")).to_numpy()
+            keep &= self._labelled(name)
         if not keep.any():
             raise ValueError(f"no utterance of the bank has a label in {', '.join(columns)}.")
         return self.take(keep)
@@ -272,7 +286,10 @@ class FeatureBank:
     # files
 
     def save(self, folder: str | Path) -> None:
-        """Write ``bank.json`` (table and settings) and ``part-00000.safetensors`` (arrays) into an empty folder."""
+        """Write ``bank.json`` (table and settings) and ``part-00000.safetensors`` (arrays) into an empty folder.
+
+        Dates and other values that JSON does not know become text.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -290,15 +307,18 @@ class FeatureBank:
         ------
         FileNotFoundError
             If the folder holds no bank, or an unfinished one.
+        ValueError
+            If a file is damaged, or ``bank.json`` names parts elsewhere.
         """
         folder = Path(folder)
         if not (folder / "bank.json").exists():
             parts = len(list(folder.glob("part-*.safetensors"))) if folder.is_dir() else 0
             begun = f"; {parts} part(s) are there: run the same collect(folder=…) again to finish it" if parts else ""
             raise FileNotFoundError(f"{folder} holds no feature bank (no bank.json){begun}.")
-        index = json.loads((folder / "bank.json").read_text(encoding="utf-8"))
+        index = _read_index(folder / "bank.json")
         table = pd.DataFrame(index["table"]["data"], columns=index["table"]["columns"])
-        read = [read_part(folder / name, index["arrays"]) for name in index["parts"]]
+        copied = len(index["parts"]) > MOST_MAPS
+        read = [read_part(folder / name, index["arrays"], copied=copied) for name in index["parts"]]
         if index["rows"] is not None:  # parts number the utterances of the corpus, of which some could not be read
             read = [Part(np.searchsorted(index["rows"], part.rows), part.arrays) for part in read]
         statistics: dict[str, dict[str, np.ndarray]] = {}
@@ -320,20 +340,62 @@ def write_part(path: Path, part: Part) -> None:
         save_file({ROWS: torch.from_numpy(np.asarray(part.rows, dtype=np.int64)), **tensors}, partial)
 
 
-def read_part(path: Path, names: Sequence[str]) -> Part:
-    """Map arrays of a safetensors file in the order of ``names``; the file itself has another order."""
-    from safetensors import safe_open
+def read_part(path: Path, names: Sequence[str], *, copied: bool = False) -> Part:
+    """Map arrays of a safetensors file, or copy them, in the order of ``names``; the file itself has another order."""
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(path, "pt") as file:
-        return Part(file.get_tensor(ROWS).numpy(), {name: file.get_tensor(name).numpy() for name in names})
+    try:
+        with safe_open(path, "pt") as file:
+            rows, *arrays = (file.get_tensor(name).numpy() for name in (ROWS, *names))
+    except SafetensorError as error:
+        raise damaged(path, error) from error
+    return Part(
+        rows.copy() if copied else rows, dict(zip(names, map(np.copy, arrays) if copied else arrays, strict=True))
+    )
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    """Read and check ``bank.json``."""
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        kept = {name: index[name] for name in ("about", "arrays", "parts", "rows", "table")}
+        parts = [str(name) for name in kept["parts"]]
+        kept["table"]["columns"], kept["table"]["data"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}: {error}); where collect made the bank, the same "
+            "collect(folder=…) writes it anew."
+        ) from error
+    if elsewhere := [name for name in parts if not re.fullmatch(r"part-[\w-]+\.safetensors", name)]:
+        raise ValueError(
+            f"{path} names {elsewhere[0]!r} as a part of the bank; expected names such as part-00000.safetensors of "
+            "files beside it. Do not open banks of strangers that name others."
+        )
+    return kept
 
 
 def array_names(path: Path) -> list[str]:
-    """List the names of the arrays in a safetensors file, in the order of the file."""
-    from safetensors import safe_open
+    """List the names of the arrays in a part, in the order of the file."""
+    return [name for name in tensor_names(path) if name not in (ROWS, SOUND)]
 
-    with safe_open(path, "pt") as file:
-        return [name for name in file.keys() if name != ROWS]  # noqa: SIM118 -- no dict
+
+def tensor_names(path: Path) -> list[str]:
+    """List the names of all that is in a safetensors file, in its order."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return list(file.keys())
+    except SafetensorError as error:
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, error: Exception) -> ValueError:
+    """Make the error for a part that cannot be read."""
+    return ValueError(
+        f"{path} is damaged ({error}); delete it and run the same collect(folder=…) again, which computes its "
+        "utterances anew."
+    )
 
 
 def write_index(
@@ -352,18 +414,25 @@ def write_index(
         with whole_file(folder / "statistics.safetensors") as partial:
             save_file(flat, partial)
     plain = table.astype(object).where(table.notna(), None)
-    columns = [str(name) for name in table]
-    rows = [[value.item() if hasattr(value, "item") else value for value in row] for row in plain.to_numpy().tolist()]
-    rows = [[str(value) if isinstance(value, Path) else value for value in row] for row in rows]
+    rows = [[_plain(value) for value in row] for row in plain.to_numpy().tolist()]
     index = {
         "about": dict(settings),
         "arrays": list(arrays),
         "parts": list(parts),
         "rows": None if kept is None else kept.tolist(),
-        "table": {"columns": columns, "data": rows},
+        "table": {"columns": [str(name) for name in table], "data": rows},
     }
     with whole_file(folder / "bank.json") as partial:
-        partial.write_text(json.dumps(index, ensure_ascii=False), encoding="utf-8")
+        partial.write_text(json.dumps(index, ensure_ascii=False, default=str), encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """Give a cell of a table as JSON takes it; what JSON does not know becomes text."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, str | Path):
+        return in_utf_8(str(value))
+    return value if value is None or isinstance(value, bool | int | float | list | dict) else str(value)
 
 
 def matched(bank: FeatureBank, other: FeatureBank) -> FeatureBank:
@@ -389,6 +458,6 @@ def matched(bank: FeatureBank, other: FeatureBank) -> FeatureBank:
 
 def known_speakers(bank: FeatureBank) -> np.ndarray | None:
     """Say who speaks in each utterance; None where the speaker of some utterance is not known."""
-    if "speaker" not in bank.table or (bank.table["speaker"].isna() | (bank.table["speaker"].astype(str) == "")).any():
+    if "speaker" not in bank.table or not known(plain(bank.table["speaker"])).all():
         return None
     return bank.labels("speaker")

@@ -31,6 +31,7 @@ from unisat.interpret.activations.sites import Selector, Site, find_backbone, it
 from unisat.interpret.features.acoustic import ACOUSTIC, acoustic
 from unisat.interpret.features.bank import LENGTHS, FeatureBank
 from unisat.interpret.features.batching import PaddedBatch, ReadAhead, Speech, batches, default_seconds
+from unisat.interpret.features.code import code_digest
 from unisat.interpret.features.store import Store, processes
 from unisat.masking import time_mask
 from unisat.model import UniSpeechSatModel
@@ -89,7 +90,8 @@ def collect(
     do_normalize : bool
         Whether to bring each waveform to zero mean and unit variance, as the model was trained.
     folder : path, optional
-        Where to write parts as they are finished. After an interruption the same call goes on where it stopped. It is
+        Where to write parts as they are finished. After an interruption the same call goes on where it stopped. It
+        takes up corrected labels and repaired files, and refuses other settings, sound or code of ``reduce``. It is
         needed where several processes (``torchrun``, ``accelerate launch``) share the work; each gets the whole bank.
     budget : int or str
         Most bytes that the bank may have.
@@ -121,15 +123,18 @@ def collect(
     fresh = untrained_seeds if "untrained" in kinds else 0
     settings: dict[str, Any] = {"model": fingerprint(inner), "sites": [site.name for site in chosen]}
     settings |= {"reduce": describe(reduce), "frames": frames, "baselines": kinds, "untrained_seeds": fresh}
+    if (code := code_digest(reduce)) is not None:
+        settings["reduce_code"] = code
     settings |= {"hop": hop(config.conv_stride)}
     settings |= {"receptive_field": receptive_field(config.conv_kernel, config.conv_stride)}
     settings |= {"batch_seconds": batch_seconds, "max_seconds": max_seconds, "do_normalize": do_normalize, "seed": seed}
     if reduce == "frames":
         _check_budget(chosen, table, config, parse_bytes(budget))
     rank, world = processes()
-    store = Store(None if folder is None else Path(folder), settings, table, reduce, rank, world)
+    store = Store(None if folder is None else Path(folder), settings, table, reduce, rank, world, speech.mark)
     # batches are shared by number, not among those that are left: another process may have finished some already
-    mine = [(number, plan[number]) for number in range(rank, len(plan), world) if not store.done(plan[number])]
+    shared = [(number, store.left(plan[number])) for number in range(rank, len(plan), world)]
+    mine = [(number, rows) for number, rows in shared if len(rows)]
     twins = {f"untrained.{n}.": untrained_twin(backbone, seed + n) for n in range(fresh)}
     work = _Work({"": inner, **twins}, chosen, reduce, [name for name in kinds if name in ACOUSTIC], store)
     ahead = ReadAhead(speech, mine, backbone.device, least=settings["receptive_field"])
@@ -237,13 +242,28 @@ def _measure(work: _Work, batch: PaddedBatch, ahead: ReadAhead) -> dict[str, np.
             there = {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
             model(batch.input_values.to(device, non_blocking=True), **there)
         for site in here if not isinstance(work.reduce, Reducer) else []:
-            arrays[prefix + site.name] = trace[site.name].numpy()
+            arrays[prefix + site.name] = _kept(trace[site.name], prefix + site.name, work, len(batch.rows))
             if work.reduce == "frames":
                 valid = trace.valid(site.name)
                 arrays[prefix + site.name + LENGTHS] = (valid if counted is None else valid & counted).sum(1).numpy()
     for name in work.acoustic:
         arrays[name] = np.stack([acoustic(name, batch.waveforms[row]) for row in batch.rows])
     return arrays
+
+
+def _kept(values: Tensor, name: str, work: _Work, utterances: int) -> np.ndarray:
+    """Give what a reducer made of a batch, if it can be kept."""
+    if values.dtype == torch.bfloat16:
+        raise ValueError(
+            f"reduce={describe(work.reduce)!r} gives bfloat16 at {name}, which NumPy does not know; collect with "
+            "model.float(), or reduce to float32."
+        )
+    if work.reduce != "frames" and len(values) != utterances:
+        raise ValueError(
+            f"reduce={describe(work.reduce)!r} gives {tuple(values.shape)} at {name} for a batch of {utterances} "
+            "utterances; expected a row for each of them."
+        )
+    return values.numpy()
 
 
 def _reducer(
