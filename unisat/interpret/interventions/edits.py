@@ -471,7 +471,7 @@ class Placebo(Intervention):
             raise ValueError(f"Placebo(of=...) takes an edit such as Ablate(...), got {type(self.of).__name__}.")
         if self.match not in ("rank", "variance") or (self.match == "variance" and not isinstance(self.of, Project)):
             raise ValueError(f"match={self.match!r} must be 'rank', or 'variance' for the placebo of a Project.")
-        for seed in [self.seed] if isinstance(self.seed, int) else self.seed:
+        for seed in self.seed if isinstance(self.seed, Sequence) else [self.seed]:
             check_number("seed", seed, whole=True)
         for name in ("site", "head", "dims", "time"):
             object.__setattr__(self, name, getattr(self.of, name))
@@ -485,7 +485,7 @@ class Placebo(Intervention):
 
     def change(self, part: Rows, place: Place) -> Rows:
         """Add the edit's change, turned, to the values."""
-        seeds = [self.seed] if isinstance(self.seed, int) else list(self.seed)
+        seeds = list(self.seed) if isinstance(self.seed, Sequence) else [self.seed]
         if len(seeds) not in (1, len(part)):
             raise ValueError(f"Placebo has {len(seeds)} seeds for {len(part)} utterances; give one, or one for each.")
         turned = torch.stack([rotation(part.shape[-1], seed) for seed in seeds])
