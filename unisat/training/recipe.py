@@ -7,6 +7,7 @@ run that began.
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -170,13 +171,20 @@ class Recipe:
     run: Run = field(default_factory=Run)
 
     def __post_init__(self) -> None:
+        check_sources(self.data.train, "data.train")
+        check_sources(self.data.valid, "data.valid")
         rules = {
             "optimizer.steps": self.optimizer.steps >= 1,
             "optimizer.learning_rate": self.optimizer.learning_rate > 0,
             "optimizer.warmup_steps": 0 <= self.optimizer.warmup_steps <= self.optimizer.steps,
             "optimizer.clip_norm": self.optimizer.clip_norm > 0,
+            "optimizer.betas": len(self.optimizer.betas) == 2 and all(0 <= beta < 1 for beta in self.optimizer.betas),
+            "optimizer.eps": self.optimizer.eps >= 0,
+            "optimizer.weight_decay": self.optimizer.weight_decay >= 0,
             "gumbel.end": 0 < self.gumbel.end <= self.gumbel.start,
             "data.train": bool(self.data.train),
+            "data.batch_seconds": self.data.batch_seconds > 0,
+            "data.cache_mb": self.data.cache_mb >= 0,
             "data.crop_seconds": self.data.crop_seconds >= self.data.min_seconds > 0,
             "data.weights": not self.data.weights or {*self.data.weights} == {*self.data.train},
             "data.speaker_power": 0 <= self.data.speaker_power <= 1,
@@ -184,7 +192,8 @@ class Recipe:
             "targets.features": self.targets.features in ("mfcc", "hidden"),
             "targets.model": (self.targets.model is not None) == (self.targets.features == "hidden"),
             "targets.layer": (self.targets.layer is not None) == (self.targets.features == "hidden"),
-            "targets.clusters": self.targets.clusters >= 2,
+            "targets.clusters": 2 <= self.targets.clusters <= 65_535,
+            "targets.sample_seconds": self.targets.sample_seconds > 0,
             "targets.mean_off": self.targets.mean_off in ("no", "utterance", "speaker"),
             "targets.method": self.targets.method in ("minibatch", "lloyd"),
             "schedule.unmasked_fade": _is_stretch(self.schedule.unmasked_fade),
@@ -192,6 +201,7 @@ class Recipe:
             "run.precision": self.run.precision in ("no", "bf16"),
             "run.accumulate": self.run.accumulate >= 1,
             "run.keep": self.run.keep >= 1,
+            "run.max_bad_steps": self.run.max_bad_steps >= 1,
             "run.log_every": min(self.run.log_every, self.run.valid_every, self.run.save_every) >= 1,
             "model.num_clusters": self.model.get("num_clusters", self.targets.clusters) == self.targets.clusters,
         }
@@ -225,13 +235,31 @@ def read(path: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
     return from_dict(apply(_file(Path(path)), changes or {}))
 
 
-def _file(path: Path) -> dict[str, Any]:
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Read a file in TOML.
+
+    Raises
+    ------
+    ValueError
+        If it is not TOML, or not in UTF-8.
+    """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8 ({error}); save it in UTF-8.") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not TOML: {error}.") from error
+
+
+def _file(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a recipe and what it begins with; ``above`` are the files that begin with it."""
+    values = read_toml(path)
     base = values.pop("base", None)
-    return values if base is None else apply(_file(path.parent / base), _flat(values))
+    if base is None:
+        return values
+    if not isinstance(base, str) or path.parent / base in (*above, path):
+        raise ValueError(f"{path} begins with base={base!r}; give the name of another recipe beside it.")
+    return apply(_file(path.parent / base, (*above, path)), _flat(values))
 
 
 def apply(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,6 +269,8 @@ def apply(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
         part = values
         for parent in parents:
             part = part.setdefault(parent, {})
+            if not isinstance(part, dict):
+                raise ValueError(f"{name}={value!r} cannot be set: {parent} is {part!r}, which has no parts.")
         part[last] = value
     return values
 
@@ -261,6 +291,8 @@ def _build(kind: type, values: Mapping[str, Any], place: str) -> Any:
     parts: dict[str, type] = {"data": Data, "targets": Targets, "optimizer": Optimizer, "gumbel": Gumbel}
     parts |= {"augment": Augment, "schedule": Schedule, "run": Run}
     known = {item.name: item for item in fields(kind)}
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{place.rstrip('.')}={values!r} must be a table with some of {', '.join(known)}.")
     if unknown := [name for name in values if name not in known]:
         raise ValueError(f"a recipe has no key {place}{unknown[0]}{nearest(unknown[0], list(known))}.")
     if "out" in known and "out" not in values:
@@ -274,16 +306,32 @@ def _build(kind: type, values: Mapping[str, Any], place: str) -> Any:
 
 
 def check_types(kind: type, values: Mapping[str, Any], place: str) -> None:
-    """Refuse numbers, words and switches of another type than the fields of the dataclass ``kind``."""
+    """Refuse values of other types than the fields of the dataclass ``kind``, and numbers that are not finite."""
     for item in fields(kind):
-        plain = item.name in values and item.type in ("int", "float", "bool", "str")
-        if plain and not _fits(values[item.name], str(item.type)):
-            raise ValueError(f"{place}{item.name}={values[item.name]!r} must be of type {item.type}.")
+        if item.name in values and not _fits(values[item.name], str(item.type)):
+            finite = ", and finite" if "float" in str(item.type) else ""
+            raise ValueError(f"{place}{item.name}={values[item.name]!r} must be of type {item.type}{finite}.")
 
 
 def _fits(value: Any, expected: str) -> bool:
-    kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
-    return isinstance(value, kinds[expected]) and (expected == "bool" or not isinstance(value, bool))
+    """Whether a value is of a type, as annotations write it: ``"dict[str, list[float]]"``, ``"int | None"``."""
+    if expected.endswith(" | None"):
+        return value is None or _fits(value, expected.removesuffix(" | None"))
+    if expected.startswith("list["):
+        return isinstance(value, list) and all(_fits(part, expected[5:-1]) for part in value)
+    if expected.startswith("dict[str, "):
+        return isinstance(value, Mapping) and all(_fits(part, expected[10:-1]) for part in value.values())
+    if expected == "float":
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    kinds: dict[str, type] = {"int": int, "bool": bool, "str": str}
+    return isinstance(value, kinds.get(expected, object)) and (expected != "int" or not isinstance(value, bool))
+
+
+def check_sources(sources: Mapping[str, Mapping[str, Any]], place: str) -> None:
+    """Refuse sources of speech that do not say where it lies."""
+    for name, source in sources.items():
+        if not isinstance(source.get("source"), str):
+            raise ValueError(f'{place}.{name} needs a source: a manifest, a folder, or "builtin"; got {dict(source)}.')
 
 
 def _is_stretch(shares: list[float]) -> bool:

@@ -7,8 +7,6 @@ training reads crops of it: minutes on a laptop.
 from __future__ import annotations
 
 import csv
-import json
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -24,11 +22,11 @@ from tqdm.auto import tqdm
 from unisat import audio
 from unisat.config import nearest
 from unisat.corpus import Corpus
-from unisat.files import whole_folder
+from unisat.files import alone, remove_partial, save_json, whole_folder, writing
 from unisat.frames import SAMPLE_RATE, valid_positions
 from unisat.model import UniSpeechSatModel
 from unisat.training.data import manifest, union
-from unisat.training.recipe import apply, check_types
+from unisat.training.recipe import apply, check_sources, check_types, read_toml
 from unisat.xvector import AMSoftmaxLoss, TDNNLayer, UniSpeechSatForXVector
 
 
@@ -79,6 +77,7 @@ class XVectorRecipe:
     def __post_init__(self) -> None:
         if not self.train:
             raise ValueError("the recipe needs at least one source of speech under train.")
+        check_sources(self.train, "train")
         if not 0 < self.shortest_seconds <= self.longest_seconds:
             raise ValueError(
                 f"shortest_seconds={self.shortest_seconds} and longest_seconds={self.longest_seconds} must be positive "
@@ -99,11 +98,7 @@ class XVectorRecipe:
 
 def read(path: str | Path, changes: Mapping[str, Any] | None = None) -> XVectorRecipe:
     """Read a recipe from TOML; ``changes`` are names with new values."""
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not TOML: {error}.") from error
-    values = apply(values, changes or {})
+    values = apply(read_toml(path), changes or {})
     known = [item.name for item in fields(XVectorRecipe)]
     if unknown := [name for name in values if name not in known]:
         raise ValueError(f"a recipe has no key {unknown[0]}{nearest(unknown[0], known)}.")
@@ -142,7 +137,8 @@ class FeatureStore:
                     values = (audio.normalize(faster) if do_normalize else faster)[None].to(model.device)
                     with torch.inference_mode():
                         features = model.feature_extractor(values)[0].T.half().cpu().numpy()  # (frames, channels)
-                    features.tofile(written)
+                    with writing(file):
+                        features.tofile(written)
                     self.starts.append(total)
                     self.frames.append(len(features))
                     self.voices.append((speed, utterance.speaker))
@@ -175,7 +171,15 @@ def train(recipe: XVectorRecipe, *, progress: bool = True) -> Path:
     ------
     ValueError
         If there are fewer than two speakers, or utterances without one.
+    OSError
+        If another run is at work in ``<out>``, or its disk is full.
     """
+    with alone(Path(recipe.out)):
+        remove_partial(Path(recipe.out))
+        return _train(recipe, progress)
+
+
+def _train(recipe: XVectorRecipe, progress: bool) -> Path:
     corpus = union({name: manifest(**source) for name, source in recipe.train.items()})
     if corpus.table["speaker"].isna().any():
         nameless = corpus.table["id"][corpus.table["speaker"].isna()].tolist()
@@ -200,9 +204,9 @@ def train(recipe: XVectorRecipe, *, progress: bool = True) -> Path:
     _fit(model, store, [(speed, name) for speed in recipe.speeds for name in speakers], recipe, out, progress)
 
     model.eval()
-    with whole_folder(out / "model") as partial:
+    with writing(out / "model"), whole_folder(out / "model") as partial:
         model.save_pretrained(partial)
-        (partial / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2), encoding="utf-8")
+        save_json(asdict(recipe), partial / "recipe.json")
     (out / "features.f16").unlink()
     return out / "model"
 
@@ -299,6 +303,7 @@ def _fit(
             if step % 10 == 0 or step == recipe.steps:
                 cosine = nn.functional.normalize(logits, dim=1) @ nn.functional.normalize(model.objective.weight, dim=0)
                 right = (cosine.argmax(1) == truth).float().mean()
-                log.writerow([step, f"{float(loss.detach()):.6g}", f"{float(right):.4f}"])
+                with writing(out / "train.csv"):
+                    log.writerow([step, f"{float(loss.detach()):.6g}", f"{float(right):.4f}"])
     # voices at other speeds were there to learn from
     model.objective.weight = nn.Parameter(model.objective.weight.detach()[:, :speakers].clone())
