@@ -107,13 +107,13 @@ def reading(path: Path, remedy: str) -> Iterator[None]:
     Raises
     ------
     ValueError
-        If the file is not what it should be. An OSError passes, since it names the file.
+        If the file is not what it should be. That it is not there, or is somebody else's, is said by Python.
     """
     try:
         yield
-    except (OSError, MemoryError):
+    except (FileNotFoundError, PermissionError, MemoryError):
         raise
-    except Exception as error:  # each library has errors of its own
+    except Exception as error:  # each library has errors of its own; torch's are sometimes an OSError without a name
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} is damaged or only half there ({why}). {remedy}") from error
 

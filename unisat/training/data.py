@@ -174,7 +174,10 @@ def begun_with(targets: Targets, splits: Mapping[str, pd.DataFrame]) -> dict[str
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
     def size(path: str) -> str:
-        return str(os.path.getsize(path)) if os.path.exists(path) else "gone"
+        try:
+            return str(os.path.getsize(path))
+        except OSError:
+            return "gone"
 
     found: dict[str, Any] = {"labels": targets.hash_labels()[:16]}
     for split, table in splits.items():

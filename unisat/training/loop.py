@@ -191,25 +191,20 @@ class Trainer:
         if recipe.init and not resumed:
             begin_with(self.model, recipe.init)
         self.model.to(self.accelerator.device)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=recipe.optimizer.learning_rate,
-            betas=(recipe.optimizer.betas[0], recipe.optimizer.betas[1]),
-            eps=recipe.optimizer.eps,
-            weight_decay=recipe.optimizer.weight_decay,
-            fused=self.accelerator.device.type == "cuda",
-        )
+        self.optimizer = self._optimizer()
         self.step, self.bad_steps = 0, 0
         self.unlogged: list[dict[str, float]] = []  # rows since the last line of the log
+        state = resumed.state if resumed else {}
         if resumed:
             self._load(resumed)
+            del resumed  # its weights take memory
         self.targets = self._targets()
         self.train = self._data("train", recipe.data.train, crop_seed=recipe.seed)
         self.valid = self._data("valid", recipe.data.valid, crop_seed=0) if recipe.data.valid else None
         if self.rank == 0:
             sources = {"train": self.train.table} | ({"valid": self.valid.table} if self.valid else {})
             self.begun_with = begun_with(self.targets, sources)
-            self._check_begun(resumed.state if resumed else {})
+            self._check_begun(state)
         if recipe.run.compile:
             for layer in self.model.unispeech_sat.encoder.layers:
                 layer.compile(dynamic=True)
@@ -220,6 +215,17 @@ class Trainer:
             self.log.recent = self.unlogged
 
     # before the first step
+
+    def _optimizer(self) -> Any:
+        settings = self.recipe.optimizer
+        return torch.optim.AdamW(
+            self.model.parameters(),
+            lr=settings.learning_rate,
+            betas=(settings.betas[0], settings.betas[1]),
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            fused=self.accelerator.device.type == "cuda",
+        )
 
     def _check_same(self, state: dict[str, Any]) -> None:
         changed = differences(from_dict(state["recipe"]), self.recipe)

@@ -287,23 +287,26 @@ def _fit(
     optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=recipe.steps + 1, pct_start=0.15)
     learning = [weight for weight in model.parameters() if weight.requires_grad]
-    with (out / "train.csv").open("w", newline="", encoding="utf-8") as lines:
-        log = csv.writer(lines)
-        log.writerow(["step", "loss", "accuracy"])
-        for step in tqdm(range(1, recipe.steps + 1), disable=not progress, desc="x-vector"):
-            features, lengths, truth = next(drawn)
-            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-                logits = model.classifier(embed(model, features, lengths)).float()
-            loss = model.objective(logits, truth)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(learning, 5.0)
-            optimizer.step()
-            schedule.step()
-            if step % 10 == 0 or step == recipe.steps:
-                cosine = nn.functional.normalize(logits, dim=1) @ nn.functional.normalize(model.objective.weight, dim=0)
-                right = (cosine.argmax(1) == truth).float().mean()
-                with writing(out / "train.csv"):
-                    log.writerow([step, f"{float(loss.detach()):.6g}", f"{float(right):.4f}"])
+    _log(out / "train.csv", ["step", "loss", "accuracy"], "w")
+    for step in tqdm(range(1, recipe.steps + 1), disable=not progress, desc="x-vector"):
+        features, lengths, truth = next(drawn)
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+            logits = model.classifier(embed(model, features, lengths)).float()
+        loss = model.objective(logits, truth)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(learning, 5.0)
+        optimizer.step()
+        schedule.step()
+        if step % 10 == 0 or step == recipe.steps:
+            cosine = nn.functional.normalize(logits, dim=1) @ nn.functional.normalize(model.objective.weight, dim=0)
+            right = (cosine.argmax(1) == truth).float().mean()
+            _log(out / "train.csv", [step, f"{float(loss.detach()):.6g}", f"{float(right):.4f}"])
     # voices at other speeds were there to learn from
     model.objective.weight = nn.Parameter(model.objective.weight.detach()[:, :speakers].clone())
+
+
+def _log(file: Path, row: list[Any], mode: str = "a") -> None:
+    """Write a row of the log."""
+    with writing(file), file.open(mode, newline="", encoding="utf-8") as lines:
+        csv.writer(lines).writerow(row)
