@@ -1,7 +1,7 @@
-"""A speaker embedding on a pretrained model: the x-vector head, alone or with the transformer under it.
+"""Training of a speaker embedding on a pretrained model: of the x-vector head alone, or of the transformer too.
 
-The convolutions stay as they are, so what they give is computed once, kept on the disk in half precision, and a step of
-training reads crops of it: minutes on a laptop.
+The convolutions stay as they are. So their output is computed once and kept on the disk in half precision, and each
+step of training reads crops of it. On a laptop this takes minutes.
 """
 
 from __future__ import annotations
@@ -37,22 +37,25 @@ class XVectorRecipe:
     Attributes
     ----------
     out, model : str
-        Folder to write to; folder of the pretrained model.
+        The folder to write to, and the folder of the pretrained model.
     train : dict
         Sources of speech with speakers, as in `unisat.training.recipe.Data`.
     shortest_seconds, longest_seconds : float
-        Crops have a length drawn anew for each batch, in between.
+        The length of the crops is drawn between these two, anew for each batch.
     speeds : list of float
-        Speeds at which the speech is heard, 1 first: a voice at another speed counts as another speaker (Ko et al.,
-        2015). Their classes are dropped in the end.
-    batch_size, steps, learning_rate, weight_decay
-        Utterances in a batch, each of another speaker; AdamW, one cycle up to the learning rate and down to 0.
+        The speeds at which the speech is heard; the first is 1. A voice at another speed counts as another speaker (Ko
+        et al., 2015). The classes of these speakers are dropped in the end.
+    batch_size : int
+        The utterances in a batch, each of another speaker.
+    steps, learning_rate, weight_decay
+        Of AdamW. The learning rate takes one cycle: it rises to its value and falls to 0.
     backbone_learning_rate : float
-        That of the transformer and the feature projection; 0 leaves them as they are. The convolutions never learn.
+        The learning rate of the transformer and the feature projection. With 0 they stay as they are. The convolutions
+        never learn.
     margin : float
-        Of the AM-softmax.
+        The margin of the AM-softmax.
     precision : {"no", "bf16"}
-        What the forward pass computes in.
+        The precision of the forward pass.
     head : dict
         Fields of the model's config to change, ``tdnn_kernel`` for example.
     """
@@ -109,7 +112,7 @@ def read(path: str | Path, changes: Mapping[str, Any] | None = None) -> XVectorR
 
 
 class FeatureStore:
-    """What the convolutions give for a corpus, (frames, channels) in float16, in a memory-mapped file."""
+    """The output of the convolutions for a corpus, (frames, channels) in float16, in a memory-mapped file."""
 
     def __init__(
         self,
@@ -154,7 +157,7 @@ class FeatureStore:
 def embed(
     model: UniSpeechSatForXVector, features: Float[Tensor, "batch frames channels"], lengths: Int[Tensor, " batch"]
 ) -> Float[Tensor, "batch xvector"]:
-    """Give the x-vectors of what the convolutions gave, ``lengths`` frames of each: the model from there on."""
+    """Compute x-vectors from the output of the convolutions; ``lengths`` says how many frames of each are real."""
     backbone = model.unispeech_sat
     valid = valid_positions(lengths, features.shape[1])
     hidden, _ = backbone.feature_projection(features)
@@ -163,9 +166,9 @@ def embed(
 
 
 def train(recipe: XVectorRecipe, *, progress: bool = True) -> Path:
-    """Train the head, and the transformer if it is to learn; give ``<out>/model`` with both in one checkpoint.
+    """Train the head, and the transformer if it is to learn; give ``<out>/model``, one checkpoint with both.
 
-    Speakers are drawn uniformly for each batch, then an utterance of each, then a crop. The log is ``<out>/train.csv``.
+    For each batch speakers are drawn uniformly, then an utterance of each, then a crop. The log is ``<out>/train.csv``.
 
     Raises
     ------
@@ -215,8 +218,9 @@ def _train(recipe: XVectorRecipe, progress: bool) -> Path:
 def _start(model: UniSpeechSatForXVector, features: Tensor, lengths: Tensor) -> None:
     """Draw the head's weights so that every channel of every layer has mean 0 and variance 1 over a first batch.
 
-    (Salimans & Kingma, 2016, section 3.) The reference's 0.02, meant for transformers, lets signals die on their way
-    through the TDNN; with He's rule x-vectors begin with nearly equal directions, which is all that a cosine sees.
+    This follows Salimans & Kingma (2016), section 3. The reference draws weights with a standard deviation of 0.02, as
+    transformers do; signals then die on their way through the TDNN. With He's rule all x-vectors begin in nearly the
+    same direction, and the cosine sees nothing but the direction.
     """
 
     def standardize(layer: nn.Linear, out: Tensor) -> Tensor:
@@ -246,7 +250,7 @@ def _start(model: UniSpeechSatForXVector, features: Tensor, lengths: Tensor) -> 
 def batches(
     store: FeatureStore, voices: list[tuple[float, str]], model: UniSpeechSatForXVector, recipe: XVectorRecipe
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Draw voices without end, an utterance of each, a crop of each: features, lengths and labels."""
+    """Give batches without end: draw voices, an utterance of each and a crop of it; give features, lengths, labels."""
     of_voice = {voice: list[int]() for voice in voices}
     for row, voice in enumerate(store.voices):
         of_voice[voice].append(row)
@@ -272,7 +276,10 @@ def _fit(
     out: Path,
     progress: bool,
 ) -> None:
-    """Take the steps, and write the log. ``voices`` are the classes: all speakers at one speed after the other."""
+    """Take the steps, and write the log.
+
+    ``voices`` are the classes: all speakers at the first speed, then all at the second, and so on.
+    """
     speakers = model.config.num_labels
     model.objective = AMSoftmaxLoss(model.config.xvector_output_dim, len(voices), margin=recipe.margin)
     model.objective.reset_parameters()
@@ -302,7 +309,7 @@ def _fit(
             cosine = nn.functional.normalize(logits, dim=1) @ nn.functional.normalize(model.objective.weight, dim=0)
             right = (cosine.argmax(1) == truth).float().mean()
             _log(out / "train.csv", [step, f"{float(loss.detach()):.6g}", f"{float(right):.4f}"])
-    # voices at other speeds were there to learn from
+    # the classes of other speeds were there to learn from and name nobody
     model.objective.weight = nn.Parameter(model.objective.weight.detach()[:, :speakers].clone())
 
 
