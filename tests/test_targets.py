@@ -197,6 +197,13 @@ class Interrupted(Loudness):
         return super().__call__(waveform)
 
 
+def test_parts_are_bounded_and_in_order(monkeypatch):
+    monkeypatch.setattr(module, "PART", 3)
+    monkeypatch.setattr(module, "PART_SECONDS", 10.0)
+    divided = [list(rows) for rows in module._divided([1, 1, 1, 1, 30, 6, 5, 5, 1])]
+    assert divided == [[0, 1, 2], [3], [4], [5], [6, 7], [8]]
+
+
 def same_files(one, other):
     names = {path.name for path in one.iterdir()}
     assert names == {path.name for path in other.iterdir()}

@@ -158,8 +158,9 @@ def _accelerator() -> Any:
     # left alone, Accelerate would make each process one of its own; Apple's GPUs cannot meet either
     no_gpu = not torch.accelerator.is_available() or torch.backends.mps.is_available()
     accelerator = Accelerator(cpu=_started()[1] > 1 and no_gpu, kwargs_handlers=[unused])
-    # accelerate launch sets these two for several processes, and starts one where it finds no GPUs
-    if accelerator.num_processes == 1 and {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= {*os.environ}:
+    # accelerate launch sets these two for several processes, and starts one, without a rank, where it finds no GPUs
+    one = accelerator.num_processes == 1 and "RANK" not in os.environ
+    if one and {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= {*os.environ}:
         raise ValueError(
             "accelerate launch was asked for several processes and started one, since it found at most one GPU. Write "
             "accelerate launch --multi_gpu --num_processes 2, which works on a CPU too, or torchrun --nproc_per_node 2."

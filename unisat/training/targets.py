@@ -428,8 +428,8 @@ def count_labels(labels: np.ndarray, clusters: int, block: int = 2**20) -> np.nd
     return count
 
 
-PART = GROUP
-"""Utterances in a part of the labels. A run that is killed loses at most one part in each process."""
+PART, PART_SECONDS = GROUP, 1800.0
+"""Most utterances and seconds in a part of the labels. A run that is killed loses at most a part in each process."""
 
 
 def make_targets(
@@ -458,13 +458,13 @@ def make_targets(
     about = {"seed": seed, "sample_seconds": sample_seconds}
     method = "minibatch" if device is None else "lloyd"
     begun = {**about, "clusters": clusters, "method": method, "content": _content(corpus, features, mean_off)}
-    parts = _Parts(Path(folder), begun, rank, processes)
+    parts = _Parts(Path(folder), begun, corpus, rank, processes)
     if rank == 0 and not parts.begun:
         sample = bounded_sample(corpus, features, seconds=sample_seconds, seed=seed, mean_off=mean_off)
         found = fit(sample, clusters, seed) if device is None else lloyd(sample.to(device), clusters, seed)
         described = features.describe()
         parts.begin(replace(found, features=described.get("features"), layer=described.get("layer")))
-    return parts.finish(corpus, features, mean_off or MeanOff(), about)
+    return parts.finish(features, mean_off or MeanOff(), about)
 
 
 def write_targets(
@@ -489,10 +489,10 @@ def write_targets(
     check_clusters(clusters, features.describe())
     centroids = hashlib.sha256(clusters.centroids.numpy().tobytes()).hexdigest()
     begun = {**(about or {}), "centroids": centroids, "content": _content(corpus, features, mean_off)}
-    parts = _Parts(Path(folder), begun, 0, 1)
+    parts = _Parts(Path(folder), begun, corpus)
     if not parts.begun:
         parts.begin(clusters)
-    return parts.finish(corpus, features, mean_off or MeanOff(), about or {})
+    return parts.finish(features, mean_off or MeanOff(), about or {})
 
 
 def _content(corpus: Corpus, features: Features, mean_off: MeanOff | None) -> str:
@@ -507,11 +507,13 @@ def _content(corpus: Corpus, features: Features, mean_off: MeanOff | None) -> st
 
 
 class _Parts:
-    """The labels on their way: ``<folder>-unfinished`` with k-means and a file for every `PART` utterances."""
+    """The labels on their way: ``<folder>-unfinished`` with k-means and a file for each part of the corpus."""
 
-    def __init__(self, folder: Path, begun: dict[str, Any], rank: int, processes: int) -> None:
-        self.folder, self.parts, self.rank, self.processes = folder, Path(f"{folder}-unfinished"), rank, processes
-        self.settings = {**begun, "part": PART}
+    def __init__(self, folder: Path, begun: dict[str, Any], corpus: Corpus, rank: int = 0, processes: int = 1) -> None:
+        self.folder, self.parts, self.corpus = folder, Path(f"{folder}-unfinished"), corpus
+        self.rank, self.processes = rank, processes
+        self.settings = {**begun, "part": [PART, PART_SECONDS]}
+        self.rows = [*_divided(corpus.table["seconds"].fillna(0).astype(float))]
 
     @property
     def begun(self) -> bool:
@@ -529,16 +531,16 @@ class _Parts:
         with whole_file(self.parts / "begun.json") as partial:
             save_json(self.settings, partial)
 
-    def finish(self, corpus: Corpus, features: Features, mean_off: MeanOff, about: dict[str, Any]) -> Targets:
+    def finish(self, features: Features, mean_off: MeanOff, about: dict[str, Any]) -> Targets:
         """Make this process's parts; then the first process puts all of them together."""
         made = self.folder / "targets.json"
         if self.rank == 0:
-            self._assign(corpus, features, mean_off, lambda: False)
-            _wait(lambda: all(self.file(part).exists() for part in range(_count(corpus))))
-            self._together(corpus, {**features.describe(), **mean_off.describe(), **about})
+            self._assign(features, mean_off, lambda: False)
+            _wait(lambda: all(self.file(part).exists() for part in range(len(self.rows))))
+            self._together({**features.describe(), **mean_off.describe(), **about})
         else:
             _wait(lambda: self.begun or made.exists())
-            self._assign(corpus, features, mean_off, made.exists)
+            self._assign(features, mean_off, made.exists)
             _wait(made.exists)
         return Targets.load(self.folder)
 
@@ -546,29 +548,33 @@ class _Parts:
         """Where a part lies."""
         return self.parts / f"part-{part:06d}.npz"
 
-    def _assign(self, corpus: Corpus, features: Features, mean_off: MeanOff, together: Callable[[], bool]) -> None:
+    def _assign(self, features: Features, mean_off: MeanOff, together: Callable[[], bool]) -> None:
         """Make the parts of this process that are not there yet, unless all parts have been put together already."""
-        reader, speakers = Reader(corpus), speakers_of(corpus)
-        mine = range(self.rank, _count(corpus), self.processes)
-        for part in tqdm(mine, desc="targets", disable=self.rank > 0):
-            if self.file(part).exists() or together():
-                continue
-            clusters = Clusters.load(self.parts)
-            rows = range(part * PART, min(len(corpus), (part + 1) * PART))
-            frames, labels = np.full(len(rows), -1, np.int64), [np.zeros(0, np.uint16)]
-            for row, _, values in featured(reader, features, rows):
-                labels.append(clusters.assign(mean_off(values, speakers[row])).numpy().astype(np.uint16))
-                frames[row - rows.start] = len(labels[-1])
-            with writing(self.file(part)), whole_file(self.file(part)) as partial, partial.open("wb") as file:
-                np.savez(file, labels=np.concatenate(labels), frames=frames)
+        reader, speakers = Reader(self.corpus), speakers_of(self.corpus)
+        mine = range(self.rank, len(self.rows), self.processes)
+        total = sum(len(self.rows[part]) for part in mine)
+        with tqdm(desc="targets", total=total, disable=self.rank > 0) as bar:
+            for part in mine:
+                rows, file = self.rows[part], self.file(part)
+                if file.exists() or together():
+                    bar.update(len(rows))
+                    continue
+                clusters = Clusters.load(self.parts)
+                frames, labels = np.full(len(rows), -1, np.int64), [np.zeros(0, np.uint16)]
+                for row, _, values in featured(reader, features, rows):
+                    labels.append(clusters.assign(mean_off(values, speakers[row])).numpy().astype(np.uint16))
+                    frames[row - rows.start] = len(labels[-1])
+                    bar.update()
+                with writing(file), whole_file(file) as partial, partial.open("wb") as opened:
+                    np.savez(opened, labels=np.concatenate(labels), frames=frames)
 
-    def _together(self, corpus: Corpus, described: dict[str, Any]) -> None:
+    def _together(self, described: dict[str, Any]) -> None:
         """Write the targets of all parts, and delete the parts."""
-        names, paths = corpus.table["id"].tolist(), corpus.table["path"].tolist()
+        names, paths = self.corpus.table["id"].tolist(), self.corpus.table["path"].tolist()
         with writing(self.folder), whole_folder(self.folder) as partial:
-            frames = np.concatenate([self._read(part, "frames") for part in range(_count(corpus))])
+            frames = np.concatenate([self._read(part, "frames") for part in range(len(self.rows))])
             unreadable = sorted({str(paths[row]) for row in np.flatnonzero(frames < 0)})
-            too_many(dict(zip(unreadable, unreadable, strict=True)), len(corpus))
+            too_many(dict(zip(unreadable, unreadable, strict=True)), len(names))
             short = [names[row] for row in np.flatnonzero(frames == 0)]
             kept = np.flatnonzero(frames > 0)
             if not len(kept):
@@ -577,7 +583,7 @@ class _Parts:
                 # part by part, since a corpus may have more labels than the memory holds
                 shape = {"descr": "<u2", "fortran_order": False, "shape": (int(frames[kept].sum()),)}
                 np.lib.format.write_array_header_1_0(file, shape)
-                for part in range(_count(corpus)):
+                for part in range(len(self.rows)):
                     file.write(self._read(part, "labels").astype("<u2").tobytes())
             starts = np.cumsum(frames[kept]) - frames[kept]
             index = pd.DataFrame({"id": [names[row] for row in kept], "start": starts, "frames": frames[kept]})
@@ -607,9 +613,15 @@ class _Parts:
             return arrays[name]
 
 
-def _count(corpus: Corpus) -> int:
-    """Say how many parts a corpus has."""
-    return -(-len(corpus) // PART)
+def _divided(seconds: Iterable[float]) -> Iterator[range]:
+    """Divide utterances into parts, and give the rows of each."""
+    start, row, total = 0, -1, 0.0
+    for row, length in enumerate(seconds):
+        if row > start and (row - start == PART or total + length > PART_SECONDS):
+            yield range(start, row)
+            start, total = row, 0.0
+        total += length
+    yield range(start, row + 1)
 
 
 def _wait(until: Callable[[], bool]) -> None:
