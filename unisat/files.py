@@ -154,22 +154,22 @@ def alone(folder: Path) -> Iterator[None]:
         If another process is at work in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+", encoding="utf-8") as file:
+    path = folder / ".lock"
+    with path.open("ab+", buffering=0) as file:
         try:
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            file.seek(0)
+            who = path.read_text(encoding="utf-8", errors="replace") or "another process"
             raise BlockingIOError(
-                f"{file.read() or 'another process'} is at work in {folder}. Wait for its end, or write to another "
-                "folder (out)."
+                f"{who} is at work in {folder}. Wait for its end, or write to another folder (out)."
             ) from error
         except (ImportError, OSError):  # Windows and some network drives have no such locks
             pass
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        with writing(path):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
 
 

@@ -199,7 +199,8 @@ class Trainer:
         if resumed:
             self._load(resumed)
             del resumed  # its weights take memory
-        self.targets = self._targets()
+        with self._last_stands():
+            self.targets = self._targets()
         self.train = self._data("train", recipe.data.train, crop_seed=recipe.seed)
         self.valid = self._data("valid", recipe.data.valid, crop_seed=0) if recipe.data.valid else None
         if self.rank == 0:
@@ -343,10 +344,10 @@ class Trainer:
             yield
         except NotWrittenError as error:
             found = checkpoints.saved(self.checkpoints)
-            stands = f"The last checkpoint, {found[-1][1]}, stands" if found else "There is no checkpoint yet"
+            stands = f"The last checkpoint, {found[-1][1]}, stands" if found else "What was done of the targets stands"
             raise OSError(
                 f"{error}. {stands}; the run stopped after step {self.step}. Make room and start it again: it goes on "
-                f"from {'there' if found else 'the beginning'}."
+                "from there."
             ) from error
 
     def take_step(self, batches: Iterator[TrainingBatch]) -> dict[str, float]:
@@ -568,7 +569,7 @@ class Log:
             # a line without a step is one that was not written to its end
             numbers = [int(number) if (number := line.split(",")[0]).isdecimal() else step + 1 for line in lines[1:]]
             kept = lines[:1] + [line for line, number in zip(lines[1:], numbers, strict=True) if number <= step]
-            with whole_file(file) as partial:
+            with writing(file), whole_file(file) as partial:
                 partial.write_text("".join(kept) if step else "", encoding="utf-8")
 
     def add(self, step: int, row: dict[str, float], *, write: bool) -> list[str]:
