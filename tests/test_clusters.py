@@ -56,6 +56,27 @@ def test_planted_clusters_are_found(tmp_path):
         found.assign(sample[:, :4])
 
 
+def test_equal_clusters_are_equal_files(tmp_path):
+    found = Clusters(torch.rand(3, 2), 0.5, "hidden", 6)
+    written = set()
+    for _ in range(20):
+        found.save(tmp_path)
+        written.add((tmp_path / "kmeans.safetensors").read_bytes())
+    assert len(written) == 1
+    # as they were before, an entry for each
+    tensors = {"centroids": found.centroids, "inertia": torch.tensor(0.5)}
+    save_file(tensors, tmp_path / "kmeans.safetensors", {"features": '"mfcc"', "layer": "null"})
+    assert (Clusters.load(tmp_path).features, Clusters.load(tmp_path).layer) == ("mfcc", None)
+
+
+@pytest.mark.parametrize("size", [0, 5, 60])
+def test_a_damaged_file_of_clusters_is_named(tmp_path, size):
+    Clusters(torch.rand(3, 2), 0.5).save(tmp_path)
+    (tmp_path / "kmeans.safetensors").write_bytes((tmp_path / "kmeans.safetensors").read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"kmeans.safetensors is damaged .* Make the targets again"):
+        Clusters.load(tmp_path)
+
+
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=60), st.permutations(range(5)))
 def test_purities_and_information(pairs, names):
     z, y = (torch.tensor(side) for side in zip(*pairs, strict=True))

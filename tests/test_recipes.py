@@ -1,10 +1,14 @@
 """What the recipes train on: nobody who ships with the package, chooses or judges; and what is written about them."""
 
+import re
+
 import pandas as pd
 import pytest
 from conftest import ROOT
 
+from unisat.cli import main
 from unisat.training import recipe
+from unisat.training import speakers as xvector
 from unisat.training.data import manifest
 
 SPEECH = ROOT.parent / "shared" / "speech"
@@ -117,6 +121,17 @@ def test_a_recipe_begins_with_another(tmp_path):
         {"data": {"grid_seconds": 9.0}},
         {"augment": {"clean_prob": 1.5}},
         {"augment": {"noise_db": [3.0, 1.0]}},
+        {"optimizer": {"betas": []}},
+        {"optimizer": {"betas": [0.9]}},
+        {"optimizer": {"betas": [0.9, 0.98, 0.99]}},
+        {"optimizer": {"betas": [0.9, 1.0]}},
+        {"optimizer": {"betas": [0.9, "0.98"]}},
+        {"optimizer": {"learning_rate": float("inf")}},
+        {"data": {"batch_seconds": float("nan")}},
+        {"data": {"crop_seconds": float("inf")}},
+        {"data": {"train": {"x": {"sauce": "x.csv"}}}},
+        {"data": {"train": "x.csv"}},
+        {"targets": {"clusters": 10**9}},
     ],
 )
 def test_what_no_run_can_be_made_of(wrong):
@@ -125,3 +140,45 @@ def test_what_no_run_can_be_made_of(wrong):
         whole[part] = {**whole.get(part, {}), **values}
     with pytest.raises(ValueError, match=next(iter(next(iter(wrong.values()))))):
         recipe.from_dict(whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("run=[]", r"run=\[\] must be a table"),
+        ("model=5", r"model=5 must be of type dict"),
+        ("optimizer.steps.x=1", r"optimizer.steps.x=1 cannot be set: steps is 7, which has no parts"),
+        ("data.train=5", r"data.train=5 must be of type dict"),
+        ("data.train.x=5", r"data.train=.* must be of type dict"),
+        ("optimizer.betas=5", r"optimizer.betas=5 must be of type list"),
+        ("out=" + "[" * 5000, r"out|No such file|name too long"),
+        ("init=5", r"init=5 must be of type str"),
+    ],
+)
+def test_odd_settings_are_answered(tmp_path, capsys, change, message):
+    (tmp_path / "a.toml").write_text(
+        f'out = "{tmp_path}/a"\n[data.train.x]\nsource = "x.csv"\n[optimizer]\nsteps = 7\nwarmup_steps = 1\n'
+    )
+    with pytest.raises(SystemExit) as stopped:
+        main(["pretrain", "--config", str(tmp_path / "a.toml"), "--set", change])
+    assert stopped.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_files_that_are_no_recipe(tmp_path):
+    whole = 'out = "ä"\n[data.train.x]\nsource = "x.csv"\n'
+    file = tmp_path / "a.toml"
+    file.write_text(whole, encoding="utf-8-sig")
+    assert recipe.read(file).out == "ä"
+    for read in (recipe.read, xvector.read):
+        for encoding in ("latin-1", "utf-16"):
+            file.write_text(whole, encoding=encoding)
+            with pytest.raises(ValueError, match=r"a.toml is not in UTF-8 .*; save it in UTF-8"):
+                read(file)
+        file.write_text("out = " + "[" * 100_000)
+        with pytest.raises(ValueError, match=r"a.toml is not TOML"):
+            read(file)
+    for base in ('"a.toml"', "5"):
+        file.write_text(f"base = {base}\n{whole}")
+        with pytest.raises(ValueError, match=r"a.toml begins with base="):
+            recipe.read(file)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from test_heads import TDNN
 
 import unisat as us
 from unisat.cli import main
+from unisat.files import alone
 from unisat.interpret.statistics.error_rates import eer, eer_interval
 from unisat.training import speakers
 
@@ -155,6 +157,12 @@ def test_another_speed_moves_the_pitch(speech, tmp_path):
     inner = slice(3, 18)  # resampling has edges
     made_fast, fast = (store.crop(row, 0, 24)[inner].float() for row in (1, 2))
     torch.testing.assert_close(made_fast, fast, rtol=0.05, atol=0.05 * float(fast.abs().max()))
+
+
+def test_a_second_run_in_the_same_folder_is_refused(speech):
+    recipe = made(speech)
+    with alone(Path(recipe.out)), pytest.raises(OSError, match="is at work in"):
+        speakers.train(recipe, progress=False)
 
 
 def test_mistakes(speech, capsys):

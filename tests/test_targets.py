@@ -2,6 +2,7 @@
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -177,7 +178,92 @@ def test_a_crash_leaves_the_old_targets(corpus, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="out of luck"):
         write_targets(corpus, Broken(), made.clusters, tmp_path / "new")
     assert Targets.load(folder).label_hash == made.label_hash
-    assert {path.name for path in tmp_path.iterdir()} == {"speech", "targets"}
+    # what was done is kept, and a call that goes through leaves nothing of it
+    write_targets(corpus, Loudness(), made.clusters, folder)
+    write_targets(corpus, Loudness(), made.clusters, tmp_path / "new")
+    assert {path.name for path in tmp_path.iterdir()} == {"speech", "targets", "new"}
+
+
+class Interrupted(Loudness):
+    """Is interrupted after some files, and counts them."""
+
+    def __init__(self, files):
+        self.left = files
+
+    def __call__(self, waveform):
+        if not self.left:
+            raise KeyboardInterrupt
+        self.left -= 1
+        return super().__call__(waveform)
+
+
+def test_parts_are_bounded_and_in_order(monkeypatch):
+    monkeypatch.setattr(module, "PART", 3)
+    monkeypatch.setattr(module, "PART_SECONDS", 10.0)
+    divided = [list(rows) for rows in module._divided([1, 1, 1, 1, 30, 6, 5, 5, 1])]
+    assert divided == [[0, 1, 2], [3], [4], [5], [6, 7], [8]]
+
+
+def same_files(one, other):
+    names = {path.name for path in one.iterdir()}
+    assert names == {path.name for path in other.iterdir()}
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+
+
+def test_targets_that_were_interrupted_go_on(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PART", 1)
+    options = dict(clusters=5, sample_seconds=100.0, seed=0)
+    make_targets(corpus, Loudness(), tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):  # the sample is of four files
+        make_targets(corpus, Interrupted(4 + 2), tmp_path / "a", **options)
+    assert not (tmp_path / "a").exists()
+    rest = Interrupted(99)
+    make_targets(corpus, rest, tmp_path / "a", **options)
+    assert rest.left == 99 - 2
+    assert same_files(tmp_path / "a", tmp_path / "whole")
+    # with another seed, or other speech, everything is done anew
+    for name, other, changes in [("b", corpus, {"seed": 1}), ("c", us.corpus.Corpus(corpus.table[:3]), {})]:
+        with pytest.raises(KeyboardInterrupt):
+            make_targets(corpus, Interrupted(4 + 2), tmp_path / name, **options)
+        anew = Interrupted(99)
+        make_targets(other, anew, tmp_path / name, **{**options, **changes})
+        assert anew.left == 99 - 2 * len(other)
+    assert not [path.name for path in tmp_path.iterdir() if "unfinished" in path.name]
+
+
+def test_several_processes_make_the_same_targets(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PART", 1)
+    options = dict(clusters=5, sample_seconds=100.0, seed=0)
+    make_targets(corpus, Loudness(), tmp_path / "alone", **options)
+    heard = [Interrupted(99) for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+
+        def share(rank):
+            return make_targets(corpus, heard[rank], tmp_path / "together", **options, rank=rank, processes=3)
+
+        assert [made.label_hash for made in pool.map(share, range(3))] == [share(2).label_hash] * 3
+    assert [99 - one.left for one in heard] == [4 + 2, 1, 1]
+    assert same_files(tmp_path / "alone", tmp_path / "together")
+
+
+@pytest.mark.parametrize("size", [0, 100])
+@pytest.mark.parametrize("name", ["labels.npy", "kmeans.safetensors", "targets.json", "index.csv"])
+def test_damaged_targets_are_named(corpus, tmp_path, name, size):
+    make_targets(corpus, Loudness(), tmp_path / "t", clusters=5, sample_seconds=100.0, seed=0)
+    if name == "index.csv":
+        (tmp_path / "t" / name).write_text("id,start,frames\nu0,0\n" if size else "")
+    else:
+        (tmp_path / "t" / name).write_bytes((tmp_path / "t" / name).read_bytes()[:size])
+    with pytest.raises(ValueError, match=rf"{name} is damaged .*(Delete .*t: the run|Make the targets again)"):
+        Targets.load(tmp_path / "t")
+
+
+def test_the_hash_is_of_the_labels_that_are_there(corpus, tmp_path):
+    made = make_targets(corpus, Loudness(), tmp_path / "t", clusters=5, sample_seconds=100.0, seed=0)
+    assert made.hash_labels() == made.label_hash
+    np.save(tmp_path / "t" / "labels.npy", (np.array(made.labels) + 1) % 5)
+    changed = Targets.load(tmp_path / "t")
+    assert changed.hash_labels() != changed.label_hash == made.label_hash
 
 
 @pytest.mark.filterwarnings("ignore:left out")

@@ -1,5 +1,6 @@
 """Batches: aligned crops, honest buckets, mixed speakers, and every batch a function of its number."""
 
+import math
 import os
 
 import numpy as np
@@ -426,6 +427,26 @@ def test_what_is_left_out_is_counted(speech):
         TrainingData(corpus, labels, small_config(), crop_seconds=10.0, batch_seconds=40.0, min_seconds=9.0)
     with pytest.raises(ValueError, match="batch_seconds=1.0 two crops"):
         TrainingData(corpus, labels, small_config(), crop_seconds=1.0, batch_seconds=1.0)
+
+
+@pytest.mark.parametrize("changes", [{"batch_seconds": float("nan")}, {"crop_seconds": float("inf")}])
+def test_lengths_of_batches_are_finite(speech, changes):
+    with pytest.raises(ValueError, match=r"must hold a frame and batch_seconds=.* two crops"):
+        made(speech, **changes)
+
+
+def test_tables_that_make_no_batches(speech):
+    corpus = us.corpus.folder(speech)
+    labels = counting(corpus)
+    for column, value, message in [
+        ("id", 7, r"1 id\(s\) are no text, \[7\] among them"),
+        ("seconds", math.inf, r"1 utterance\(s\) have no finite seconds, \['\w+'\] among them; correct the table"),
+        ("seconds", math.nan, r"1 utterance\(s\) have no finite seconds"),
+    ]:
+        table = corpus.table.astype({column: object})
+        table.loc[1, column] = value
+        with pytest.raises(ValueError, match=message):
+            TrainingData(us.corpus.Corpus(table), labels, small_config(), crop_seconds=1.0, batch_seconds=4.0)
 
 
 def test_files_that_break_later(speech):

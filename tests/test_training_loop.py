@@ -4,6 +4,8 @@ import csv
 import json
 import math
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import torch
 
 import unisat as us
 from unisat.cli import main
+from unisat.files import alone
 from unisat.training import checkpoints, loop, recipe
 from unisat.training.data import TrainingBatch
 
@@ -159,6 +162,111 @@ def test_another_recipe_does_not_go_on(speech, whole, tmp_path):
     assert len(trace(whole)) == 8
 
 
+@pytest.fixture(scope="module")
+def begun(speech, tmp_path_factory):
+    """Speech of its own, and a run of two steps on it."""
+    folder = tmp_path_factory.mktemp("begun")
+    shutil.copytree(speech, folder / "speech")
+    run(folder / "speech", folder / "out", optimizer__steps=2)
+    return folder
+
+
+def other_labels(folder):
+    labels = np.load(folder / "out" / "targets" / "labels.npy")
+    np.save(folder / "out" / "targets" / "labels.npy", (labels + 1) % 5)  # targets.json has the old hash
+
+
+def fewer_rows(folder):
+    lines = (folder / "speech" / "manifest.csv").read_text().splitlines()
+    (folder / "speech" / "manifest.csv").write_text("\n".join(lines[:-1]))
+
+
+def other_speakers(folder):
+    text = (folder / "speech" / "manifest.csv").read_text()
+    (folder / "speech" / "manifest.csv").write_text(text.replace("0.wav,s0", "0.wav,s1"))
+
+
+def other_sound(folder):
+    wave, rate = soundfile.read(folder / "speech" / "3.wav")
+    soundfile.write(folder / "speech" / "3.wav", wave, rate, subtype="PCM_24")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (other_labels, r"other data: labels was '\w+', is '\w+'\. Go on with the old data"),
+        (fewer_rows, r"data.train.noise.ids was .*; data.train.noise.utterances was 8, is 7; data.valid.noise.ids"),
+        (other_speakers, r"other data: data.train.noise.ids was '\w+', is '\w+'; data.valid.noise.ids was"),
+        (other_sound, r"other data: data.train.noise.sizes was '\w+', is '\w+'; data.valid.noise.sizes was"),
+    ],
+)
+def test_other_data_do_not_go_on(begun, tmp_path, change, message, monkeypatch):
+    shutil.copytree(begun, tmp_path / "begun")
+    monkeypatch.chdir(tmp_path / "begun")  # the manifest is the same file for the recipe
+    for state in (tmp_path / "begun" / "out").glob("checkpoints/*/state.json"):
+        state.write_text(state.read_text().replace(f"{begun}/", ""))
+    here = Path()
+    assert run(here / "speech", here / "out", optimizer__steps=2) == here / "out" / "model"
+    change(here)
+    with pytest.raises(ValueError, match=message):
+        run(here / "speech", here / "out", optimizer__steps=2)
+    if change is not other_labels:
+        # checkpoints of earlier versions know their labels alone
+        for path in here.glob("out/checkpoints/*/state.json"):
+            state = json.loads(path.read_text())
+            del state["begun_with"]
+            path.write_text(json.dumps(state))
+        assert run(here / "speech", here / "out", optimizer__steps=2)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(speech, tmp_path):
+    with alone(tmp_path), pytest.raises(OSError, match=r"process \d+ on .* is at work in .* Wait for its end"):
+        run(speech, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "state.json"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(speech, whole, tmp_path, name):
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    for folder in (out / "targets", out / "checkpoints"):  # killed while it wrote
+        (folder.parent / f".{folder.name}.17.partial").mkdir()
+    with (out / "train.csv").open("a") as log:
+        log.write("\n9,0.5")
+    last = out / "checkpoints" / "step-0000008" / name
+    os.truncate(last, last.stat().st_size // 2)
+    with pytest.warns(UserWarning, match=rf"step-0000008/{name} is damaged .* goes on from .*step-0000006"):
+        run(speech, out, run__save_every=7, run__keep=1)
+    assert trace(out) == trace(whole)
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (out, whole)]
+    assert weights[0] == weights[1]
+    assert [step for step, _ in checkpoints.saved(out / "checkpoints")] == [8]
+    assert not [path.name for path in out.iterdir() if path.name.endswith("partial")]
+    os.truncate(out / "checkpoints" / "step-0000008" / name, 9)
+    with pytest.raises(ValueError, match=rf"no checkpoint can be read: .*{name} is damaged .* to begin anew"):
+        run(speech, out)
+
+
+def test_a_damaged_checkpoint_does_not_push_out_a_good_one(speech, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "out")
+    (tmp_path / "out" / "checkpoints" / "step-0000008" / "state.json").write_text("{")
+    with pytest.warns(UserWarning, match="state.json is damaged"):
+        trainer = loop.Trainer(made(speech, tmp_path / "out", run__keep=1), progress=False)
+    trainer.step = 7
+    trainer.save()
+    assert [step for step, _ in checkpoints.saved(tmp_path / "out" / "checkpoints")] == [7]
+
+
+def test_how_many_processes_there_are_is_said_at_the_start(speech, tmp_path, capsys, monkeypatch):
+    loop.Trainer(made(speech, tmp_path))
+    assert re.match(r"1 process on \w+, into /", capsys.readouterr().err)
+    # as accelerate launch --num_processes 2 starts one process on a machine without GPUs
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    with pytest.raises(ValueError, match=r"several processes and started one.*--multi_gpu --num_processes 2"):
+        loop.Trainer(made(speech, tmp_path), progress=False)
+
+
 # one step by hand
 
 
@@ -238,7 +346,7 @@ def launch(folder, program, *arguments):
     """Run a program in two processes on the CPU, as torchrun does."""
     (folder / "program.py").write_text(program)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, folder / "program.py", *arguments], capture_output=True, env=environment)
     assert done.returncode == 0, done.stderr.decode()[-3000:]
 
@@ -309,17 +417,18 @@ def test_too_many_bad_steps_stop_the_run(speech, tmp_path):
     assert torch.equal(batch["input_values"], trainer.train[5].input_values)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(speech, whole, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("unexpected pos 64 vs 0")])
+def test_a_full_disk_leaves_the_last_checkpoint(speech, whole, tmp_path, monkeypatch, error):
     save = torch.save
 
     def full(value, path):
         if "step-0000004" in str(path):
             Path(path).write_bytes(b"half")
-            raise OSError(28, "No space left on device")
+            raise error
         save(value, path)
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match=r"after step 4 could not be written .*step-0000002.*Make room"):
+    with pytest.raises(OSError, match=r"optimizer.pt could not be .*step-0000002, stands.*after step 4. Make room"):
         run(speech, tmp_path)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-0000002"]
     monkeypatch.undo()

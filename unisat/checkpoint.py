@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from unisat.files import whole_file
+from unisat.files import save_tensors
 
 CONFIG_NAME = "config.json"
 SAFETENSORS_NAME = "model.safetensors"
@@ -256,11 +256,8 @@ def _list(names: Iterable[str]) -> str:
 
 def write_weights(state: Mapping[str, Tensor], folder: str | Path, name: str = SAFETENSORS_NAME) -> Path:
     """Write a safetensors file whole or not at all, and give its path."""
-    from safetensors.torch import save_file
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    with whole_file(folder / name) as partial:
-        save_file(tensors, partial, metadata={"format": "pt"})  # transformers asks for the format
+    save_tensors(tensors, folder / name, {"format": "pt"})  # transformers asks for the format
     return folder / name

@@ -7,6 +7,7 @@ unisat xvector --config recipes/tiny-xvector.toml
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             model = speakers.train(speakers.read(options.config, dict(options.set)))
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         parser.exit(2, f"unisat {options.command}: {error}\n")
-    sys.stdout.write(f"{model}\n")
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first speaks for all
+        sys.stdout.write(f"{model}\n")
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -56,5 +58,5 @@ def _setting(text: str) -> tuple[str, Any]:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE; write it like optimizer.steps=100")
     try:
         return name, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return name, value

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
+from unisat.files import reading, save_tensors
 from unisat.frames import frame_seconds
 
 
@@ -49,20 +50,27 @@ class Clusters:
 
     def save(self, folder: str | Path) -> None:
         """Write ``kmeans.safetensors``; its metadata says which features were clustered."""
-        from safetensors.torch import save_file
-
         tensors = {"centroids": self.centroids.contiguous(), "inertia": torch.tensor(self.inertia, dtype=torch.float64)}
-        about = {"features": json.dumps(self.features), "layer": json.dumps(self.layer)}
-        save_file(tensors, Path(folder) / "kmeans.safetensors", about)
+        # one entry, since safetensors writes several in an order of chance
+        about = {"about": json.dumps({"features": self.features, "layer": self.layer})}
+        save_tensors(tensors, Path(folder) / "kmeans.safetensors", about)
 
     @classmethod
     def load(cls, folder: str | Path) -> Clusters:
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged.
+        """
         from safetensors import safe_open
 
-        with safe_open(Path(folder) / "kmeans.safetensors", "pt") as file:
+        path = Path(folder) / "kmeans.safetensors"
+        with reading(path, "Make the targets again, or take the file from a copy."), safe_open(path, "pt") as file:
             centroids, inertia = file.get_tensor("centroids"), float(file.get_tensor("inertia"))
             about = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
+        about = about.get("about", about)  # earlier files have an entry for each
         return cls(centroids, inertia, about.get("features"), about.get("layer"))
 
 
@@ -86,9 +94,15 @@ def fit(sample: Float[Tensor, "frames dim"], clusters: int, seed: int = 0) -> Cl
         compute_labels=False,
         random_state=seed,
     ).fit(sample.numpy())
-    found = Clusters(torch.from_numpy(np.asarray(means.cluster_centers_, dtype=np.float32)), 0.0)
-    distances = (sample - found.centroids[found.assign(sample)]).square().sum(1).mean()
-    return Clusters(found.centroids, float(distances))
+    centroids = torch.from_numpy(np.asarray(means.cluster_centers_, dtype=np.float32))
+    return Clusters(centroids, _inertia(sample, centroids))
+
+
+def _inertia(sample: Float[Tensor, "frames dim"], centroids: Float[Tensor, "clusters dim"]) -> float:
+    """Mean squared distance to the nearest centroid, block by block, since a sample may fill the memory."""
+    found = Clusters(centroids, 0.0)
+    parts = sample.split(2**16)
+    return float(torch.cat([(part - centroids[found.assign(part)]).square().sum(1) for part in parts]).mean())
 
 
 TRIES = 6
@@ -125,9 +139,7 @@ def lloyd(sample: Float[Tensor, "frames dim"], clusters: int, seed: int = 0, *, 
         count = torch.bincount(nearest, minlength=clusters)[:, None]
         sums = torch.zeros_like(centroids).index_add_(0, nearest, sample.float())
         centroids = torch.where(count > 0, sums / count.clamp(min=1), centroids)
-    found = Clusters(centroids, 0.0)
-    inertia = float((sample - centroids[found.assign(sample, block=2**16)]).square().sum(1).mean())
-    return Clusters(centroids.cpu(), inertia)
+    return Clusters(centroids.cpu(), _inertia(sample, centroids))
 
 
 def entropy(count: Num[np.ndarray, "*shape"]) -> float:

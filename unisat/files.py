@@ -1,15 +1,21 @@
-"""Files and folders that are written whole or not at all.
+"""Files and folders that are written whole or not at all, and what is said of those that cannot be written or read.
 
 An error, a full disk or a killed process may interrupt the writing. What stood there before then stays untouched.
 """
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import shutil
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 
 @contextmanager
@@ -51,12 +57,125 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def remove_partial(folder: Path) -> None:
-    """Delete what killed processes left half written in a folder; no process may be writing there."""
-    for path in folder.glob(".*.partial"):
+    """Delete what killed processes left half written in a folder; no process may be writing there.
+
+    A folder that was about to be replaced when its process was killed gets its name back.
+    """
+    for path in folder.glob(".*.replaced"):
+        before = path.with_name(path.name[1:].rsplit(".", 2)[0])
+        if not before.exists():
+            path.replace(before)
+    for path in [*folder.glob(".*.partial"), *folder.glob(".*.replaced")]:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+class NotWrittenError(OSError):
+    """A file could not be written; the message names it."""
+
+
+@contextmanager
+def writing(path: Path, size: int = 0) -> Iterator[None]:
+    """Turn what is raised on a full disk, by torch and safetensors too, into an error that names file and lacking room.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    size : int
+        How many bytes it will have, where that is known.
+
+    Raises
+    ------
+    NotWrittenError
+        If the file cannot be written.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except NotWrittenError:
+        raise
+    except (OSError, RuntimeError, SafetensorError) as error:
+        room = shutil.disk_usage(path.parent).free + (path.stat().st_size if path.exists() else 0)
+        lacks = f"{(size - room) / 1e6:,.1f} MB are missing" if size > room else f"{room / 1e6:,.1f} MB are free"
+        why = str(error).splitlines()[0]
+        raise NotWrittenError(f"{path} could not be written, {lacks} on its disk: {why}") from error
+
+
+@contextmanager
+def reading(path: Path, remedy: str) -> Iterator[None]:
+    """Turn what a library raises on a damaged file into a ValueError that names the file and says what to do.
+
+    Raises
+    ------
+    ValueError
+        If the file is not what it should be. That it is not there, or is somebody else's, is said by Python.
+    """
+    try:
+        yield
+    except (FileNotFoundError, PermissionError, MemoryError):
+        raise
+    except Exception as error:  # each library has errors of its own; torch's are sometimes an OSError without a name
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is damaged or only half there ({why}). {remedy}") from error
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all; it gets the usual mode, where safetensors lets the owner alone.
+
+    Raises
+    ------
+    NotWrittenError
+        If it cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    with writing(path, sum(tensor.nbytes for tensor in tensors.values())), whole_file(path) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode
+        save_file(dict(tensors), partial, dict(metadata) if metadata else None)
+        partial.chmod(mode)
+
+
+def save_json(value: Any, path: Path) -> None:
+    """Write something as JSON."""
+    with writing(path):
+        path.write_text(json.dumps(value, indent=2), encoding="utf-8")
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder as long as this one lasts.
+
+    ``<folder>/.lock`` names the process and its computer. The system takes the lock from a process that ends, however
+    it ends, so a file that a killed process left locks nobody out.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process is at work in the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    with path.open("ab+", buffering=0) as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            who = path.read_text(encoding="utf-8", errors="replace") or "another process"
+            raise BlockingIOError(
+                f"{who} is at work in {folder}. Wait for its end, or write to another folder (out)."
+            ) from error
+        except (ImportError, OSError):  # Windows and some network drives have no such locks
+            pass
+        with writing(path):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
 
 
 def _beside(path: Path, kind: str) -> Path:
@@ -64,10 +183,18 @@ def _beside(path: Path, kind: str) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.{kind}")
 
 
+CANNOT = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EBADF}
+"""What file systems answer that cannot sync folders, some CIFS and FUSE mounts, and Windows."""
+
+
 def _sync(path: Path) -> None:
-    """Wait until a file, or a folder's list of files, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until a file is on the disk; or a folder's list of files, where the file system can do that."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in CANNOT:
+            raise

@@ -1,8 +1,8 @@
-"""Other microphones, rooms and noises: random changes of the channel, for a whole batch at once, where the batch lies.
+"""Random changes of the channel, as by other microphones, rooms and noises, for a whole batch on its device.
 
-Targets are made of the clean signal, so a model learns to hear through the channel. An utterance may change its channel
-on the way: two halves of one voice then differ in everything but the voice, and the contrastive loss, which has to find
-the frames of an utterance, cannot do so by the channel.
+Targets are made from the clean signal, so a model learns to ignore the channel. An utterance may also change its
+channel on the way. Its two parts then have only the voice in common. The contrastive loss looks for frames of the same
+utterance, and it cannot find them by the channel.
 """
 
 from __future__ import annotations
@@ -17,34 +17,41 @@ from torch import Tensor
 from unisat.frames import SAMPLE_RATE, valid_positions
 
 ROOM_SAMPLES = 8000
-"""Samples of a room's response, half a second."""
+"""The length of a room's response in samples, half a second."""
 
 KNOTS = 10
-"""Frequencies, equally spaced on the mel scale, between which an equaliser's gain runs along straight lines."""
+"""How many frequencies an equaliser's gain is drawn at; they are equally spaced in mel, and it is linear between."""
 
 FADE_SAMPLES = 160
-"""Samples over which one channel passes into another."""
+"""The number of samples during which one channel fades into another."""
 
 
 @dataclass
 class Augment:
-    """How often and how much the channel is changed; as it comes, not at all.
+    """How often and how much the channel is changed; the default is not at all.
 
     Attributes
     ----------
     clean_prob : float
-        Probability that an utterance, or a part of it behind a change, stays as it was recorded.
+        The probability that an utterance stays as it was recorded. Where the channel changes on the way, it is that of
+        each part.
     equalizer_db : float
-        Gains are drawn between minus and plus this, in dB.
-    noise_prob, noise_db : float, (float, float)
-        How often stationary noise of a random colour is added; range of the level of speech over noise.
-    room_prob, room_seconds, room_db
-        How often speech is heard in a room; range of the time in which its echo falls by 60 dB, and of the level of the
-        direct sound over the echo.
+        The equaliser's gains are drawn between minus and plus this, in dB.
+    noise_prob : float
+        The probability that stationary noise of a random colour is added.
+    noise_db : list of float
+        The lowest and the highest level of the speech over that noise.
+    room_prob : float
+        The probability that the speech is heard in a room.
+    room_seconds : list of float
+        The shortest and the longest time in which the echo of the room falls by 60 dB.
+    room_db : list of float
+        The lowest and the highest level of the direct sound over the echo.
     band_prob : float
-        How often the band is limited, as by a telephone or a codec: from 50 to 400 Hz to 3 to 7.5 kHz.
+        The probability that the band is limited, as by a telephone or a codec. Its lower end is drawn from 50 to 400
+        Hz, its upper end from 3 to 7.5 kHz.
     change_prob : float
-        How often the channel changes on the way.
+        The probability that the channel changes on the way.
     """
 
     clean_prob: float = 1.0
@@ -95,16 +102,16 @@ def augment(
     generator: torch.Generator,
     lengths: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch samples"]:
-    """Hear each utterance through another channel; its level stays, and so does the padding.
+    """Give each utterance as it sounds through another channel, at the same level and with the same padding.
 
     Parameters
     ----------
     waveforms : (batch, samples)
-        Not written to.
+        The utterances. They are not written to.
     generator : torch.Generator
-        Source of all draws.
+        The source of all draws.
     lengths : (batch,), optional
-        Valid samples of each utterance; None for all.
+        How many samples of each utterance are valid; None if all are.
     """
     batch, samples = waveforms.shape
     if settings.idle:
@@ -122,7 +129,7 @@ def augment(
 
 
 def _through_channel(waveforms: Tensor, settings: Augment, draw: _Draw, valid: Tensor | None) -> Tensor:
-    """Filter, echo and noise, each utterance its own."""
+    """Give each utterance a filter, an echo and a noise of its own."""
     batch, samples = waveforms.shape
     size = samples + ROOM_SAMPLES
     frequencies = torch.fft.rfftfreq(size, 1 / SAMPLE_RATE, device=waveforms.device)
@@ -131,7 +138,7 @@ def _through_channel(waveforms: Tensor, settings: Augment, draw: _Draw, valid: T
     gain = gain - _outside_band(frequencies, settings, draw, batch)
     response = 10 ** (gain / 20) * torch.fft.rfft(_echo(settings, draw, batch), n=size)
     heard = torch.fft.irfft(torch.fft.rfft(waveforms, n=size) * response, n=size)[:, :samples]
-    # a room in which nothing was said adds nothing: the level of noise is that under the filtered speech
+    # the level of the noise is relative to the filtered speech, so silence stays silent
     colour = 10 ** (15 * draw.uniform(batch, KNOTS, low=-1, high=1) @ knots / 20)
     noise = torch.fft.irfft(torch.fft.rfft(draw.normal(batch, samples), n=size) * colour, n=size)[:, :samples]
     level = draw.uniform(batch, 1, low=settings.noise_db[0], high=settings.noise_db[1])
@@ -142,14 +149,14 @@ def _through_channel(waveforms: Tensor, settings: Augment, draw: _Draw, valid: T
 
 
 def _knots(frequencies: Tensor) -> Float[Tensor, "knots frequencies"]:
-    """Share of each knot's gain at each frequency: hats on the mel scale."""
+    """Compute the share of each knot's gain at each frequency: triangles on the mel scale."""
     mel = torch.log1p(frequencies / 700)
     place = mel / math.log1p(SAMPLE_RATE / 2 / 700) * (KNOTS - 1)
     return (1 - (place - torch.arange(KNOTS, device=place.device)[:, None]).abs()).clamp(min=0)
 
 
 def _outside_band(frequencies: Tensor, settings: Augment, draw: _Draw, batch: int) -> Tensor:
-    """What a limited band takes off, in dB: 24 dB an octave below, 60 above."""
+    """Compute what a limited band takes off, in dB: 24 dB for each octave below it, 60 for each octave above."""
     limited = draw.uniform(batch, 1) < settings.band_prob
     octave = frequencies.clamp(min=1).log2()
     lowest = draw.uniform(batch, 1, low=math.log2(50), high=math.log2(400))
@@ -159,7 +166,7 @@ def _outside_band(frequencies: Tensor, settings: Augment, draw: _Draw, batch: in
 
 
 def _echo(settings: Augment, draw: _Draw, batch: int) -> Float[Tensor, "batch response"]:
-    """Response of a simulated room: the direct sound, then noise that dies away."""
+    """Draw the response of a simulated room: the direct sound, then noise that dies away."""
     seconds = draw.uniform(batch, 1, low=settings.room_seconds[0], high=settings.room_seconds[1])
     time = torch.arange(ROOM_SAMPLES, device=seconds.device) / SAMPLE_RATE
     tail = draw.normal(batch, ROOM_SAMPLES) * 10 ** (-3 * time / seconds)
@@ -173,7 +180,7 @@ def _echo(settings: Augment, draw: _Draw, batch: int) -> Float[Tensor, "batch re
 
 
 def _rms(waveforms: Tensor, valid: Tensor | None) -> Tensor:
-    """Root mean square of the valid samples of each utterance, (batch, 1), never 0."""
+    """Compute the root mean square of the valid samples of each utterance, (batch, 1). It is never 0."""
     square = waveforms.square()
     if valid is None:
         mean = square.mean(1, keepdim=True)
@@ -183,7 +190,7 @@ def _rms(waveforms: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def _like(heard: Tensor, waveforms: Tensor, valid: Tensor | None) -> Tensor:
-    """Bring what is heard to the level of what was said, without a constant; padding as it was."""
+    """Bring what is heard to the level of what was said and take its mean off; leave the padding as it was."""
     if valid is None:
         centred = heard - heard.mean(1, keepdim=True)
         return centred * (_rms(waveforms, None) / _rms(centred, None))

@@ -6,11 +6,14 @@ earlier ones.
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
 import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -169,6 +172,42 @@ def union(corpora: Mapping[str, Corpus]) -> Corpus:
     whole["seconds"] = whole["seconds"].astype(float)
     unreadable = {path: why for part in corpora.values() for path, why in part.report.itertuples(index=False)}
     return Corpus(whole, unreadable)
+
+
+def begun_with(targets: Targets, splits: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """Say what a run is begun with: the labels, and of each source how many utterances, which ones, and their sizes.
+
+    Parameters
+    ----------
+    targets : Targets
+        Their labels are read, whatever their description says.
+    splits : dict
+        By name (``"train"``), tables with ``id``, ``speaker``, ``seconds`` and ``path``.
+
+    Returns
+    -------
+    dict
+        Numbers, and hashes of 16 digits, by names like ``"data.train.voices.sizes"``.
+    """
+
+    def short(lines: Iterable[str]) -> str:
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+    def size(path: str) -> str:
+        try:
+            return str(os.path.getsize(path))
+        except OSError:
+            return "gone"
+
+    found: dict[str, Any] = {"labels": targets.hash_labels()[:16]}
+    for split, table in splits.items():
+        for source, part in table.groupby(table["id"].str.split("/").str[0], sort=False):
+            name = f"data.{split}.{str(source).removeprefix('valid-')}"
+            rows = (f"{row.id}\t{row.speaker}\t{row.seconds:.6f}" for row in part.itertuples())
+            with ThreadPoolExecutor(8) as pool:  # network drives answer slowly
+                sizes = list(pool.map(size, part["path"]))
+            found |= {f"{name}.utterances": len(part), f"{name}.ids": short(rows), f"{name}.sizes": short(sizes)}
+    return found
 
 
 def read_crop(path: str | Path, start: int, samples: int) -> Float[Tensor, " samples"]:
@@ -382,7 +421,9 @@ class TrainingData:
         grid_seconds: float = 0.0,
     ) -> None:
         self.hop, self.receptive_field = config.inputs_to_logits_ratio, config.receptive_field
-        crop = round(crop_seconds * SAMPLE_RATE) // self.hop * self.hop  # 2.01 * 16000 is a little less than 32160
+        finite = math.isfinite(crop_seconds) and math.isfinite(batch_seconds)
+        # 2.01 * 16000 is a little less than 32160
+        crop = round(crop_seconds * SAMPLE_RATE) // self.hop * self.hop if finite else 0
         if crop < self.receptive_field or batch_seconds < 2 * crop_seconds:
             raise ValueError(
                 f"crop_seconds={crop_seconds} must hold a frame and batch_seconds={batch_seconds} two crops: the "
@@ -566,7 +607,16 @@ def _usable(
     corpus: Corpus, targets: Targets | Mapping[str, Tensor], shortest: float, needed: int
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """The utterances that are long enough and have targets, and how many are left out for which reason."""
-    long_enough = corpus.table["seconds"].astype(float) >= shortest
+    if wrong := [name for name in corpus.table["id"] if not isinstance(name, str)]:
+        raise ValueError(
+            f"{len(wrong)} id(s) are no text, {wrong[:3]} among them; targets are found by the text of an id."
+        )
+    seconds = corpus.table["seconds"].astype(float)
+    if wrong := corpus.table["id"][~np.isfinite(seconds)].tolist():
+        raise ValueError(
+            f"{len(wrong)} utterance(s) have no finite seconds, {wrong[:3]} among them; correct the table."
+        )
+    long_enough = seconds >= shortest
     has_targets = corpus.table["id"].isin(list(targets.index.index if isinstance(targets, Targets) else targets))
     left_out = {"too short": int((~long_enough).sum()), "no targets": int((long_enough & ~has_targets).sum())}
     table = corpus.table[long_enough & has_targets].reset_index(drop=True)

@@ -7,13 +7,15 @@ So a run that stopped goes on with the numbers it would have had, and no state o
 from __future__ import annotations
 
 import csv
-import json
 import math
+import os
+import shutil
+import sys
 import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +26,14 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from unisat.corpus import Corpus
-from unisat.files import whole_file, whole_folder
+from unisat.files import NotWrittenError, alone, remove_partial, save_json, whole_file, whole_folder, writing
 from unisat.masking import time_mask
 from unisat.model import UniSpeechSatModel
 from unisat.outputs import UniSpeechSatForPreTrainingOutput
 from unisat.pretraining import UniSpeechSatForPreTraining
 from unisat.training import checkpoints
 from unisat.training.augment import augment
-from unisat.training.data import TrainingBatch, TrainingData, manifest, union
+from unisat.training.data import TrainingBatch, TrainingData, begun_with, manifest, union
 from unisat.training.recipe import Recipe, differences, from_dict
 from unisat.training.resident import ResidentData
 from unisat.training.targets import HiddenFeatures, MeanOff, MfccFeatures, Targets, make_targets
@@ -94,8 +96,9 @@ def draws(seed: int, *place: int, device: torch.device | str = "cpu") -> torch.G
 def pretrain(recipe: Recipe, *, fresh: bool = False, progress: bool = True) -> Path:
     """Pretrain a model as the recipe says, from its last checkpoint if there is one.
 
-    Targets are made first if ``<out>/targets`` does not hold them. Under ``accelerate launch`` or ``torchrun`` each
-    process takes batches of its own; losses are averaged over the masked frames of all processes.
+    Targets are made first if ``<out>/targets`` does not hold them. Under ``torchrun`` or ``accelerate launch`` all
+    processes share that work, and each takes batches of its own; losses are averaged over the masked frames of all.
+    Without GPUs the processes meet on the CPU. No other run may write to ``<out>`` meanwhile.
 
     Parameters
     ----------
@@ -114,57 +117,96 @@ def pretrain(recipe: Recipe, *, fresh: bool = False, progress: bool = True) -> P
     Raises
     ------
     ValueError
-        If the recipe differs from that of the checkpoints (the message lists the keys), too many files cannot be read,
-        or ``fresh`` is asked for where there are checkpoints.
+        If the recipe or the data differ from those of the checkpoints (the message lists what differs), too many files
+        cannot be read, or ``fresh`` is asked for where there are checkpoints.
+    OSError
+        If another run is at work in ``<out>``, or its disk is full.
     FloatingPointError
         If ``run.max_bad_steps`` steps in a row had no finite gradient; the last batch is saved in ``<out>``.
     """
-    return Trainer(recipe, fresh=fresh, progress=progress).run()
+    out = Path(recipe.out)
+    with alone(out) if _started()[0] == 0 else nullcontext():
+        if _started()[0] == 0:
+            remove_partial(out)
+            remove_partial(out / "checkpoints")
+        return Trainer(recipe, fresh=fresh, progress=progress).run()
+
+
+def _started() -> tuple[int, int]:
+    """Rank and number of the processes that a launcher has started, as it says in the environment."""
+    launchers = [("RANK", "WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")]
+    for rank, size in launchers:
+        if rank in os.environ and size in os.environ:
+            return int(os.environ[rank]), int(os.environ[size])
+    return 0, 1
+
+
+def _accelerator() -> Any:
+    """Bring the processes together, on the CPU where they have no GPU.
+
+    Raises
+    ------
+    ValueError
+        If ``accelerate launch`` has started one process where several were asked for.
+    """
+    try:
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+    except ImportError as error:
+        raise ImportError("pretraining needs Accelerate: pip install 'unisat[train]'.") from error
+    # weights get no gradient where a term has weight 0 or a layer is dropped
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    # left alone, Accelerate would make each process one of its own; Apple's GPUs cannot meet either
+    no_gpu = not torch.accelerator.is_available() or torch.backends.mps.is_available()
+    accelerator = Accelerator(cpu=_started()[1] > 1 and no_gpu, kwargs_handlers=[unused])
+    # accelerate launch sets these two for several processes, and starts one, without a rank, where it finds no GPUs
+    one = accelerator.num_processes == 1 and "RANK" not in os.environ
+    if one and {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= {*os.environ}:
+        raise ValueError(
+            "accelerate launch was asked for several processes and started one, since it found at most one GPU. Write "
+            "accelerate launch --multi_gpu --num_processes 2, which works on a CPU too, or torchrun --nproc_per_node 2."
+        )
+    return accelerator
 
 
 class Trainer:
     """One pretraining run: its model, data and files. `pretrain` makes one and runs it."""
 
     def __init__(self, recipe: Recipe, *, fresh: bool = False, progress: bool = True) -> None:
-        try:
-            from accelerate import Accelerator, DistributedDataParallelKwargs
-        except ImportError as error:
-            raise ImportError("pretraining needs Accelerate: pip install 'unisat[train]'.") from error
         self.recipe, self.progress = recipe, progress
-        # weights get no gradient where a term has weight 0 or a layer is dropped
-        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self.accelerator = Accelerator(kwargs_handlers=[unused])
+        self.accelerator = _accelerator()
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         self.out = Path(recipe.out)
         self.checkpoints = self.out / "checkpoints"
-        found = checkpoints.saved(self.checkpoints)
-        if fresh and found:
+        if progress and self.rank == 0:
+            count = f"{self.processes} process{'es' if self.processes > 1 else ''}"
+            tqdm.write(f"{count} on {self.accelerator.device.type}, into {self.out}", file=sys.stderr)
+        if fresh and (found := checkpoints.saved(self.checkpoints)):
             raise ValueError(f"{self.checkpoints} holds {len(found)} checkpoint(s); delete them, or resume.")
-        self.resumed = found[-1][1] if found else None
-        if self.resumed:
-            self._check_same(json.loads((self.resumed / "state.json").read_text(encoding="utf-8")))
+        resumed = checkpoints.newest(self.checkpoints)
+        if resumed:
+            self._check_same(resumed.state)
 
         torch.manual_seed(recipe.seed)  # fresh weights, the same in every process
         self.config = recipe.model_config()
         self.model = UniSpeechSatForPreTraining(self.config)
-        if recipe.init and not self.resumed:
+        if recipe.init and not resumed:
             begin_with(self.model, recipe.init)
         self.model.to(self.accelerator.device)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=recipe.optimizer.learning_rate,
-            betas=(recipe.optimizer.betas[0], recipe.optimizer.betas[1]),
-            eps=recipe.optimizer.eps,
-            weight_decay=recipe.optimizer.weight_decay,
-            fused=self.accelerator.device.type == "cuda",
-        )
+        self.optimizer = self._optimizer()
         self.step, self.bad_steps = 0, 0
         self.unlogged: list[dict[str, float]] = []  # rows since the last line of the log
-        if self.resumed:
-            self._load(self.resumed)
-        self.targets = self._targets()
+        state = resumed.state if resumed else {}
+        if resumed:
+            self._load(resumed)
+            del resumed  # its weights take memory
+        with self._last_stands():
+            self.targets = self._targets()
         self.train = self._data("train", recipe.data.train, crop_seed=recipe.seed)
         self.valid = self._data("valid", recipe.data.valid, crop_seed=0) if recipe.data.valid else None
+        if self.rank == 0:
+            sources = {"train": self.train.table} | ({"valid": self.valid.table} if self.valid else {})
+            self.begun_with = begun_with(self.targets, sources)
+            self._check_begun(state)
         if recipe.run.compile:
             for layer in self.model.unispeech_sat.encoder.layers:
                 layer.compile(dynamic=True)
@@ -176,41 +218,67 @@ class Trainer:
 
     # before the first step
 
+    def _optimizer(self) -> Any:
+        settings = self.recipe.optimizer
+        return torch.optim.AdamW(
+            self.model.parameters(),
+            lr=settings.learning_rate,
+            betas=(settings.betas[0], settings.betas[1]),
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            fused=self.accelerator.device.type == "cuda",
+        )
+
     def _check_same(self, state: dict[str, Any]) -> None:
         changed = differences(from_dict(state["recipe"]), self.recipe)
         changed = {name: values for name, values in changed.items() if name not in _FREE}
         if state["processes"] != self.processes:
             changed["processes"] = (state["processes"], self.processes)
+        self._refuse(changed, "another recipe", "values")
+
+    def _check_begun(self, state: dict[str, Any]) -> None:
+        """Refuse to go on with other speech or labels; checkpoints of earlier versions know only their labels."""
+        if not state:
+            return
+        known = {"labels": state["label_hash"][:16], **state.get("begun_with", {})}
+        ours = self.begun_with if "begun_with" in state else {"labels": self.begun_with["labels"]}
+        names = sorted({*known, *ours})
+        changed = {name: (known.get(name), ours.get(name)) for name in names if known.get(name) != ours.get(name)}
+        self._refuse(changed, "other data", "data")
+
+    def _refuse(self, changed: dict[str, tuple[Any, Any]], other: str, what: str) -> None:
         if changed:
             listed = "; ".join(f"{name} was {old!r}, is {new!r}" for name, (old, new) in changed.items())
             raise ValueError(
-                f"{self.checkpoints} belongs to a run with another recipe: {listed}. Go on with the old values, or "
-                "write to another folder (out)."
+                f"{self.checkpoints} belongs to a run with {other}: {listed}. Go on with the old {what}, or write to "
+                "another folder (out)."
             )
 
     def _targets(self) -> Targets:
         folder, recipe = self.out / "targets", self.recipe.targets
-        with self.accelerator.main_process_first():
-            if not (folder / "targets.json").exists():
-                sources = {**self.recipe.data.train, **{f"valid-{k}": v for k, v in self.recipe.data.valid.items()}}
-                corpus = union({name: manifest(**source) for name, source in sources.items()})
-                if recipe.features == "mfcc":
-                    features: Any = MfccFeatures()
-                else:
-                    teacher = UniSpeechSatModel.from_pretrained(str(recipe.model))
-                    assert recipe.layer is not None
-                    teacher = teacher.to(self.accelerator.device)
-                    features = HiddenFeatures(teacher, recipe.layer, do_normalize=self.recipe.data.do_normalize)
-                make_targets(
-                    corpus,
-                    features,
-                    folder,
-                    clusters=recipe.clusters,
-                    sample_seconds=recipe.sample_seconds,
-                    seed=self.recipe.seed,
-                    mean_off=MeanOff.fit(corpus, features, recipe.mean_off, recipe.variance_one),
-                    device=self.accelerator.device if recipe.method == "lloyd" else None,
-                )
+        # nobody waits at a barrier: what takes longer than its timeout could never be made
+        if not (folder / "targets.json").exists():
+            sources = {**self.recipe.data.train, **{f"valid-{k}": v for k, v in self.recipe.data.valid.items()}}
+            corpus = union({name: manifest(**source) for name, source in sources.items()})
+            if recipe.features == "mfcc":
+                features: Any = MfccFeatures()
+            else:
+                teacher = UniSpeechSatModel.from_pretrained(str(recipe.model))
+                assert recipe.layer is not None
+                teacher = teacher.to(self.accelerator.device)
+                features = HiddenFeatures(teacher, recipe.layer, do_normalize=self.recipe.data.do_normalize)
+            make_targets(
+                corpus,
+                features,
+                folder,
+                clusters=recipe.clusters,
+                sample_seconds=recipe.sample_seconds,
+                seed=self.recipe.seed,
+                mean_off=MeanOff.fit(corpus, features, recipe.mean_off, recipe.variance_one),
+                device=self.accelerator.device if recipe.method == "lloyd" else None,
+                rank=self.rank,
+                processes=self.processes,
+            )
         return Targets.load(folder)
 
     def _data(self, split: str, sources: dict[str, dict[str, Any]], crop_seed: int) -> TrainingData:
@@ -238,31 +306,49 @@ class Trainer:
 
     def run(self) -> Path:
         """Take the remaining steps; give the folder of the trained model."""
-        recipe = self.recipe
-        bar = tqdm(total=recipe.optimizer.steps, initial=self.step, disable=not self.progress or self.rank > 0)
-        batches = self.train.iterate(self.step * recipe.run.accumulate)
+        bar = tqdm(total=self.recipe.optimizer.steps, initial=self.step, disable=not self.progress or self.rank > 0)
         try:
-            while self.step < recipe.optimizer.steps:
-                row = self.take_step(batches)
-                self.step += 1
-                last = self.step == recipe.optimizer.steps
-                if self.log is not None:
-                    for warning in self.log.add(self.step, row, write=last or self.step % recipe.run.log_every == 0):
-                        tqdm.write(f"step {self.step}: {warning}")
-                bar.set_postfix({short: f"{row[name]:.3g}" for short, name in PROGRESS.items() if name in row})
-                bar.update()
-                if self.valid is not None and (last or self.step % recipe.run.valid_every == 0):
-                    row = self.validate()
-                    if self.log is not None:
-                        self.log.validation(self.step, row)
-                if last or self.step % recipe.run.save_every == 0:
-                    self.save()
+            with self._last_stands():
+                self._steps(bar)
+                return self._finish()
         finally:
             bar.close()
             self.train.close()
             if self.log is not None:
                 self.log.close()
-        return self._finish()
+
+    def _steps(self, bar: tqdm) -> None:
+        """Take the remaining steps, and log, validate and save when it is time."""
+        recipe = self.recipe
+        batches = self.train.iterate(self.step * recipe.run.accumulate)
+        while self.step < recipe.optimizer.steps:
+            row = self.take_step(batches)
+            self.step += 1
+            last = self.step == recipe.optimizer.steps
+            if self.log is not None:
+                for warning in self.log.add(self.step, row, write=last or self.step % recipe.run.log_every == 0):
+                    tqdm.write(f"step {self.step}: {warning}")
+            bar.set_postfix({short: f"{row[name]:.3g}" for short, name in PROGRESS.items() if name in row})
+            bar.update()
+            if self.valid is not None and (last or self.step % recipe.run.valid_every == 0):
+                row = self.validate()
+                if self.log is not None:
+                    self.log.validation(self.step, row)
+            if last or self.step % recipe.run.save_every == 0:
+                self.save()
+
+    @contextmanager
+    def _last_stands(self) -> Iterator[None]:
+        """Say of a file that could not be written that nothing is lost."""
+        try:
+            yield
+        except NotWrittenError as error:
+            found = checkpoints.saved(self.checkpoints)
+            stands = f"The last checkpoint, {found[-1][1]}, stands" if found else "What was done of the targets stands"
+            raise OSError(
+                f"{error}. {stands}; the run stopped after step {self.step}. Make room and start it again: it goes on "
+                "from there."
+            ) from error
 
     def take_step(self, batches: Iterator[TrainingBatch]) -> dict[str, float]:
         """Update the weights once; give what to log."""
@@ -324,7 +410,8 @@ class Trainer:
         # gradients are sums over processes, so all processes come here together
         if self.bad_steps >= self.recipe.run.max_bad_steps:
             file = self.out / f"bad_batch-{self.step}-{self.rank}.pt"
-            torch.save(dict(vars(batch)), file)
+            with writing(file):
+                torch.save(dict(vars(batch)), file)
             raise FloatingPointError(
                 f"{self.bad_steps} steps in a row, up to step {self.step}, had a loss or gradient that is not finite; "
                 f"the weights were left as they were before. The last batch is in {file} ({', '.join(batch.ids)}). Try "
@@ -360,25 +447,25 @@ class Trainer:
         """Write a checkpoint of all that the next step depends on; delete the oldest."""
         folder = self.checkpoints / checkpoints.name(self.step)
         if self.rank == 0:
-            try:
-                with whole_folder(folder) as partial:
-                    self.write_model(partial)
-                    torch.save(self.optimizer.state_dict(), partial / "optimizer.pt")
-                    state = {
-                        "step": self.step,
-                        "bad_steps": self.bad_steps,
-                        "unlogged": self.unlogged,
-                        "processes": self.processes,
-                        "label_hash": self.targets.label_hash,
-                        "recipe": asdict(self.recipe),
-                    }
-                    (partial / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-            except OSError as error:
-                raise OSError(
-                    f"the checkpoint after step {self.step} could not be written ({error}); the last good one is "
-                    f"{checkpoints.saved(self.checkpoints)[-1:] or 'none'}. Make room and start the run again: it goes "
-                    "on from there."
-                ) from error
+            state = {
+                "step": self.step,
+                "bad_steps": self.bad_steps,
+                "unlogged": self.unlogged,
+                "processes": self.processes,
+                "label_hash": self.targets.label_hash,
+                "begun_with": self.begun_with,
+                "recipe": asdict(self.recipe),
+            }
+            with writing(folder), whole_folder(folder) as partial:
+                self.write_model(partial)
+                kept = self.optimizer.state_dict()
+                size = sum(part.nbytes for of_weight in kept["state"].values() for part in of_weight.values())
+                with writing(partial / "optimizer.pt", size):
+                    torch.save(kept, partial / "optimizer.pt")
+                save_json(state, partial / "state.json")
+            for step, path in checkpoints.saved(self.checkpoints):
+                if step > self.step:  # it was damaged, and is not to stand for a good one
+                    shutil.rmtree(path)
             checkpoints.prune(self.checkpoints, self.recipe.run.keep)
         self.accelerator.wait_for_everyone()
         return folder
@@ -387,21 +474,18 @@ class Trainer:
         """Write the model and what its clusters mean: k-means, and the hash of the labels it was trained on."""
         self.model.save_pretrained(folder)
         self.targets.clusters.save(folder)
-        (folder / "targets.json").write_text(json.dumps(self.targets.description, indent=2), encoding="utf-8")
+        save_json(self.targets.description, folder / "targets.json")
 
-    def _load(self, folder: Path) -> None:
-        from safetensors.torch import load_file
-
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        self.model.load_state_dict(load_file(folder / "model.safetensors"))
-        self.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"))
-        self.step, self.bad_steps, self.unlogged = state["step"], state["bad_steps"], state["unlogged"]
+    def _load(self, found: checkpoints.Checkpoint) -> None:
+        self.model.load_state_dict(found.weights)
+        self.optimizer.load_state_dict(found.optimizer)
+        self.step, self.bad_steps, self.unlogged = (found.state[name] for name in ("step", "bad_steps", "unlogged"))
 
     def _finish(self) -> Path:
         if self.rank == 0:
-            with whole_folder(self.out / "model") as partial:
+            with writing(self.out / "model"), whole_folder(self.out / "model") as partial:
                 self.write_model(partial)
-                (partial / "recipe.json").write_text(json.dumps(asdict(self.recipe), indent=2), encoding="utf-8")
+                save_json(asdict(self.recipe), partial / "recipe.json")
         self.accelerator.wait_for_everyone()
         return self.out / "model"
 
@@ -482,8 +566,10 @@ class Log:
     def _cut(file: Path, step: int) -> None:
         if file.exists():
             lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = lines[:1] + [line for line in lines[1:] if int(line.split(",")[0]) <= step]
-            with whole_file(file) as partial:
+            # a line without a step is one that was not written to its end
+            numbers = [int(number) if (number := line.split(",")[0]).isdecimal() else step + 1 for line in lines[1:]]
+            kept = lines[:1] + [line for line, number in zip(lines[1:], numbers, strict=True) if number <= step]
+            with writing(file), whole_file(file) as partial:
                 partial.write_text("".join(kept) if step else "", encoding="utf-8")
 
     def add(self, step: int, row: dict[str, float], *, write: bool) -> list[str]:
@@ -504,7 +590,7 @@ class Log:
     def _write(self, kind: str, step: int, row: dict[str, float]) -> None:
         file = self.folder / f"{kind}.csv"
         header = not file.exists() or not file.stat().st_size
-        with file.open("a", newline="", encoding="utf-8") as lines:
+        with writing(file), file.open("a", newline="", encoding="utf-8") as lines:
             writer = csv.writer(lines)
             if header:
                 writer.writerow(["step", *row])

@@ -1,12 +1,13 @@
-"""What a pretraining run is made of, as a TOML file says it.
+"""The settings of a pretraining run, which a TOML file holds.
 
-A `Recipe` is read with `read`, checked key by key, and stored with every checkpoint, so that a run that goes on is the
-run that began.
+`read` reads a `Recipe` and checks every key. Each checkpoint keeps the recipe, so that a run can only go on with the
+settings it began with.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -19,31 +20,33 @@ from unisat.training.augment import Augment
 
 @dataclass
 class Data:
-    """Which speech, and how it is cut into batches.
+    """Which speech the model hears, and how it is cut into batches.
 
     Attributes
     ----------
     train, valid : dict
-        By name, tables with ``source`` (a CSV or Parquet manifest, a folder, or ``"builtin"``) and conditions, as
-        `unisat.training.data.manifest` takes them, ``{source = "speech/metadata.csv", split = "train"}``.
+        The sources of speech by name. Each is a table with a ``source`` (a CSV or Parquet manifest, a folder, or
+        ``"builtin"``) and conditions, ``{source = "speech/metadata.csv", split = "train"}``. They are the arguments of
+        `unisat.training.data.manifest`.
     weights : dict
-        By name of a training source, its share of what is heard, up to a common factor; all sources or none. Without
-        weights everything is heard once in each epoch.
+        The share of each training source in what is heard, up to a common factor. Either all sources have a weight
+        or none has. Without weights everything is heard once in each epoch.
     speaker_power : float
-        With weights: in a source, a speaker is heard in proportion to this power of the seconds there are of them. 1
-        takes all utterances alike, 0 all speakers.
+        This counts only with weights. Each speaker of a source is heard in proportion to this power of the seconds
+        that the source has of them. With 1 all utterances are heard alike, with 0 all speakers.
     crop_seconds, min_seconds : float
-        Longer utterances are cut to a random crop of this length; shorter ones than ``min_seconds`` are left out.
+        Utterances longer than ``crop_seconds`` are cut to a random crop of that length. Utterances shorter than
+        ``min_seconds`` are left out.
     batch_seconds : float
-        Audio in a batch of one process, padding counted.
+        The audio in a batch of one process, with its padding.
     grid_seconds : float
-        Above 0, all crops of a batch have one length, a multiple of this, and nothing is padded.
+        If this is above 0, all crops of a batch have the same length, a multiple of it, and nothing is padded.
     on_device : bool
-        Decode everything once and keep it, in 16 bits, on the device that trains.
+        Whether everything is decoded once and kept, in 16 bits, on the device that trains.
     do_normalize : bool
-        Zero mean and unit variance for each crop.
+        Whether each crop is brought to mean 0 and variance 1.
     cache_mb : int
-        Memory for decoded sound files, so that a small corpus is decoded once.
+        The memory for decoded sound files. A corpus that fits into it is decoded once.
     """
 
     train: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -61,27 +64,29 @@ class Data:
 
 @dataclass
 class Targets:
-    """Where the clusters come from: MFCC (first iteration) or a hidden layer of a trained model (second).
+    """How targets are made: by clustering MFCC (first iteration) or a hidden layer of a trained model (second).
 
     Attributes
     ----------
     features : {"mfcc", "hidden"}
         What is clustered.
     model : str, optional
-        Folder of the model whose hidden states are clustered.
+        The folder of the model whose hidden states are clustered.
     layer : int, optional
-        Its layer, counted from 1.
+        The layer of that model, counted from 1.
     clusters : int
-        Number of clusters k; the model gets as many label embeddings.
+        The number of clusters. The model gets as many label embeddings.
     sample_seconds : float
-        Audio that k-means is fitted on.
+        How much audio k-means is fitted on.
     mean_off : {"no", "utterance", "speaker"}
-        Whether features have their mean taken off before they are clustered, over each utterance or over all that a
-        speaker says: what is left knows more of the sound and less of the voice. "no" is HuBERT's way.
+        Whether the mean is taken off the features before they are clustered: the mean over each utterance, or over
+        everything that a speaker says. What is left knows more about the sound and less about the voice. HuBERT takes
+        no mean off.
     variance_one : bool
-        Whether they are brought to variance 1 too.
+        Whether the features are then brought to variance 1 too.
     method : {"minibatch", "lloyd"}
-        K-means in small batches (fairseq's, on the CPU), or on all of the sample where the model lies.
+        Whether k-means takes small batches on the CPU, as fairseq does, or all of the sample at once on the device of
+        the model.
     """
 
     features: str = "mfcc"
@@ -96,7 +101,10 @@ class Targets:
 
 @dataclass
 class Optimizer:
-    """AdamW on all weights, linear warm-up, linear decay to 0 (HuBERT's; ``clip_norm`` 10 for Base, 1 for Large)."""
+    """AdamW on all weights. The learning rate rises linearly, then falls linearly to 0.
+
+    The values are HuBERT's, which has a ``clip_norm`` of 10 for Base and of 1 for Large.
+    """
 
     learning_rate: float = 5e-4
     steps: int = 400_000
@@ -109,7 +117,10 @@ class Optimizer:
 
 @dataclass
 class Gumbel:
-    """Temperature of the quantizer's draws: from ``start`` down to ``end`` by a factor a step, reached at 70 %."""
+    """The temperature of the quantizer's draws.
+
+    Each step multiplies it by the same factor. It falls from ``start`` to ``end`` in 70 % of the steps and stays there.
+    """
 
     start: float = 2.0
     end: float = 0.5
@@ -117,14 +128,17 @@ class Gumbel:
 
 @dataclass
 class Schedule:
-    """When terms of the loss come and go; each a pair of shares of the run's steps, from begin to end.
+    """When terms of the loss come and go.
+
+    Each field is a pair, begin and end, as shares of the run's steps.
 
     Attributes
     ----------
     unmasked_fade : list of float
-        The unmasked term falls to 0 along a line between the two; empty: it stays.
+        The unmasked term falls linearly to 0 between the two. If the list is empty, the term stays.
     contrastive_ramp : list of float
-        The contrastive and the diversity term rise from 0 likewise; empty: they are there from the beginning.
+        The contrastive and the diversity term rise linearly from 0 between the two. If the list is empty, they are
+        there from the beginning.
     """
 
     unmasked_fade: list[float] = field(default_factory=list)
@@ -133,10 +147,10 @@ class Schedule:
 
 @dataclass
 class Run:
-    """How the run goes: precision, accumulation, and how often it logs, validates and saves (in steps).
+    """The precision of the run, its accumulation, and after how many steps it logs, validates and saves.
 
-    ``max_bad_steps`` steps in a row without a finite gradient stop the run. ``compile`` gives the transformer's layers
-    to ``torch.compile``, which takes half a minute and pays on a GPU.
+    The run stops after ``max_bad_steps`` steps in a row without a finite gradient. ``compile`` gives the transformer's
+    layers to ``torch.compile``. This takes half a minute and makes steps faster on a GPU.
     """
 
     precision: str = "no"
@@ -152,9 +166,10 @@ class Run:
 
 @dataclass
 class Recipe:
-    """Everything that a pretraining run depends on; see the parts. ``model`` holds `UniSpeechSatConfig` fields.
+    """Everything that a pretraining run depends on; each part has a class of its own.
 
-    ``init`` is the folder of a model of an earlier iteration to begin with; what predicts its clusters is drawn anew.
+    ``model`` holds fields of `UniSpeechSatConfig`. ``init`` is the folder of a model of an earlier iteration. The run
+    begins with its weights, except those that predict clusters, which are drawn anew.
     """
 
     out: str
@@ -170,13 +185,20 @@ class Recipe:
     run: Run = field(default_factory=Run)
 
     def __post_init__(self) -> None:
+        check_sources(self.data.train, "data.train")
+        check_sources(self.data.valid, "data.valid")
         rules = {
             "optimizer.steps": self.optimizer.steps >= 1,
             "optimizer.learning_rate": self.optimizer.learning_rate > 0,
             "optimizer.warmup_steps": 0 <= self.optimizer.warmup_steps <= self.optimizer.steps,
             "optimizer.clip_norm": self.optimizer.clip_norm > 0,
+            "optimizer.betas": len(self.optimizer.betas) == 2 and all(0 <= beta < 1 for beta in self.optimizer.betas),
+            "optimizer.eps": self.optimizer.eps >= 0,
+            "optimizer.weight_decay": self.optimizer.weight_decay >= 0,
             "gumbel.end": 0 < self.gumbel.end <= self.gumbel.start,
             "data.train": bool(self.data.train),
+            "data.batch_seconds": self.data.batch_seconds > 0,
+            "data.cache_mb": self.data.cache_mb >= 0,
             "data.crop_seconds": self.data.crop_seconds >= self.data.min_seconds > 0,
             "data.weights": not self.data.weights or {*self.data.weights} == {*self.data.train},
             "data.speaker_power": 0 <= self.data.speaker_power <= 1,
@@ -184,7 +206,8 @@ class Recipe:
             "targets.features": self.targets.features in ("mfcc", "hidden"),
             "targets.model": (self.targets.model is not None) == (self.targets.features == "hidden"),
             "targets.layer": (self.targets.layer is not None) == (self.targets.features == "hidden"),
-            "targets.clusters": self.targets.clusters >= 2,
+            "targets.clusters": 2 <= self.targets.clusters <= 65_535,
+            "targets.sample_seconds": self.targets.sample_seconds > 0,
             "targets.mean_off": self.targets.mean_off in ("no", "utterance", "speaker"),
             "targets.method": self.targets.method in ("minibatch", "lloyd"),
             "schedule.unmasked_fade": _is_stretch(self.schedule.unmasked_fade),
@@ -192,6 +215,7 @@ class Recipe:
             "run.precision": self.run.precision in ("no", "bf16"),
             "run.accumulate": self.run.accumulate >= 1,
             "run.keep": self.run.keep >= 1,
+            "run.max_bad_steps": self.run.max_bad_steps >= 1,
             "run.log_every": min(self.run.log_every, self.run.valid_every, self.run.save_every) >= 1,
             "model.num_clusters": self.model.get("num_clusters", self.targets.clusters) == self.targets.clusters,
         }
@@ -215,23 +239,42 @@ class Recipe:
 def read(path: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe; ``changes`` are dotted names with new values, ``{"optimizer.steps": 100}``.
 
-    A recipe may begin with ``base = "other.toml"``: it then says only where it differs from that file beside it.
+    A recipe may begin with ``base = "other.toml"``. It then says only where it differs from that file, which lies
+    beside it.
 
     Raises
     ------
     ValueError
-        If the file is not TOML, or has a key that a recipe does not.
+        If the file is not TOML, or has a key that recipes do not have.
     """
     return from_dict(apply(_file(Path(path)), changes or {}))
 
 
-def _file(path: Path) -> dict[str, Any]:
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Read a file in TOML.
+
+    Raises
+    ------
+    ValueError
+        If it is not TOML, or not in UTF-8.
+    """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8 ({error}); save it in UTF-8.") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not TOML: {error}.") from error
+
+
+def _file(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a recipe and what it begins with; ``above`` are the files that begin with it."""
+    values = read_toml(path)
     base = values.pop("base", None)
-    return values if base is None else apply(_file(path.parent / base), _flat(values))
+    if base is None:
+        return values
+    if not isinstance(base, str) or path.parent / base in (*above, path):
+        raise ValueError(f"{path} begins with base={base!r}; give the name of another recipe beside it.")
+    return apply(_file(path.parent / base, (*above, path)), _flat(values))
 
 
 def apply(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,6 +284,8 @@ def apply(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
         part = values
         for parent in parents:
             part = part.setdefault(parent, {})
+            if not isinstance(part, dict):
+                raise ValueError(f"{name}={value!r} cannot be set: {parent} is {part!r}, which has no parts.")
         part[last] = value
     return values
 
@@ -251,16 +296,18 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
 
 
 def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Dotted names of what differs, with both values, between recipes of runs that should be the same."""
+    """Find where two recipes differ; give both values by dotted name."""
     before, after = old.flat(), new.flat()
     names = sorted({*before, *after})
     return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
 
 
-def _build(kind: type, values: Mapping[str, Any], place: str) -> Any:
+def _build(kind: type, values: Any, place: str) -> Any:
     parts: dict[str, type] = {"data": Data, "targets": Targets, "optimizer": Optimizer, "gumbel": Gumbel}
     parts |= {"augment": Augment, "schedule": Schedule, "run": Run}
     known = {item.name: item for item in fields(kind)}
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{place.rstrip('.')}={values!r} must be a table with some of {', '.join(known)}.")
     if unknown := [name for name in values if name not in known]:
         raise ValueError(f"a recipe has no key {place}{unknown[0]}{nearest(unknown[0], list(known))}.")
     if "out" in known and "out" not in values:
@@ -274,16 +321,32 @@ def _build(kind: type, values: Mapping[str, Any], place: str) -> Any:
 
 
 def check_types(kind: type, values: Mapping[str, Any], place: str) -> None:
-    """Refuse numbers, words and switches of another type than the fields of the dataclass ``kind``."""
+    """Refuse values of other types than the fields of the dataclass ``kind``, and numbers that are not finite."""
     for item in fields(kind):
-        plain = item.name in values and item.type in ("int", "float", "bool", "str")
-        if plain and not _fits(values[item.name], str(item.type)):
-            raise ValueError(f"{place}{item.name}={values[item.name]!r} must be of type {item.type}.")
+        if item.name in values and not _fits(values[item.name], str(item.type)):
+            finite = ", and finite" if "float" in str(item.type) else ""
+            raise ValueError(f"{place}{item.name}={values[item.name]!r} must be of type {item.type}{finite}.")
 
 
 def _fits(value: Any, expected: str) -> bool:
-    kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
-    return isinstance(value, kinds[expected]) and (expected == "bool" or not isinstance(value, bool))
+    """Whether a value is of a type, as annotations write it: ``"dict[str, list[float]]"``, ``"int | None"``."""
+    if expected.endswith(" | None"):
+        return value is None or _fits(value, expected.removesuffix(" | None"))
+    if expected.startswith("list["):
+        return isinstance(value, list) and all(_fits(part, expected[5:-1]) for part in value)
+    if expected.startswith("dict[str, "):
+        return isinstance(value, Mapping) and all(_fits(part, expected[10:-1]) for part in value.values())
+    if expected == "float":
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    kinds: dict[str, type] = {"int": int, "bool": bool, "str": str}
+    return isinstance(value, kinds.get(expected, object)) and (expected != "int" or not isinstance(value, bool))
+
+
+def check_sources(sources: Mapping[str, Mapping[str, Any]], place: str) -> None:
+    """Refuse sources of speech that do not say where it lies."""
+    for name, source in sources.items():
+        if not isinstance(source.get("source"), str):
+            raise ValueError(f'{place}.{name} needs a source: a manifest, a folder, or "builtin"; got {dict(source)}.')
 
 
 def _is_stretch(shares: list[float]) -> bool:

@@ -1,14 +1,12 @@
-"""A speaker embedding on a pretrained model: the x-vector head, alone or with the transformer under it.
+"""Training of a speaker embedding on a pretrained model: of the x-vector head alone, or of the transformer too.
 
-The convolutions stay as they are, so what they give is computed once, kept on the disk in half precision, and a step of
-training reads crops of it: minutes on a laptop.
+The convolutions stay as they are. So their output is computed once and kept on the disk in half precision, and each
+step of training reads crops of it. On a laptop this takes minutes.
 """
 
 from __future__ import annotations
 
 import csv
-import json
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -24,11 +22,11 @@ from tqdm.auto import tqdm
 from unisat import audio
 from unisat.config import nearest
 from unisat.corpus import Corpus
-from unisat.files import whole_folder
+from unisat.files import alone, remove_partial, save_json, whole_folder, writing
 from unisat.frames import SAMPLE_RATE, valid_positions
 from unisat.model import UniSpeechSatModel
 from unisat.training.data import manifest, union
-from unisat.training.recipe import apply, check_types
+from unisat.training.recipe import apply, check_sources, check_types, read_toml
 from unisat.xvector import AMSoftmaxLoss, TDNNLayer, UniSpeechSatForXVector
 
 
@@ -39,22 +37,25 @@ class XVectorRecipe:
     Attributes
     ----------
     out, model : str
-        Folder to write to; folder of the pretrained model.
+        The folder to write to, and the folder of the pretrained model.
     train : dict
         Sources of speech with speakers, as in `unisat.training.recipe.Data`.
     shortest_seconds, longest_seconds : float
-        Crops have a length drawn anew for each batch, in between.
+        The length of the crops is drawn between these two, anew for each batch.
     speeds : list of float
-        Speeds at which the speech is heard, 1 first: a voice at another speed counts as another speaker (Ko et al.,
-        2015). Their classes are dropped in the end.
-    batch_size, steps, learning_rate, weight_decay
-        Utterances in a batch, each of another speaker; AdamW, one cycle up to the learning rate and down to 0.
+        The speeds at which the speech is heard; the first is 1. A voice at another speed counts as another speaker (Ko
+        et al., 2015). The classes of these speakers are dropped in the end.
+    batch_size : int
+        The utterances in a batch, each of another speaker.
+    steps, learning_rate, weight_decay
+        Of AdamW. The learning rate takes one cycle: it rises to its value and falls to 0.
     backbone_learning_rate : float
-        That of the transformer and the feature projection; 0 leaves them as they are. The convolutions never learn.
+        The learning rate of the transformer and the feature projection. With 0 they stay as they are. The convolutions
+        never learn.
     margin : float
-        Of the AM-softmax.
+        The margin of the AM-softmax.
     precision : {"no", "bf16"}
-        What the forward pass computes in.
+        The precision of the forward pass.
     head : dict
         Fields of the model's config to change, ``tdnn_kernel`` for example.
     """
@@ -79,6 +80,7 @@ class XVectorRecipe:
     def __post_init__(self) -> None:
         if not self.train:
             raise ValueError("the recipe needs at least one source of speech under train.")
+        check_sources(self.train, "train")
         if not 0 < self.shortest_seconds <= self.longest_seconds:
             raise ValueError(
                 f"shortest_seconds={self.shortest_seconds} and longest_seconds={self.longest_seconds} must be positive "
@@ -99,11 +101,7 @@ class XVectorRecipe:
 
 def read(path: str | Path, changes: Mapping[str, Any] | None = None) -> XVectorRecipe:
     """Read a recipe from TOML; ``changes`` are names with new values."""
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not TOML: {error}.") from error
-    values = apply(values, changes or {})
+    values = apply(read_toml(path), changes or {})
     known = [item.name for item in fields(XVectorRecipe)]
     if unknown := [name for name in values if name not in known]:
         raise ValueError(f"a recipe has no key {unknown[0]}{nearest(unknown[0], known)}.")
@@ -114,7 +112,7 @@ def read(path: str | Path, changes: Mapping[str, Any] | None = None) -> XVectorR
 
 
 class FeatureStore:
-    """What the convolutions give for a corpus, (frames, channels) in float16, in a memory-mapped file."""
+    """The output of the convolutions for a corpus, (frames, channels) in float16, in a memory-mapped file."""
 
     def __init__(
         self,
@@ -142,7 +140,8 @@ class FeatureStore:
                     values = (audio.normalize(faster) if do_normalize else faster)[None].to(model.device)
                     with torch.inference_mode():
                         features = model.feature_extractor(values)[0].T.half().cpu().numpy()  # (frames, channels)
-                    features.tofile(written)
+                    with writing(file):
+                        features.tofile(written)
                     self.starts.append(total)
                     self.frames.append(len(features))
                     self.voices.append((speed, utterance.speaker))
@@ -158,7 +157,7 @@ class FeatureStore:
 def embed(
     model: UniSpeechSatForXVector, features: Float[Tensor, "batch frames channels"], lengths: Int[Tensor, " batch"]
 ) -> Float[Tensor, "batch xvector"]:
-    """Give the x-vectors of what the convolutions gave, ``lengths`` frames of each: the model from there on."""
+    """Compute x-vectors from the output of the convolutions; ``lengths`` says how many frames of each are real."""
     backbone = model.unispeech_sat
     valid = valid_positions(lengths, features.shape[1])
     hidden, _ = backbone.feature_projection(features)
@@ -167,15 +166,23 @@ def embed(
 
 
 def train(recipe: XVectorRecipe, *, progress: bool = True) -> Path:
-    """Train the head, and the transformer if it is to learn; give ``<out>/model`` with both in one checkpoint.
+    """Train the head, and the transformer if it is to learn; give ``<out>/model``, one checkpoint with both.
 
-    Speakers are drawn uniformly for each batch, then an utterance of each, then a crop. The log is ``<out>/train.csv``.
+    For each batch speakers are drawn uniformly, then an utterance of each, then a crop. The log is ``<out>/train.csv``.
 
     Raises
     ------
     ValueError
         If there are fewer than two speakers, or utterances without one.
+    OSError
+        If another run is at work in ``<out>``, or its disk is full.
     """
+    with alone(Path(recipe.out)):
+        remove_partial(Path(recipe.out))
+        return _train(recipe, progress)
+
+
+def _train(recipe: XVectorRecipe, progress: bool) -> Path:
     corpus = union({name: manifest(**source) for name, source in recipe.train.items()})
     if corpus.table["speaker"].isna().any():
         nameless = corpus.table["id"][corpus.table["speaker"].isna()].tolist()
@@ -200,9 +207,9 @@ def train(recipe: XVectorRecipe, *, progress: bool = True) -> Path:
     _fit(model, store, [(speed, name) for speed in recipe.speeds for name in speakers], recipe, out, progress)
 
     model.eval()
-    with whole_folder(out / "model") as partial:
+    with writing(out / "model"), whole_folder(out / "model") as partial:
         model.save_pretrained(partial)
-        (partial / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2), encoding="utf-8")
+        save_json(asdict(recipe), partial / "recipe.json")
     (out / "features.f16").unlink()
     return out / "model"
 
@@ -211,8 +218,9 @@ def train(recipe: XVectorRecipe, *, progress: bool = True) -> Path:
 def _start(model: UniSpeechSatForXVector, features: Tensor, lengths: Tensor) -> None:
     """Draw the head's weights so that every channel of every layer has mean 0 and variance 1 over a first batch.
 
-    (Salimans & Kingma, 2016, section 3.) The reference's 0.02, meant for transformers, lets signals die on their way
-    through the TDNN; with He's rule x-vectors begin with nearly equal directions, which is all that a cosine sees.
+    This follows Salimans & Kingma (2016), section 3. The reference draws weights with a standard deviation of 0.02, as
+    transformers do; signals then die on their way through the TDNN. With He's rule all x-vectors begin in nearly the
+    same direction, and the cosine sees nothing but the direction.
     """
 
     def standardize(layer: nn.Linear, out: Tensor) -> Tensor:
@@ -242,7 +250,7 @@ def _start(model: UniSpeechSatForXVector, features: Tensor, lengths: Tensor) -> 
 def batches(
     store: FeatureStore, voices: list[tuple[float, str]], model: UniSpeechSatForXVector, recipe: XVectorRecipe
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Draw voices without end, an utterance of each, a crop of each: features, lengths and labels."""
+    """Give batches without end: draw voices, an utterance of each and a crop of it; give features, lengths, labels."""
     of_voice = {voice: list[int]() for voice in voices}
     for row, voice in enumerate(store.voices):
         of_voice[voice].append(row)
@@ -268,7 +276,10 @@ def _fit(
     out: Path,
     progress: bool,
 ) -> None:
-    """Take the steps, and write the log. ``voices`` are the classes: all speakers at one speed after the other."""
+    """Take the steps, and write the log.
+
+    ``voices`` are the classes: all speakers at the first speed, then all at the second, and so on.
+    """
     speakers = model.config.num_labels
     model.objective = AMSoftmaxLoss(model.config.xvector_output_dim, len(voices), margin=recipe.margin)
     model.objective.reset_parameters()
@@ -283,22 +294,26 @@ def _fit(
     optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=recipe.steps + 1, pct_start=0.15)
     learning = [weight for weight in model.parameters() if weight.requires_grad]
-    with (out / "train.csv").open("w", newline="", encoding="utf-8") as lines:
-        log = csv.writer(lines)
-        log.writerow(["step", "loss", "accuracy"])
-        for step in tqdm(range(1, recipe.steps + 1), disable=not progress, desc="x-vector"):
-            features, lengths, truth = next(drawn)
-            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-                logits = model.classifier(embed(model, features, lengths)).float()
-            loss = model.objective(logits, truth)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(learning, 5.0)
-            optimizer.step()
-            schedule.step()
-            if step % 10 == 0 or step == recipe.steps:
-                cosine = nn.functional.normalize(logits, dim=1) @ nn.functional.normalize(model.objective.weight, dim=0)
-                right = (cosine.argmax(1) == truth).float().mean()
-                log.writerow([step, f"{float(loss.detach()):.6g}", f"{float(right):.4f}"])
-    # voices at other speeds were there to learn from
+    _log(out / "train.csv", ["step", "loss", "accuracy"], "w")
+    for step in tqdm(range(1, recipe.steps + 1), disable=not progress, desc="x-vector"):
+        features, lengths, truth = next(drawn)
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+            logits = model.classifier(embed(model, features, lengths)).float()
+        loss = model.objective(logits, truth)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(learning, 5.0)
+        optimizer.step()
+        schedule.step()
+        if step % 10 == 0 or step == recipe.steps:
+            cosine = nn.functional.normalize(logits, dim=1) @ nn.functional.normalize(model.objective.weight, dim=0)
+            right = (cosine.argmax(1) == truth).float().mean()
+            _log(out / "train.csv", [step, f"{float(loss.detach()):.6g}", f"{float(right):.4f}"])
+    # the classes of other speeds were there to learn from and name nobody
     model.objective.weight = nn.Parameter(model.objective.weight.detach()[:, :speakers].clone())
+
+
+def _log(file: Path, row: list[Any], mode: str = "a") -> None:
+    """Write a row of the log."""
+    with writing(file), file.open(mode, newline="", encoding="utf-8") as lines:
+        csv.writer(lines).writerow(row)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
+import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -29,7 +31,7 @@ from unisat import audio
 from unisat.acoustics import mfcc
 from unisat.clusters import Clusters, entropy, fit, lloyd
 from unisat.corpus import Corpus
-from unisat.files import whole_folder
+from unisat.files import reading, save_json, whole_file, whole_folder, writing
 from unisat.frames import SAMPLE_RATE, conv_length, valid_positions
 from unisat.model import UniSpeechSatModel
 from unisat.modules import evaluating
@@ -271,17 +273,25 @@ def bounded_sample(
     if not seconds > 0:
         raise ValueError(f"seconds={seconds} must be positive: so much audio is drawn to fit k-means on.")
     order = torch.randperm(len(corpus), generator=torch.Generator().manual_seed(seed)).tolist()
-    parts, heard = [], 0.0
+    rows, heard = np.empty((0, 0), np.float32), 0.0
+    filled = 0
     mean_off = mean_off or MeanOff()
     speakers = speakers_of(corpus)
     with tqdm(total=round(min(seconds, float(corpus.table["seconds"].sum()))), desc="sample", unit="s") as bar:
         for row, samples, part in featured(Reader(corpus), features, order):
-            parts.append(mean_off(part, speakers[row]))
+            values = mean_off(part, speakers[row]).numpy()
+            if filled + len(values) > len(rows):
+                # this array grows where it lies; a list of parts would need as much memory again to be put together
+                rows.resize((filled + len(values) + filled // 8, values.shape[1]), refcheck=False)
+            if len(values):
+                rows[filled : filled + len(values)] = values
+            filled += len(values)
             heard += samples / SAMPLE_RATE
             bar.update(round(samples / SAMPLE_RATE))
             if heard >= seconds:
                 break
-    return torch.cat(parts)
+    rows.resize((filled, rows.shape[1]), refcheck=False)
+    return torch.from_numpy(rows)
 
 
 class Reader:
@@ -347,14 +357,20 @@ class Targets:
         FileNotFoundError
             If there are no targets in it.
         ValueError
-            If index and labels do not belong together.
+            If a file is damaged, or index and labels do not belong together.
         """
         folder = Path(folder)
         if not (folder / "targets.json").exists():
             raise FileNotFoundError(f"{folder} holds no targets (no targets.json); make_targets writes such a folder.")
-        description = json.loads((folder / "targets.json").read_text(encoding="utf-8"))
-        index = pd.read_csv(folder / "index.csv", dtype={"id": str}, keep_default_na=False).set_index("id")
-        labels = np.load(folder / "labels.npy", mmap_mode="r")
+        remedy = f"Delete {folder}: the run makes its targets again."
+        with reading(folder / "targets.json", remedy):
+            description = json.loads((folder / "targets.json").read_text(encoding="utf-8"))
+            description["label_hash"]
+        with reading(folder / "index.csv", remedy):
+            index = pd.read_csv(folder / "index.csv", dtype={"id": str}, keep_default_na=False).set_index("id")
+            index = index.astype({"start": int, "frames": int})
+        with reading(folder / "labels.npy", remedy):
+            labels = np.load(folder / "labels.npy", mmap_mode="r")
         if index["frames"].sum() != len(labels):
             raise ValueError(
                 f"{folder} is broken: its index.csv counts {index['frames'].sum()} frames, its labels.npy holds "
@@ -371,6 +387,11 @@ class Targets:
     def label_hash(self) -> str:
         """Hash of all labels and of the utterances that they belong to."""
         return str(self.description["label_hash"])
+
+    def hash_labels(self) -> str:
+        """Compute the hash of the labels that are there, whatever the description says."""
+        rows = self.index.reset_index().to_dict("records")
+        return label_hash(rows, self.labels)
 
     def __contains__(self, name: object) -> bool:
         return name in self.index.index
@@ -407,6 +428,10 @@ def count_labels(labels: np.ndarray, clusters: int, block: int = 2**20) -> np.nd
     return count
 
 
+PART, PART_SECONDS = GROUP, 1800.0
+"""Most utterances and seconds in a part of the labels. A run that is killed loses at most a part in each process."""
+
+
 def make_targets(
     corpus: Corpus,
     features: Features,
@@ -417,19 +442,29 @@ def make_targets(
     seed: int,
     mean_off: MeanOff | None = None,
     device: torch.device | str | None = None,
+    rank: int = 0,
+    processes: int = 1,
 ) -> Targets:
     """Fit k-means on a sample of the corpus, assign all of it, and write the labels to ``folder``.
 
-    With a ``device``, k-means is `unisat.clusters.lloyd` on it; without one, it is `unisat.clusters.fit`.
+    With a ``device``, k-means is `unisat.clusters.lloyd` on it; without one, it is `unisat.clusters.fit`. What is done
+    lies in ``<folder>-unfinished`` until all is, so that a call that was killed can be made again and goes on.
+
+    Several processes may share the work: each calls this with its ``rank``. The first fits k-means. They meet in the
+    folder alone, where they wait for one another as long as it takes; it must not hold targets yet.
     """
     if not 2 <= clusters <= MOST_CLUSTERS:
         raise ValueError(f"clusters={clusters} must be between 2 and {MOST_CLUSTERS:,}.")
-    sample = bounded_sample(corpus, features, seconds=sample_seconds, seed=seed, mean_off=mean_off)
-    found = fit(sample, clusters, seed) if device is None else lloyd(sample.to(device), clusters, seed)
-    described = features.describe()
-    found = replace(found, features=described.get("features"), layer=described.get("layer"))
     about = {"seed": seed, "sample_seconds": sample_seconds}
-    return write_targets(corpus, features, found, folder, about, mean_off=mean_off)
+    method = "minibatch" if device is None else "lloyd"
+    begun = {**about, "clusters": clusters, "method": method, "content": _content(corpus, features, mean_off)}
+    parts = _Parts(Path(folder), begun, corpus, rank, processes)
+    if rank == 0 and not parts.begun:
+        sample = bounded_sample(corpus, features, seconds=sample_seconds, seed=seed, mean_off=mean_off)
+        found = fit(sample, clusters, seed) if device is None else lloyd(sample.to(device), clusters, seed)
+        described = features.describe()
+        parts.begin(replace(found, features=described.get("features"), layer=described.get("layer")))
+    return parts.finish(features, mean_off or MeanOff(), about)
 
 
 def write_targets(
@@ -443,7 +478,8 @@ def write_targets(
 ) -> Targets:
     """Assign every frame of a corpus to a cluster, file by file, and write the labels whole or not at all.
 
-    Warnings name empty clusters, and labels that say (nearly) nothing.
+    Warnings name empty clusters, and labels that say (nearly) nothing. What is done lies in ``<folder>-unfinished``
+    until all is, so that a call that was killed can be made again and goes on.
 
     Raises
     ------
@@ -451,56 +487,147 @@ def write_targets(
         If more than 5 % of the files cannot be read, or the clusters are of other features or too many.
     """
     check_clusters(clusters, features.describe())
-    folder, mean_off = Path(folder), mean_off or MeanOff()
-    reader = Reader(corpus)
-    with whole_folder(folder) as partial:
-        flat = partial / "labels.u16"
-        rows, short = _assign(reader, features, mean_off, clusters, flat)
-        if not rows:
-            raise ValueError(f"no utterance of the corpus is as long as a frame; {len(short)} are too short.")
-        labels = np.memmap(flat, np.uint16, "r")  # a corpus may have more labels than the memory holds
-        np.save(partial / "labels.npy", labels)
-        flat.unlink()
-        pd.DataFrame(rows, columns=["id", "start", "frames"]).to_csv(partial / "index.csv", index=False)
-        clusters.save(partial)
-        count = count_labels(labels, len(clusters.centroids))
-        description = {
-            **features.describe(),
-            **mean_off.describe(),
-            **(about or {}),
-            "clusters": len(clusters.centroids),
-            "utterances": len(rows),
-            "frames": len(labels),
-            "label_hash": label_hash(rows, labels),
-            "entropy": entropy(count),
-            "empty_clusters": int((count == 0).sum()),
-            "too_short": short,
-            "unreadable": sorted(reader.unreadable),
-        }
-        (partial / "targets.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
-    warn_of_labels(count)
-    return Targets.load(folder)
+    centroids = hashlib.sha256(clusters.centroids.numpy().tobytes()).hexdigest()
+    begun = {**(about or {}), "centroids": centroids, "content": _content(corpus, features, mean_off)}
+    parts = _Parts(Path(folder), begun, corpus)
+    if not parts.begun:
+        parts.begin(clusters)
+    return parts.finish(features, mean_off or MeanOff(), about or {})
 
 
-def _assign(
-    reader: Reader, features: Features, mean_off: MeanOff, clusters: Clusters, file: Path
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Write the labels of all utterances to a file; give where those of each are, and who is shorter than a frame."""
-    rows: list[dict[str, Any]] = []
-    short: list[str] = []
-    names, speakers = reader.corpus.table["id"], speakers_of(reader.corpus)
-    start = 0
-    everything = featured(reader, features, range(len(names)))
-    with file.open("wb") as written:
-        for row, _, part in tqdm(everything, desc="targets", total=len(names)):
-            labels = clusters.assign(mean_off(part, speakers[row])).numpy().astype(np.uint16)
-            if not len(labels):
-                short.append(names.iloc[row])
-                continue
-            labels.tofile(written)
-            rows.append({"id": names.iloc[row], "start": start, "frames": len(labels)})
-            start += len(labels)
-    return rows, short
+def _content(corpus: Corpus, features: Features, mean_off: MeanOff | None) -> str:
+    """Hash of what is clustered: the utterances, and the features with the weights of their model."""
+    digest = hashlib.sha256(json.dumps([features.describe(), (mean_off or MeanOff()).describe()]).encode())
+    for row in corpus.table[["id", "speaker", "path", "seconds"]].itertuples(index=False):
+        digest.update("\t".join(map(str, row)).encode())
+    if isinstance(features, HiddenFeatures):
+        for weight in features.model.state_dict().values():
+            digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+class _Parts:
+    """The labels on their way: ``<folder>-unfinished`` with k-means and a file for each part of the corpus."""
+
+    def __init__(self, folder: Path, begun: dict[str, Any], corpus: Corpus, rank: int = 0, processes: int = 1) -> None:
+        self.folder, self.parts, self.corpus = folder, Path(f"{folder}-unfinished"), corpus
+        self.rank, self.processes = rank, processes
+        self.settings = {**begun, "part": [PART, PART_SECONDS]}
+        self.rows = [*_divided(corpus.table["seconds"].fillna(0).astype(float))]
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a beginning with these settings."""
+        try:
+            return json.loads((self.parts / "begun.json").read_text(encoding="utf-8")) == self.settings
+        except FileNotFoundError:
+            return False
+
+    def begin(self, clusters: Clusters) -> None:
+        """Keep k-means, and forget what was begun with other settings."""
+        shutil.rmtree(self.parts, ignore_errors=True)
+        self.parts.mkdir(parents=True)
+        clusters.save(self.parts)
+        with whole_file(self.parts / "begun.json") as partial:
+            save_json(self.settings, partial)
+
+    def finish(self, features: Features, mean_off: MeanOff, about: dict[str, Any]) -> Targets:
+        """Make this process's parts; then the first process puts all of them together."""
+        made = self.folder / "targets.json"
+        if self.rank == 0:
+            self._assign(features, mean_off, lambda: False)
+            _wait(lambda: all(self.file(part).exists() for part in range(len(self.rows))))
+            self._together({**features.describe(), **mean_off.describe(), **about})
+        else:
+            _wait(lambda: self.begun or made.exists())
+            self._assign(features, mean_off, made.exists)
+            _wait(made.exists)
+        return Targets.load(self.folder)
+
+    def file(self, part: int) -> Path:
+        """Where a part lies."""
+        return self.parts / f"part-{part:06d}.npz"
+
+    def _assign(self, features: Features, mean_off: MeanOff, together: Callable[[], bool]) -> None:
+        """Make the parts of this process that are not there yet, unless all parts have been put together already."""
+        reader, speakers = Reader(self.corpus), speakers_of(self.corpus)
+        mine = range(self.rank, len(self.rows), self.processes)
+        total = sum(len(self.rows[part]) for part in mine)
+        with tqdm(desc="targets", total=total, disable=self.rank > 0) as bar:
+            for part in mine:
+                rows, file = self.rows[part], self.file(part)
+                if file.exists() or together():
+                    bar.update(len(rows))
+                    continue
+                clusters = Clusters.load(self.parts)
+                frames, labels = np.full(len(rows), -1, np.int64), [np.zeros(0, np.uint16)]
+                for row, _, values in featured(reader, features, rows):
+                    labels.append(clusters.assign(mean_off(values, speakers[row])).numpy().astype(np.uint16))
+                    frames[row - rows.start] = len(labels[-1])
+                    bar.update()
+                with writing(file), whole_file(file) as partial, partial.open("wb") as opened:
+                    np.savez(opened, labels=np.concatenate(labels), frames=frames)
+
+    def _together(self, described: dict[str, Any]) -> None:
+        """Write the targets of all parts, and delete the parts."""
+        names, paths = self.corpus.table["id"].tolist(), self.corpus.table["path"].tolist()
+        with writing(self.folder), whole_folder(self.folder) as partial:
+            frames = np.concatenate([self._read(part, "frames") for part in range(len(self.rows))])
+            unreadable = sorted({str(paths[row]) for row in np.flatnonzero(frames < 0)})
+            too_many(dict(zip(unreadable, unreadable, strict=True)), len(names))
+            short = [names[row] for row in np.flatnonzero(frames == 0)]
+            kept = np.flatnonzero(frames > 0)
+            if not len(kept):
+                raise ValueError(f"no utterance of the corpus is as long as a frame; {len(short)} are too short.")
+            with (partial / "labels.npy").open("wb") as file:
+                # part by part, since a corpus may have more labels than the memory holds
+                shape = {"descr": "<u2", "fortran_order": False, "shape": (int(frames[kept].sum()),)}
+                np.lib.format.write_array_header_1_0(file, shape)
+                for part in range(len(self.rows)):
+                    file.write(self._read(part, "labels").astype("<u2").tobytes())
+            starts = np.cumsum(frames[kept]) - frames[kept]
+            index = pd.DataFrame({"id": [names[row] for row in kept], "start": starts, "frames": frames[kept]})
+            index.to_csv(partial / "index.csv", index=False)
+            clusters = Clusters.load(self.parts)
+            clusters.save(partial)
+            labels = np.load(partial / "labels.npy", mmap_mode="r")
+            count = count_labels(labels, len(clusters.centroids))
+            description = {
+                **described,
+                "clusters": len(clusters.centroids),
+                "utterances": len(kept),
+                "frames": len(labels),
+                "label_hash": label_hash(index.to_dict("records"), labels),
+                "entropy": entropy(count),
+                "empty_clusters": int((count == 0).sum()),
+                "too_short": short,
+                "unreadable": unreadable,
+            }
+            save_json(description, partial / "targets.json")
+        shutil.rmtree(self.parts)
+        warn_of_labels(count)
+
+    def _read(self, part: int, name: str) -> np.ndarray:
+        remedy = "Delete it and start again: only this part is made anew."
+        with reading(self.file(part), remedy), np.load(self.file(part)) as arrays:
+            return arrays[name]
+
+
+def _divided(seconds: Iterable[float]) -> Iterator[range]:
+    """Divide utterances into parts, and give the rows of each."""
+    start, row, total = 0, -1, 0.0
+    for row, length in enumerate(seconds):
+        if row > start and (row - start == PART or total + length > PART_SECONDS):
+            yield range(start, row)
+            start, total = row, 0.0
+        total += length
+    yield range(start, row + 1)
+
+
+def _wait(until: Callable[[], bool]) -> None:
+    """Wait for another process, however long it takes."""
+    while not until():
+        time.sleep(0.2)
 
 
 def check_clusters(clusters: Clusters, described: dict[str, Any]) -> None:

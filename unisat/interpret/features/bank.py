@@ -22,7 +22,7 @@ from torch import Tensor
 from unisat.config import nearest
 from unisat.corpus import in_utf_8
 from unisat.deprecation import OldAttribute, old_keywords
-from unisat.files import whole_file
+from unisat.files import save_tensors, whole_file
 from unisat.interpret.activations.sites import hidden_sites
 from unisat.interpret.features.known import known, plain, whole_columns
 
@@ -333,11 +333,8 @@ class FeatureBank:
 
 def write_part(path: Path, part: Part) -> None:
     """Write arrays to a safetensors file, whole or not at all."""
-    from safetensors.torch import save_file
-
     tensors = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in part.arrays.items()}
-    with whole_file(path) as partial:
-        save_file({ROWS: torch.from_numpy(np.asarray(part.rows, dtype=np.int64)), **tensors}, partial)
+    save_tensors({ROWS: torch.from_numpy(np.asarray(part.rows, dtype=np.int64)), **tensors}, path)
 
 
 def read_part(path: Path, names: Sequence[str], *, copied: bool = False) -> Part:
@@ -408,11 +405,8 @@ def write_index(
     kept: np.ndarray | None = None,
 ) -> None:
     """Write ``bank.json`` as the last file of a bank: a folder without it holds an unfinished one."""
-    from safetensors.torch import save_file
-
     if flat := {f"{site}/{name}": torch.as_tensor(v) for site, vs in statistics.items() for name, v in vs.items()}:
-        with whole_file(folder / "statistics.safetensors") as partial:
-            save_file(flat, partial)
+        save_tensors(flat, folder / "statistics.safetensors")
     plain = table.astype(object).where(table.notna(), None)
     rows = [[_plain(value) for value in row] for row in plain.to_numpy().tolist()]
     index = {
