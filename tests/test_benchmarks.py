@@ -18,7 +18,7 @@ def beside(monkeypatch):
     """Import as the scripts do."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     yield
-    for name in ("report", "roofline", "works", "peers", "worker", "alone", "tricks"):
+    for name in ("report", "roofline", "works", "peers", "worker", "alone", "tricks", "layers", "speakers"):
         sys.modules.pop(name, None)
 
 
@@ -85,3 +85,10 @@ def test_peers_are_pinned():
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
         assert lines
         assert all("==" in line for line in lines)
+
+
+def test_the_page_of_layers_is_not_older_than_the_checkpoint_and_the_masks():
+    import layers
+
+    page = (ROOT / "docs" / "layers.md").read_text(encoding="utf-8")
+    assert f"from checkpoint and masks `{layers.made_from()}`" in page, "run python benchmarks/layers.py"
