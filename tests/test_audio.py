@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -99,16 +101,127 @@ def test_broken_files_say_what_to_do(tmp_path, ramp):
             audio.load(tmp_path / name)
 
 
-def test_a_stream_of_unknown_length_is_refused(tmp_path, ramp):
-    soundfile.write(tmp_path / "stream.flac", ramp, 16_000)
-    content = bytearray((tmp_path / "stream.flac").read_bytes())
+@pytest.mark.parametrize("claim", [0, 2**36 - 1, 60_000_000_000])
+def test_a_header_that_does_not_say_how_long_the_sound_is_is_not_believed(tmp_path, ramp, claim):
+    path = tmp_path / "stream.flac"
+    soundfile.write(path, ramp, 16_000)
+    content = bytearray(path.read_bytes())
     # STREAMINFO: the 36 bits of the number of samples, 0 for unknown
-    content[21] &= 0xF0
-    content[22:26] = bytes(4)
-    (tmp_path / "stream.flac").write_bytes(content)
-    for read in (audio.load, audio.duration):
-        with pytest.raises(ValueError, match=r"stream\.flac does not say how long it is"):
-            read(tmp_path / "stream.flac")
+    content[21] = content[21] & 0xF0 | claim >> 32
+    content[22:26] = (claim & (2**32 - 1)).to_bytes(4, "big")
+    path.write_bytes(content)
+    assert audio.load(path).tolist() == [int(sample) / 32768 for sample in ramp]
+    assert audio.duration(path) == 400 / 16_000
+
+
+@pytest.mark.parametrize("says", [0, 200, 1_000_000, 2**32 - 1])
+def test_of_an_unfinished_wav_all_that_follows_is_read(tmp_path, says):
+    """A recorder that is killed leaves the size that it wrote at the beginning, or some time later."""
+    path = tmp_path / "killed.wav"
+    samples = np.random.default_rng(0).uniform(-1, 1, 4000).astype(np.float32)
+    soundfile.write(path, samples, 16_000, subtype="FLOAT")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"data") + 4
+    content[at : at + 4] = says.to_bytes(4, "little")
+    path.write_bytes(content)
+    short = says < 4 * 4000
+    with (
+        pytest.warns(UserWarning, match=f"killed.wav says .* {says} bytes .* 16,000 follow") if short else nullcontext()
+    ):
+        assert audio.load(path).tolist() == samples.tolist()
+    with pytest.warns(UserWarning, match="reading all of them") if short else nullcontext():
+        assert audio.duration(path) == 0.25
+
+
+def test_what_lies_behind_the_samples_is_no_sound(tmp_path, ramp):
+    path = tmp_path / "with_notes.wav"
+    soundfile.write(path, ramp, 16_000)
+    with path.open("ab") as file:
+        file.write(b"LIST\x04\x00\x00\x00INFO" + b"ID3 \xff\xff\xff\xff cut off")
+    assert len(audio.load(path)) == len(ramp)
+    soundfile.write(tmp_path / "nothing.wav", ramp[:0], 16_000)
+    (tmp_path / "nothing.wav").write_bytes((tmp_path / "nothing.wav").read_bytes() + b"LIST\x04\x00\x00\x00INFO")
+    with pytest.raises(ValueError, match=r"nothing\.wav holds no samples; record"):
+        audio.load(tmp_path / "nothing.wav")
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_a_chained_ogg_is_read_to_its_end(tmp_path, subtype):
+    links = []
+    for hertz, rate in ((400, 16_000), (800, 16_000), (1200, 48_000)):
+        soundfile.write(tmp_path / "link.ogg", sine(hertz, rate, 0.5), rate, format="OGG", subtype=subtype)
+        links.append((tmp_path / "link.ogg").read_bytes())
+    (tmp_path / "chain.ogg").write_bytes(b"".join(links))
+    waveform = audio.load(tmp_path / "chain.ogg")
+    assert torch.equal(waveform, torch.cat([audio.load(link) for link in links]))
+    assert audio.duration(tmp_path / "chain.ogg") == 1.5
+    assert [round(loudest_hertz(part)) for part in waveform.split(8000)] == [400, 800, 1200]
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype"),
+    [("WAV", "GSM610"), ("AU", "G721_32"), ("AU", "G723_24"), ("WAV", "NMS_ADPCM_16"), ("AIFF", "DWVW_16")],
+)
+def test_codings_that_cannot_jump_are_read(tmp_path, kind, subtype):
+    path = tmp_path / "call.wav"
+    soundfile.write(path, sine(500, 8000), 8000, format=kind, subtype=subtype)
+    waveform = audio.load(path)
+    assert len(waveform) / 16_000 == audio.duration(path)
+    assert len(waveform) == pytest.approx(16_000, abs=640)
+    assert loudest_hertz(waveform) == pytest.approx(500, abs=1)
+
+
+def test_what_is_no_file_is_neither_waited_for_nor_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "terminal.wav").symlink_to("/dev/ptmx")
+    for name in ("pipe.wav", "terminal.wav"):
+        with pytest.raises(ValueError, match=f"{name} is a pipe or a device"):
+            audio.duration(tmp_path / name)
+    for name, goal in (("itself.wav", "itself.wav"), ("nowhere.wav", "away.wav")):
+        (tmp_path / name).symlink_to(goal)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.wav is a link to a file that does not exist"):
+        audio.load(tmp_path / "nowhere.wav")
+    with pytest.raises(OSError, match=r"itself\.wav"):
+        audio.load(tmp_path / "itself.wav")
+    with pytest.raises(ValueError, match=r"'a\\x00\.wav' is no path"):
+        audio.load("a\0.wav")
+
+
+def test_names_that_are_long_or_not_in_utf_8(tmp_path, ramp):
+    deep = tmp_path.joinpath(*["x" * 200] * 6)
+    deep.mkdir(parents=True)
+    for path in (os.path.join(os.fsencode(deep), b"a.wav"), os.path.join(os.fsencode(tmp_path), b"caf\xe9.wav")):
+        soundfile.write(tmp_path / "a.wav", ramp, 16_000)
+        os.rename(tmp_path / "a.wav", path)
+        assert len(audio.load(os.fsdecode(path))) == len(ramp)
+        assert audio.duration(os.fsdecode(path)) == 400 / 16_000
+
+
+@pytest.mark.parametrize("rate", [10, 2**31 - 1])
+def test_a_rate_that_sound_does_not_have_is_refused(rate):
+    file = io.BytesIO()
+    soundfile.write(file, np.full(4000, 0.1), 16_000, format="WAV")
+    content = bytearray(file.getvalue())
+    content[24:28] = rate.to_bytes(4, "little")
+    with pytest.raises(ValueError, match=f"odd has a sample rate of {rate} Hz; expected 100 to 10,000,000"):
+        audio.load(bytes(content), name="odd")
+    with pytest.raises(ValueError, match=r"audio has a sample rate of 0\.01 Hz"):
+        audio.resample(np.ones(2), 0.01, 8000)
+
+
+def test_channels_that_cancel_each_other_are_said(tmp_path):
+    left, noise = sine(300, 16_000), np.random.default_rng(0).normal(0, 1e-3, 16_000)
+    soundfile.write(tmp_path / "phase.wav", np.stack([left, noise - left], axis=1), 16_000, subtype="FLOAT")
+    with (
+        pytest.warns(UserWarning, match=r"phase\.wav has 2 channels"),
+        pytest.warns(UserWarning, match=r"the channels of .*phase\.wav cancel each other"),
+    ):
+        audio.load(tmp_path / "phase.wav")
+
+
+def test_samples_far_above_full_scale_are_said_and_kept(ramp):
+    with pytest.warns(UserWarning, match=r"audio has samples up to 32,768, where full scale is 1; divide"):
+        assert audio.as_waveform(ramp.astype(np.float32), 16_000).tolist() == ramp.tolist()
 
 
 def test_missing_file_and_folder(tmp_path):

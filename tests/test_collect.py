@@ -287,6 +287,14 @@ def test_what_cannot_be_read_or_is_too_short_is_left_out(one_model, corpus, tmp_
             us.collect(one_model, us.corpus.Corpus(table[2:3]), folder=folder)
 
 
+def test_silence_is_measured_but_said(one_model, corpus, tmp_path):
+    soundfile.write(tmp_path / "silent.wav", np.zeros(4000), 16_000)
+    table = corpus.table.copy()
+    table.loc[1, "path"] = str(tmp_path / "silent.wav")
+    with pytest.warns(UserWarning, match="nothing but silence in 'u1'"):
+        assert len(us.collect(one_model, us.corpus.Corpus(table))) == 8
+
+
 def test_what_makes_no_sense_is_refused_before_anything_runs(one_model, corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_measure", None)
     for wanted, message in [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +192,8 @@ def test_metadata(tmp_path):
         ("path,speaker\n", "at least a row"),
         ("", "not a comma-separated table in UTF-8"),
         ("path,speaker\na.wav,x\n,y\na.wav,z\n", r"line\(s\) \[3, 4\]"),
+        ("path,text\nb.wav,x\na.wav,well, then\n", r"metadata\.csv is not .* \(line 3 has more than 2 cells\)"),
+        ("path,text\na.wav,well, then\nb.wav,so, what\n", r"metadata\.csv is not .* \(line 2 has more than 2 cells\)"),
     ],
 )
 def test_broken_metadata(tmp_path, content, message):
@@ -203,6 +206,8 @@ def test_broken_metadata(tmp_path, content, message):
 def test_metadata_saved_by_a_spreadsheet(tmp_path):
     write(tmp_path / "a.wav")
     (tmp_path / "metadata.csv").write_text("path,speaker\r\na.wav,Zoë\r\n", encoding="utf-8-sig", newline="")
+    assert column(corpus.folder(tmp_path), "speaker") == ["Zoë"]
+    (tmp_path / "metadata.csv").write_text("path,speaker\r\na.wav,Zoë\r\n", encoding="utf-16", newline="")
     assert column(corpus.folder(tmp_path), "speaker") == ["Zoë"]
     (tmp_path / "metadata.csv").write_text("path,speaker\r\na.wav,Zoë\r\n", encoding="latin-1")
     with pytest.raises(ValueError, match="in UTF-8"):
@@ -274,6 +279,147 @@ def test_vctk(tmp_path, wav, microphones, ending, prefix):
     assert column(speech, "microphone") == [microphone[1:] or None for microphone in microphones] * 2
 
 
+LAYOUTS = {
+    "libritts": (
+        {
+            "train-clean-100/84/121/84_121_000007_000001.normalized.txt": "Good day.\n",
+            "speakers.tsv": "READER\tGENDER\tSUBSET\tNAME\n84\tF\ttrain-clean-100\tA B\n",
+        },
+        {
+            "train-clean-100/84/121/84_121_000007_000001.wav": ("84", "121", "Good day.", "F"),
+            "dev-clean/174/5/174_5_000005_000000.wav": ("174", "5", None, None),
+        },
+    ),
+    "mls": (
+        {
+            "train/transcripts.txt": "10148_10119_000000\tguten tag\n",
+            "metainfo.txt": "SPEAKER | GENDER | PARTITION\n 10148 |   M    | train\n",
+        },
+        {
+            "train/audio/10148/10119/10148_10119_000000.flac": ("10148", "10119", "guten tag", "M"),
+            "train/audio/10148/10120/10148_10120_000000.flac": ("10148", "10120", None, "M"),
+            "dev/audio/1024/11/1024_11_000000.flac": ("1024", "11", None, None),
+        },
+    ),
+    "timit": (
+        {"TRAIN/DR1/FCJF0/SA1.TXT": "0 46797 She had your dark suit\n"},
+        {
+            "TRAIN/DR1/FCJF0/SA1.WAV": ("FCJF0", None, "She had your dark suit", "F"),
+            "TEST/DR2/MABC0/SX9.WAV": ("MABC0", None, None, "M"),
+            "TEST/DR2/MABC0/SI9.WAV.wav": ("MABC0", None, None, "M"),
+        },
+    ),
+    "aishell": (
+        {
+            "transcript/aishell_transcript_v0.8.txt": "BAC009S0002W0122 而 对\n",
+            "speaker.info": "0002 F\n",
+        },
+        {
+            "wav/train/S0002/BAC009S0002W0122.wav": ("S0002", None, "而 对", "F"),
+            "wav/test/S0764/BAC009S0764W0121.wav": ("S0764", None, None, None),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_other_layouts_have_the_right_speakers(tmp_path, layout):
+    texts, sounds = LAYOUTS[layout]
+    for name, text in texts.items():
+        write_text(tmp_path / name, text)
+    for name in sounds:
+        write(tmp_path / "sound.wav" if name.isupper() else tmp_path / name)
+        if name.isupper():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "sound.wav").rename(tmp_path / name)
+    speech = corpus.folder(tmp_path)
+    found = zip(*(column(speech, name) for name in ("path", "speaker", "session", "text", "sex")), strict=True)
+    assert {path: tuple(labels) for path, *labels in found} == {str(tmp_path / k): v for k, v in sounds.items()}
+    if layout == "timit":
+        assert set(zip(column(speech, "accent"), column(speech, "sentence"), strict=True)) == {
+            ("DR1", "SA1"),
+            ("DR2", "SX9"),
+            ("DR2", "SI9"),
+        }
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train/anna/1.wav", "train/ben/1.wav", "test/cleo/1.wav"),
+        ("wavs/LJ001-0001.wav", "wavs/LJ001-0002.wav"),
+        ("Corpus/anna/1.wav", "Corpus/ben/1.wav"),
+        ("clips/a.wav", "anna/1.wav"),
+    ],
+)
+def test_where_folders_are_no_speakers_nobody_s_name_is_guessed(tmp_path, names):
+    for name in names:
+        write(tmp_path / name)
+    with pytest.warns(
+        UserWarning, match=r"is laid out in no way that is known, and its folders \(\w+.* pass layout='fold"
+    ):
+        speech = corpus.folder(tmp_path)
+    assert column(speech, "speaker") == [None] * len(names)
+    assert None not in column(corpus.folder(tmp_path, layout="folders"), "speaker")
+
+
+def test_speakers_whose_names_are_like_those_of_parts(tmp_path):
+    for name in ("Devon/1.wav", "Valentina/1.wav", "testa/1.wav"):
+        write(tmp_path / name)
+    assert column(corpus.folder(tmp_path), "speaker") == ["Devon", "Valentina", "testa"]
+
+
+def test_the_layout_is_that_of_most_files(tmp_path):
+    for name in ("anna/1.wav", "ben/1.wav", "id10001/vid/00001.wav"):
+        write(tmp_path / name)
+    assert column(corpus.folder(tmp_path), "speaker") == ["anna", "ben", "id10001"]
+
+
+def test_links_are_followed_and_keep_their_names(tmp_path):
+    """Folders that link to a store, files that link to names of hashes, and links in circles."""
+    root = tmp_path / "view"
+    root.mkdir()
+    for hashed, name in (("store/anna/1.wav", "anna"), ("blobs/9f2c", "ben/1.wav")):
+        write(tmp_path / "sound.wav")
+        (tmp_path / hashed).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "sound.wav").rename(tmp_path / hashed)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).symlink_to(tmp_path / (hashed if name.endswith("wav") else "store/anna"))
+    (root / "ben" / "circle").symlink_to(root)
+    (root / "ben" / "itself.wav").symlink_to("itself.wav")
+    with pytest.warns(UserWarning, match="1 file"):
+        speech = corpus.folder(root)
+    assert column(speech, "path") == [str(root / "anna/1.wav"), str(root / "ben/1.wav")]
+    assert column(speech, "speaker") == ["anna", "ben"]
+    assert Batch.from_files(root / "ben/1.wav").paths == (root / "ben/1.wav",)
+    (tmp_path / "alias").symlink_to(root)
+    write_text(root / "metadata.csv", "path\nben/1.wav\n")
+    assert column(corpus.folder(tmp_path / "alias"), "path") == [str(tmp_path / "alias" / "ben/1.wav")]
+
+
+def test_a_name_that_is_not_in_utf_8_is_read(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / "anna" / f"{name}.wav")
+    for name in (b"anna/b.wav", b"anna"):
+        os.rename(os.path.join(os.fsencode(tmp_path), name), os.path.join(os.fsencode(tmp_path), name + b"\xe9.wav"))
+    speech = corpus.folder(tmp_path)
+    assert column(speech, "id") == ["a", "b.wav\\xe9"]
+    assert set(column(speech, "speaker")) == {"anna\\xe9.wav"}
+    assert len(speech.batch()) == 2
+    os.truncate(speech.table["path"][1], 10)
+    with pytest.warns(UserWarning, match="1 file"):
+        assert len(corpus.folder(tmp_path).report) == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
+def test_a_folder_that_may_not_be_listed_is_reported(tmp_path):
+    write(tmp_path / "anna" / "1.wav")
+    write(tmp_path / "ben" / "1.wav")
+    (tmp_path / "ben").chmod(0)
+    with pytest.warns(UserWarning, match="1 file"):
+        assert "could not be listed" in corpus.folder(tmp_path).report["reason"][0]
+
+
 def test_folder_per_speaker(tmp_path):
     for name in ("ben/1.WAV", "anna/monday/am/1.flac", "anna/2.ogg", "anna/1.mp3", "anna/.hidden.wav", "loose.wav"):
         write(tmp_path / name)
@@ -294,8 +440,8 @@ def test_a_layout_can_be_forced(librispeech):
     assert column(speech, "text") == [None] * 4
     with pytest.raises(ValueError, match=r"no file under .* fits the layout 'vctk': wav48/p225"):
         corpus.folder(librispeech, layout="vctk")
-    with pytest.raises(ValueError, match=r"layout must be 'auto' or one of metadata, librispeech, .*got 'timit'"):
-        corpus.folder(librispeech, layout="timit")
+    with pytest.raises(ValueError, match=r"layout must be 'auto' or one of metadata, librispeech, .*got 'tedlium'"):
+        corpus.folder(librispeech, layout="tedlium")
     with pytest.raises(FileNotFoundError, match=r"no .*metadata\.csv"):
         corpus.folder(librispeech, layout="metadata")
 
@@ -309,7 +455,7 @@ def test_a_stray_file_does_not_change_the_layout(librispeech):
 
 
 def test_folders_without_speech(tmp_path):
-    with pytest.raises(ValueError, match=r"no sound file \(.*\.wav\) under"):
+    with pytest.raises(ValueError, match=r"no sound file \(.*\.wav, .*\) under"):
         corpus.folder(tmp_path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         corpus.folder(tmp_path / "away")
@@ -318,6 +464,16 @@ def test_folders_without_speech(tmp_path):
     (tmp_path / "a.wav").write_bytes(b"no sound")
     with pytest.raises(ValueError, match=r"no sound file in .* could be read\. .*a\.wav could not be read"):
         corpus.folder(tmp_path)
+
+
+@pytest.mark.parametrize("row", [".", "..", "a\0.wav", "x" * 5000 + ".wav", "/dev/ptmx", "pipe.wav"])
+def test_a_row_that_is_no_file_does_not_cost_the_others(tmp_path, row):
+    write(tmp_path / "a.wav")
+    os.mkfifo(tmp_path / "pipe.wav")
+    write_text(tmp_path / "metadata.csv", f"path\na.wav\n{row}\n")
+    with pytest.warns(UserWarning, match=r"1 file\(s\)"):
+        speech = corpus.folder(tmp_path)
+    assert column(speech, "id") == ["a"]
 
 
 def test_one_broken_file_does_not_cost_the_others(tmp_path):
@@ -431,6 +587,8 @@ def test_a_table_of_ones_own(speech, tmp_path):
         Corpus(pd.concat([table, table]))
     with pytest.raises(ValueError, match="empty table"):
         Corpus(table[:0])
+    with pytest.raises(ValueError, match="1 of 9 ids are empty"):
+        Corpus(table.assign(id=[None, *table["id"][1:]]))
 
 
 # real recordings

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unisat.interpret.features.bank import FeatureBank, Part
+from unisat.interpret.features.known import plain
 from unisat.interpret.features.labels import frame_codes, frame_labels, known, label_codes, row_labels
 
 IDS, LENGTHS = ["a", "b", "c"], np.array([2, 0, 3])
@@ -66,6 +67,34 @@ def test_codes_are_those_of_a_loop(values):
     codes, names = label_codes(labels)
     assert names == sorted({str(value) for value, known in zip(labels, there, strict=True) if known})
     assert codes.tolist() == [names.index(str(v)) if known else -1 for v, known in zip(labels, there, strict=True)]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "Int64", "Int8", "object", "category"])
+def test_whole_numbers_with_gaps_mean_the_same_in_any_dtype(dtype, tmp_path):
+    """pandas makes floats of them, and what is left after the gaps are gone is a class and no quantity."""
+    column = pd.Series([3, None, -100, 12, 3]).astype(dtype)
+    given = plain(column)
+    assert known(given).tolist() == [True, False, False, True, True]
+    assert label_codes(given)[0][[1, 2]].tolist() == [-1, -1]
+    table = pd.DataFrame({"id": list("abcde"), "phone": column})
+    bank = FeatureBank.from_arrays(table, {"hidden.0": np.zeros((5, 1))})
+    bank.save(tmp_path / "bank")
+    for found in (bank, FeatureBank.load(tmp_path / "bank")):
+        with pytest.raises(ValueError, match=r"'phone' is empty for 2 of 5 utterances .* negative whole number"):
+            found.labels("phone")
+        assert found.known("phone").ids == ["a", "d", "e"]
+        assert found.known("phone").labels("phone").tolist() == ["3", "12", "3"]
+        assert found.known("phone").table["phone"].dtype.kind != "f"
+
+
+def test_a_quantity_with_gaps_stays_one():
+    table = pd.DataFrame(
+        {"id": list("abc"), "pitch": [120.5, np.nan, 131], "level": pd.array([-20, None, -3], "Float64")}
+    )
+    bank = FeatureBank.from_arrays(table, {"hidden.0": np.zeros((3, 1))}).known("pitch", "level")
+    assert [bank.table[name].dtype.kind for name in ("pitch", "level")] == ["f", "f"]
+    assert plain(bank.table["level"]).tolist() == [-20.0, -3.0]
+    assert bank.ids == ["a", "c"]
 
 
 def test_a_quantity_may_be_negative():

@@ -723,3 +723,13 @@ def test_frames_and_utterances_are_not_mixed_up(frames, bank):
     both = FeatureBank(framewise.table, [Part(np.arange(48), arrays)])
     with pytest.raises(ValueError, match=r"hidden.2 has other rows than hidden.0"):
         probe_layers(both, phones, groups=None, progress=False)
+
+
+def test_classes_with_gaps_are_classes_and_no_quantity(bank):
+    numbers = np.unique(table()["speaker"], return_inverse=True)[1].astype(float)
+    numbers[[0, 5]] = np.nan
+    labelled = FeatureBank.from_arrays(bank.table.assign(number=numbers), {"hidden.2": bank["hidden.2"]}, bank.settings)
+    of_column = probe_layers(labelled.known("number"), "number", groups="session", **BARE)
+    of_series = probe_layers(labelled, pd.Series(numbers), groups="session", **BARE)
+    assert of_column.settings["classes"] == of_series.settings["classes"] == sorted(map(str, range(SPEAKERS)))
+    assert of(of_column, "trained")["value"].tolist() == of(of_series, "trained")["value"].tolist()

@@ -1,5 +1,7 @@
 """Batches: aligned crops, honest buckets, mixed speakers, and every batch a function of its number."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 import unisat as us
 from unisat.corpus import Corpus
+from unisat.training import data
 from unisat.training.data import MisalignedTargetsError, SoundCache, TrainingData, manifest, plan, read_crop, union
 from unisat.training.resident import ResidentData
 
@@ -119,6 +122,60 @@ def test_a_row_without_a_path(speech):
     pd.read_csv(speech / "table.csv").assign(path=["00.wav", None] * 6).to_csv(speech / "no.csv", index=False)
     with pytest.raises(ValueError, match=r"a path in each row; row\(s\) \[1, 3, 5, 7, 9, 11\]"):
         manifest(speech / "no.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'path,seconds\n00.wav,1\n01.wav,"1,5"\n', r"odd\.csv has '1,5' in the column seconds \(row 1, "),
+        (b"path,seconds\n00.wav,0:01\n", r"odd\.csv has '0:01' in the column seconds"),
+        (b"", r"odd\.csv is not a comma-separated table"),
+        ("path,text\n00.wav,Zoë\n".encode("latin-1"), r"odd\.csv is not a comma-separated table in UTF-8"),
+        (b"path,text\n00.wav,well, then\n", r"odd\.csv .*line 2 has more than 2 cells"),
+    ],
+)
+def test_tables_that_are_not_understood_are_named(speech, content, message):
+    (speech / "odd.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        manifest(speech / "odd.csv")
+
+
+def test_a_parquet_file_that_is_none_is_named(speech):
+    (speech / "odd.parquet").write_bytes(b"path,seconds\n")
+    with pytest.raises(ValueError, match=r"odd\.parquet is not a Parquet"):
+        manifest(speech / "odd.parquet")
+
+
+def test_a_table_of_a_spreadsheet_and_empty_cells(speech):
+    seconds = pd.read_csv(speech / "table.csv")["seconds"]
+    text = "path,id,speaker,seconds\n00.wav,,Zoë,inf\n01.wav,0007,,\n02.wav,x,,-1\n"
+    (speech / "odd.csv").write_text(text, encoding="utf-16")
+    table = manifest(speech / "odd.csv").table
+    assert table["id"].tolist() == ["00", "0007", "x"]
+    assert table["speaker"].iloc[0] == "Zoë"
+    assert table["seconds"].tolist() == seconds[:3].tolist()  # measured where no length is given
+
+
+def test_files_are_looked_for_by_folder_and_keep_the_names_of_their_links(tmp_path, monkeypatch):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "view").mkdir()
+    for row in range(40):
+        soundfile.write(tmp_path / "blobs" / f"{row}", np.full(800, 0.1), 16_000, format="WAV")
+        (tmp_path / "view" / f"{row}.wav").symlink_to(tmp_path / "blobs" / f"{row}")
+    (tmp_path / "view" / "39.wav").unlink()
+    (tmp_path / "view" / "39.wav").symlink_to(tmp_path / "not fetched")
+    lines = "".join(f"view/../view/{row}.wav,1\n" for row in range(40))
+    (tmp_path / "m.csv").write_text("path,seconds\n" + lines)
+    with pytest.warns(UserWarning, match="1 file"):
+        found = manifest(tmp_path / "m.csv")
+    assert found.table["path"].tolist() == [str(tmp_path / "view" / f"{row}.wav") for row in range(39)]
+    assert found.report["path"].tolist() == [str(tmp_path / "view" / "39.wav")]
+    for row in range(40):
+        (tmp_path / "view" / f"{row}.wav").unlink()
+        (tmp_path / "view" / f"{row}.wav").touch()
+    asked = []
+    monkeypatch.setattr(os, "stat", lambda path, **_: asked.append(path) or pytest.fail(f"asked for {path}"))
+    assert list(data._missing(found.table["path"])) == []
 
 
 # reading

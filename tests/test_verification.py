@@ -346,6 +346,16 @@ def test_discriminant_analysis_and_plda_drop_what_differs_within_a_speaker():
     assert verify_trials(bank, 0, backend="lda", train=more).settings["train_speakers"] == 60
 
 
+def test_a_trial_list_in_a_file_keeps_ids_that_look_like_numbers(tmp_path):
+    bank = voices(4, 3)
+    bank.table["id"] = [f"{row:04}" for row in range(12)]
+    (tmp_path / "trials.csv").write_text("label,enrol_id,test_id\n1,0000,0001\n0,0000,0007\n")
+    assert verify_trials(bank, 0, trials=tmp_path / "trials.csv").test.tolist() == [1, 7]
+    (tmp_path / "trials.csv").write_text("label,enrol_id,test_id\n1,0000,0001\n0,0000,\n")
+    with pytest.raises(ValueError, match=r"1 test recording\(s\) of the trial list are not in the bank"):
+        verify_trials(bank, 0, trials=tmp_path / "trials.csv")
+
+
 def test_plda_of_few_speakers_warns():
     with pytest.warns(UserWarning, match="54 utterances of 9 speakers; its covariances want at least 50"):
         verify_trials(voices(4, 4), 0, backend="plda", train=voices(9, 6, seed=1, prefix="t"))

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import os
+import stat
+import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import BytesIO, IOBase
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,26 @@ from torch import Tensor
 
 from unisat.frames import SAMPLE_RATE
 
-SUFFIXES = (".aif", ".aiff", ".au", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".sph", ".wav")
-"""Endings of sound files. libsndfile does not read m4a; it is listed so that such files are reported."""
+SUFFIXES = tuple(
+    f".{ending}"
+    for ending in (
+        "8svx aac aif aifc aiff amr ape au caf flac iff m4a mka mp2 mp3 mp4 nist oga ogg opus rf64 snd sph voc w64 wav "
+        "wave webm wma wv"
+    ).split()
+)
+"""Endings of sound files. libsndfile does not read all of them; the others are listed so that they are reported."""
 
 # zero point and full scale of the integer samples that have one
 INTEGERS = {"u1": (128, 2**7), "i2": (0, 2**15), "i4": (0, 2**31)}
 MOST_CHANNELS = 8
-# libsndfile gives 2**63 - 1 samples where a stream's header gives no length
-LONGEST = 2**40
+LONGEST = 2**28
+"""Samples beyond which a header is not believed where the file is small for so many (an hour at 75 kHz)."""
+RATES = 100, 10_000_000
+"""Lowest and highest sample rate that sound of any kind has."""
+LOUDEST = 100.0
+"""Peak above which samples are taken for whole numbers of PCM that somebody made floats of; full scale is 1."""
+CANCELLED = 1e-3
+"""Share of the channels' power below which their mean says nothing of them; unlike channels keep 1 / channels."""
 
 
 def load(
@@ -44,7 +57,8 @@ def load(
     ----------
     path
         A file of any rate that libsndfile reads (WAV, FLAC, Ogg Vorbis and Opus, MP3, ...), the bytes of such a
-        file, or an open binary file, as uploads in a notebook give them. Channels are averaged, with a warning.
+        file, or an open binary file, as uploads in a notebook give them. Channels are averaged, with a warning. Of a
+        WAV file whose header was never finished all that follows is read, of a chained Ogg file all its parts.
     name
         Name of the sound in messages; by default its path.
 
@@ -55,16 +69,18 @@ def load(
     ValueError
         If the sound cannot be decoded, has no samples, or has samples that are NaN or infinite.
     """
-    with _opened(path, name) as (sound, name):
-        channels = sound.read(dtype="float32", always_2d=True)
-        rate = sound.samplerate
-    return _resampled(_checked(_mono(channels, name), name), rate, SAMPLE_RATE, name)
+    with opened(path, name) as (sounds, name):
+        parts = [(_mono(sound.decoded(), name), sound.samplerate) for sound in sounds]
+    return torch.cat([_resampled(_checked(part, name), rate, SAMPLE_RATE, name) for part, rate in parts])
 
 
 def duration(path: str | os.PathLike[str]) -> float:
-    """Length of a sound file in seconds, from its header alone; the errors are those of `load`."""
-    with _opened(path, None) as (sound, _):
-        return sound.frames / sound.samplerate
+    """Length of a sound file in seconds, from its header alone; the errors are those of `load`.
+
+    A header that does not say how long the sound is, or more than the file can hold, is not believed: then it is read.
+    """
+    with opened(path) as (sounds, _):
+        return sum(sound.duration() for sound in sounds)
 
 
 def as_waveform(audio: ArrayLike, sampling_rate: int | None) -> Float[Tensor, " samples"]:
@@ -100,6 +116,7 @@ def resample(
     for rate in rates:
         if not isinstance(rate, int | float | np.number) or not 0 < rate < math.inf:
             raise ValueError(f"a sample rate is a positive number of samples a second, got {rate!r}.")
+        _check_rate(rate, "audio")
     return _resampled(_samples(waveform), sampling_rate, target, "audio")
 
 
@@ -137,39 +154,167 @@ def decibels(
     return 20 * (spectrum.abs() * 2 / hann.sum()).clamp(min=1e-6).log10()
 
 
+class Sound(soundfile.SoundFile):
+    """A sound file of ``size`` bytes that is read on and on.
+
+    soundfile jumps after each read to where it is anyway. Some codings cannot jump, and no file where its header lies.
+    """
+
+    size = 0
+
+    def seekable(self) -> bool:
+        """Say no, so that no read is followed by a jump; `seek` itself jumps."""
+        return False
+
+    def decoded(self) -> np.ndarray:
+        """Give all samples (samples, channels)."""
+        if self._believed():
+            return self.read(self.frames, dtype="float32", always_2d=True)
+        return np.concatenate(list(self._blocks()))
+
+    def duration(self) -> float:
+        """Give the length in seconds."""
+        return (self.frames if self._believed() else sum(map(len, self._blocks()))) / self.samplerate
+
+    def _believed(self) -> bool:
+        """Whether the file can hold as much as its header says; only the longest silence takes less."""
+        return self.frames * self.channels <= LONGEST or self.frames <= 64 * self.size
+
+    def _blocks(self) -> Iterator[np.ndarray]:
+        while len(block := self.read(2**20, dtype="float32", always_2d=True)):
+            yield block
+
+
 @contextmanager
-def _opened(source: Any, name: str | None) -> Iterator[tuple[soundfile.SoundFile, str]]:
-    """Open a path, bytes or an open file, and give it a name; a decoding error becomes a ValueError with advice."""
+def opened(source: Any, name: str | None = None) -> Iterator[tuple[list[Sound], str]]:
+    """Open a path, bytes or an open file: its sounds, nearly always one, and its name.
+
+    A chained Ogg file has several. A decoding error, also one inside the scope, becomes a ValueError with advice.
+    """
     if hasattr(source, "read"):
         name = name or str(getattr(source, "name", "open file"))
         source = source.read()
         if isinstance(source, str):
             raise ValueError(f"{name} is opened as text; expected bytes: open it with mode 'rb'.")
-    if isinstance(source, bytes | bytearray | memoryview):
-        source, name = BytesIO(source), name or f"sound of {len(source)} bytes"
-    else:
-        source, name = Path(source), name or os.fspath(source)
-        if source.is_dir():
-            raise ValueError(f"{name} is a folder; expected a sound file. unisat.corpus.folder reads folders.")
-        if not source.exists():
-            raise FileNotFoundError(f"{name} does not exist; check the path, or list its folder.")
+    with ExitStack() as stack:
+        if isinstance(source, bytes | bytearray | memoryview):
+            given: Any = BytesIO(source)
+            file, name = given, name or f"sound of {len(source)} bytes"
+        else:
+            name = name or os.fspath(source)
+            _check_path(source, name)
+            file = stack.enter_context(open(source, "rb", buffering=0))
+            # libsndfile knows no names longer than 1,023 bytes, and soundfile none that are not UTF-8
+            given = file.fileno() if os.name == "posix" else os.fspath(source)
+        try:
+            pieces = _chain(file) or _unfinished(file, name)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            sounds = [stack.enter_context(Sound(piece, closefd=False)) for piece in pieces or [given]]
+            for sound in sounds:
+                sound.size = size
+                _check_rate(sound.samplerate, name)
+                if not sound.frames:
+                    said = f" in its {size:,} bytes (unfinished?)" if size > 4096 else ""
+                    raise ValueError(f"{name} holds no samples{said}; record or export it again.")
+            yield sounds, name
+        # TypeError: a headerless .raw
+        except (soundfile.SoundFileError, TypeError) as error:
+            reason = getattr(error, "error_string", str(error)).rstrip(".")
+            raise ValueError(
+                f"{name} could not be read as sound ({reason}); WAV, FLAC, Ogg, Opus and MP3 are, anything else "
+                "can be converted, for example with: ffmpeg -i INPUT output.wav"
+            ) from error
+
+
+def _check_path(path: Any, name: str) -> None:
+    """Refuse what is no file: a pipe would be waited for, and a link to a terminal opened."""
     try:
-        with soundfile.SoundFile(source) as sound:
-            if not sound.frames:
-                raise ValueError(f"{name} holds no samples; record or export it again.")
-            if sound.frames > LONGEST:
-                raise ValueError(
-                    f"{name} does not say how long it is (a stream written into a pipe?); write it again "
-                    "with: ffmpeg -i INPUT output.wav"
-                )
-            yield sound, name
-    # TypeError: a headerless .raw
-    except (soundfile.SoundFileError, TypeError) as error:
-        reason = getattr(error, "error_string", str(error)).rstrip(".")
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        what = "is a link to a file that does not exist" if os.path.islink(path) else "does not exist"
+        raise FileNotFoundError(f"{name} {what}; check the path, or list its folder.") from None
+    except ValueError as error:
+        raise ValueError(f"{name!r} is no path ({error}).") from None
+    if stat.S_ISDIR(mode):
+        raise ValueError(f"{name} is a folder; expected a sound file. unisat.corpus.folder reads folders.")
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{name} is a pipe or a device; expected a sound file.")
+
+
+def _check_rate(rate: Any, name: str) -> None:
+    if not RATES[0] <= rate <= RATES[1]:
         raise ValueError(
-            f"{name} could not be read as sound ({reason}); WAV, FLAC, Ogg, Opus and MP3 are, anything else "
-            "can be converted, for example with: ffmpeg -i INPUT output.wav"
-        ) from error
+            f"{name} has a sample rate of {rate} Hz; expected {RATES[0]:,} to {RATES[1]:,}: its header, or the number, "
+            "is wrong."
+        )
+
+
+def _unfinished(file: Any, name: str) -> list[BytesIO]:
+    """Give a WAV file with the sizes that it has, where the recorder was killed before it wrote them; else nothing."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if (head := file.read(12))[:4] != b"RIFF" or head[8:] != b"WAVE":
+        return []
+    kind, size, start = b"", 0, 12
+    while kind != b"data":
+        start += size + size % 2
+        file.seek(start)
+        if len(head := file.read(8)) < 8:
+            return []
+        kind, size = struct.unpack("<4sI", head)
+        start += 8
+    after = start + size + size % 2
+    if after + 8 > end:
+        return []
+    file.seek(after)
+    following, length = struct.unpack("<4sI", file.read(8))
+    if all(0x20 <= byte < 0x7F for byte in following) and (size or after + 8 + length <= end):
+        return []
+    warnings.warn(
+        f"{name} says that it has {size:,} bytes of samples, but {end - start:,} follow: reading all of them. The "
+        "recording seems to be unfinished.",
+        UserWarning,
+        stacklevel=6,
+    )
+    file.seek(0)
+    whole = bytearray(file.read())
+    whole[4:8], whole[start - 4 : start] = (struct.pack("<I", min(end - at, 2**32 - 1)) for at in (8, start))
+    return [BytesIO(whole)]
+
+
+def _chain(file: Any) -> list[BytesIO]:
+    """Divide an Ogg file into the streams that lie one behind the other in it; nothing where there is only one.
+
+    libsndfile reads the first of them. The last page of a chain has a number that no stream has at the beginning.
+    """
+    if file.read(4) != b"OggS":
+        return []
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 2**17))
+    tail = file.read()
+    file.seek(0)
+    head = file.read(2**16)
+    at, numbers = 0, set()
+    while head[at : at + 4] == b"OggS" and head[at + 5] & 2:  # pages that begin a stream
+        numbers.add(head[at + 14 : at + 18])
+        at += _page(head, at)
+    if not numbers or tail[tail.rfind(b"OggS") :][14:18] in numbers:
+        return []
+    file.seek(0)
+    whole = file.read()
+    at, starts, before = 0, [], 0
+    while whole[at : at + 4] == b"OggS":
+        begins = whole[at + 5] & 2
+        starts += [at] if begins and not before else []
+        before = begins
+        at += _page(whole, at)
+    return [BytesIO(whole[start:end]) for start, end in zip(starts, [*starts[1:], len(whole)], strict=True)]
+
+
+def _page(data: bytes, at: int) -> int:
+    """Count the bytes of a page of an Ogg file."""
+    segments = data[at + 26 : at + 27]
+    return 27 + sum(segments) + sum(data[at + 27 : at + 27 + sum(segments)])
 
 
 def _samples(audio: Any) -> np.ndarray:
@@ -209,8 +354,12 @@ def _mono(channels: np.ndarray, name: str) -> np.ndarray:
     if channels.shape[1] == 1:
         return channels[:, 0]
     warnings.warn(f"{name} has {channels.shape[1]} channels; taking their mean.", UserWarning, stacklevel=4)
-    with np.errstate(invalid="ignore"):
-        return channels.mean(axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean = channels.mean(axis=1)
+        if np.square(mean).sum() < CANCELLED * np.square(channels).mean(axis=1).sum():
+            said = f"the channels of {name} cancel each other: nearly nothing is left in their mean; take one of them."
+            warnings.warn(said, UserWarning, stacklevel=4)
+    return mean
 
 
 def _checked(samples: np.ndarray, name: str) -> np.ndarray:
@@ -220,6 +369,13 @@ def _checked(samples: np.ndarray, name: str) -> np.ndarray:
         raise ValueError(
             f"{name} has {len(broken)} of {len(samples)} samples NaN or infinite, the first is sample "
             f"{broken[0]}; repair or drop the recording."
+        )
+    if len(samples) and (peak := max(samples.max(), -samples.min())) > LOUDEST:
+        warnings.warn(
+            f"{name} has samples up to {peak:,.0f}, where full scale is 1; divide whole numbers of PCM by their full "
+            "scale (32768 for 16 bits).",
+            UserWarning,
+            stacklevel=4,
         )
     return samples
 

@@ -7,11 +7,13 @@ model(batch.input_values, attention_mask=batch.attention_mask)
 
 from __future__ import annotations
 
+import codecs
+import csv
 import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from operator import index
 from pathlib import Path
@@ -37,8 +39,12 @@ COLUMNS = ["path", "id", "speaker", "session", "sex", "accent", "sentence", "tex
 LAYOUTS = {
     "metadata": "a table metadata.csv with a column path",
     "librispeech": "<speaker>/<chapter>/<speaker>-<chapter>-<utterance>.flac",
+    "libritts": "<speaker>/<chapter>/<speaker>_<chapter>_<paragraph>_<utterance>.wav",
+    "mls": "audio/<speaker>/<book>/<speaker>_<book>_<utterance>.flac",
     "voxceleb": "id10001/<video>/00001.wav",
     "vctk": "wav48/p225/p225_001.wav or p225_001_mic1.flac, with txt/p225/p225_001.txt",
+    "timit": "DR1/FCJF0/SA1.WAV, with SA1.TXT",
+    "aishell": "S0002/BAC009S0002W0122.wav",
     "folders": "<speaker>/<session>/<utterance>.wav, with or without sessions",
 }
 """The layouts of files that `folder` knows, in the order in which it tries them."""
@@ -47,10 +53,21 @@ LAYOUTS = {
 # given folder, the others with the whole path.
 PATTERNS = {
     "librispeech": r".*/(?P<speaker>\d+)/(?P<session>\d+)/(?P=speaker)-(?P=session)-\d+\.\w+",
+    "libritts": r".*/(?P<speaker>\d+)/(?P<session>\d+)/(?P=speaker)_(?P=session)_\d+_\d+\.\w+",
+    "mls": r".*/(?P<speaker>\d+)/(?P<session>\d+)/(?P=speaker)_(?P=session)_\d+\.\w+",
     "voxceleb": r".*/(?P<speaker>id\d{5})/(?P<session>[^/]+)/\d+\.\w+",
     "vctk": r".*/(?P<speaker>p\d{3}|s5)/(?P=speaker)_\d{3}(_(?P<microphone>mic\d))?\.\w+",
+    "timit": r"(?i:.*/(?P<accent>dr[1-8])/(?P<speaker>(?P<sex>[fm])[a-z]{2}[a-z0-9]\d)/(?P<sentence>s[aix]\d+)"
+    r"(\.wav)?\.\w+)",
+    "aishell": r".*/(?P<speaker>S\d{4})/BAC\d+(?P=speaker)W\d+\.\w+",
     "folders": r"((?P<speaker>[^/]+)/)?((?P<session>.+)/)?[^/]+",
 }
+
+NO_SPEAKERS = (
+    r"(?i:(train|test|dev|valid|validation|val|eval|enrol|audio|wavs?|clips|flac|mp3|sph|data|speech|sounds?|part|split)"
+    r"([-_. ].*|\d*)|dr\d)"
+)
+"""Folders of these names hold parts of a corpus, and not what one speaker said."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -109,7 +126,7 @@ class Batch:
         names = _short_names([file.as_posix() for file in files]) if ids is None else ids
         waveforms = [audio.load(file) for file in files]
         labels = {"ids": names, "speakers": speaker, "sessions": session, "texts": text}
-        return cls._labelled(waveforms, do_normalize, **labels, paths=[file.resolve() for file in files])
+        return cls._labelled(waveforms, do_normalize, **labels, paths=[Path(os.path.abspath(file)) for file in files])
 
     @classmethod
     def from_arrays(
@@ -215,6 +232,8 @@ class Corpus:
             raise ValueError(f"a corpus table needs the column(s) {missing}; it has {list(table)}.")
         if table.empty:
             raise ValueError("a corpus needs at least one utterance, got an empty table.")
+        if table["id"].isna().any():
+            raise ValueError(f"{table['id'].isna().sum()} of {len(table)} ids are empty; give each utterance a name.")
         if twice := table["id"][table["id"].duplicated()].tolist():
             raise ValueError(f"ids must differ, {twice} come(s) more than once; change the column id.")
         others = [name for name in table if name not in COLUMNS]
@@ -224,7 +243,8 @@ class Corpus:
     @property
     def report(self) -> pd.DataFrame:
         """Path and reason of each file that could not be read; a subset lists those of the whole corpus."""
-        return pd.DataFrame(sorted(self._unreadable.items()), columns=["path", "reason"])
+        # pandas's own strings are all in UTF-8
+        return pd.DataFrame(sorted(self._unreadable.items()), columns=["path", "reason"], dtype=object)
 
     def where(self, **columns: Any) -> Corpus:
         """Keep the utterances whose columns have these values, or one of a list of values.
@@ -316,36 +336,46 @@ def folder(path: str | os.PathLike[str], layout: str = "auto") -> Corpus:
     path
         The folder of a corpus, or of a part of it whose files are where they were.
     layout
-        How the files are laid out; ``"auto"`` takes the first of these layouts that fits:
+        How the files are laid out; ``"auto"`` takes the first of these layouts that fits most files:
 
         - ``"metadata"``: a ``metadata.csv`` with a column ``path``, relative to the folder, and any others;
         - ``"librispeech"``: ``84/121123/84-121123-0000.flac``, session = chapter, texts from
           ``84-121123.trans.txt``, sexes from ``SPEAKERS.TXT``;
+        - ``"libritts"``: ``84/121123/84_121123_000007_000001.wav``, session = chapter, texts from
+          ``84_121123_000007_000001.normalized.txt``, sexes from ``SPEAKERS.txt``;
+        - ``"mls"``: ``audio/10148/10119/10148_10119_000000.flac``, session = book, texts from ``transcripts.txt``,
+          sexes from ``metainfo.txt``;
         - ``"voxceleb"``: ``id10001/1zcIwhmdeo4/00001.wav``, session = video;
         - ``"vctk"``: ``wav48/p225/p225_001.wav`` or ``p225_001_mic1.flac`` (with a column ``microphone``), texts
           from ``txt/p225/p225_001.txt``, sexes and accents from ``speaker-info.txt``;
-        - ``"folders"``: ``<speaker>/<session>/<utterance>.wav``, with or without sessions.
+        - ``"timit"``: ``DR1/FCJF0/SA1.WAV``, accent = dialect region, sex = first letter, texts from ``SA1.TXT``;
+        - ``"aishell"``: ``S0002/BAC009S0002W0122.wav``, texts from ``transcript/aishell_transcript_v0.8.txt``, sexes
+          from ``speaker.info``;
+        - ``"folders"``: ``<speaker>/<session>/<utterance>.wav``, with or without sessions. Chosen by ``"auto"``, it
+          leaves speakers empty, with a warning, where the folders do not seem to be speakers.
 
     Returns
     -------
     Corpus
-        Its rows have the order of ``metadata.csv``, or else of the paths. Only headers are read. Files that cannot be
-        read or do not fit the layout are left out with a warning and listed in ``report``.
+        Its rows have the order of ``metadata.csv``, or else of the paths. Only headers are read. Links are
+        followed, and keep their own names. Files that cannot be read or do not fit the layout are left out with a
+        warning and listed in ``report``.
     """
-    root = Path(path).resolve()
+    root = os.path.abspath(path)
     if layout not in ("auto", *LAYOUTS):
         raise ValueError(f"layout must be 'auto' or one of {', '.join(LAYOUTS)}; got {layout!r}.")
-    if not root.exists():
+    if not os.path.exists(root):
         raise FileNotFoundError(f"{path} does not exist; check the path.")
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise ValueError(f"{path} is a file, expected a folder; use Batch.from_files for files.")
     unreadable: dict[str, str] = {}
-    if layout == "metadata" or (layout == "auto" and (root / "metadata.csv").exists()):
-        rows = _metadata(root)
+    if layout == "metadata" or (layout == "auto" and os.path.exists(os.path.join(root, "metadata.csv"))):
+        rows = _metadata(Path(root))
     else:
         rows = _tree(root, layout, unreadable)
-    for row, name in zip(rows, _short_names([row["relative"] for row in rows]), strict=True):
-        row["path"] = str((root / row.pop("relative")).resolve())
+    for row, name in zip(rows, _short_names([in_utf_8(row["relative"]) for row in rows]), strict=True):
+        # links stay as they are: DVC, git-annex and the hub link to files that are named by a hash
+        row["path"] = os.path.abspath(os.path.join(root, row.pop("relative")))
         row["id"] = _label(row.get("id")) or name
         try:
             row["seconds"] = audio.duration(row["path"])
@@ -356,7 +386,8 @@ def folder(path: str | os.PathLike[str], layout: str = "auto") -> Corpus:
         raise ValueError(f"no sound file in {path} could be read. {next(iter(unreadable.values()))}")
     if unreadable:
         warnings.warn(f"{len(unreadable)} file(s) in {path} left out; see report.", UserWarning, stacklevel=2)
-    return Corpus(pd.DataFrame(readable), unreadable)
+    paths = pd.Series([row.pop("path") for row in readable], dtype=object)
+    return Corpus(pd.DataFrame(readable).assign(path=paths), unreadable)
 
 
 def builtin() -> Corpus:
@@ -374,16 +405,47 @@ def people() -> Corpus:
     return folder(shipped("people"), layout="metadata")
 
 
+def read_table(file: Path, dtype: Mapping[str, Any] | type = str) -> pd.DataFrame:
+    """Read a table, CSV or Parquet: in UTF-8, or in UTF-16 as spreadsheets save it; only empty cells are missing.
+
+    Raises
+    ------
+    ValueError
+        If it is no table; the message names the file, and the line that has more cells than there are columns.
+    """
+    try:
+        if file.suffix.lower() == ".parquet":
+            return pd.read_parquet(file)
+        with file.open("rb") as opened:
+            encoding = "utf-16" if opened.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8"
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # cells that would be lost
+            return pd.read_csv(
+                file, dtype=dtype, keep_default_na=False, na_values=[""], encoding=encoding, index_col=False
+            )
+    except ImportError as error:
+        raise ImportError(f"{file} needs pyarrow: pip install 'unisat[train]'.") from error
+    except (ValueError, pd.errors.ParserWarning) as error:
+        too_long = isinstance(error, pd.errors.ParserError | pd.errors.ParserWarning)
+        said = _long_line(file, encoding) if too_long else str(error)
+        kind = "Parquet" if file.suffix.lower() == ".parquet" else "comma-separated table in UTF-8"
+        raise ValueError(f"{file} is not a {kind} ({said}); save it as one.") from error
+
+
+def _long_line(file: Path, encoding: str) -> str:
+    """Name the first line of a CSV file that has more cells than there are columns."""
+    with file.open(encoding=encoding, newline="") as opened:
+        cells = csv.reader(opened)
+        columns = len(next(cells, []))
+        return next((f"line {cells.line_num} has more than {columns} cells" for row in cells if len(row) > columns), "")
+
+
 def _metadata(root: Path) -> list[dict[str, Any]]:
     """Read the rows of ``metadata.csv``; labels stay strings even if they look like numbers."""
     file = root / "metadata.csv"
     if not file.exists():
         raise FileNotFoundError(f"there is no {file}; layout='metadata' is {LAYOUTS['metadata']}.")
-    strings = {name: str for name in COLUMNS if name != "seconds"}
-    try:
-        table = pd.read_csv(file, dtype=strings, keep_default_na=False, na_values=[""], encoding="utf-8")
-    except ValueError as error:
-        raise ValueError(f"{file} is not a comma-separated table in UTF-8 ({error}); save it as one.") from error
+    table = read_table(file, {name: str for name in COLUMNS if name != "seconds"})
     if "path" not in table or table.empty:
         raise ValueError(f"{file} needs a column path and at least a row; its columns are {list(table)}.")
     if (wrong := table["path"].isna() | table["path"].duplicated()).any():
@@ -392,66 +454,153 @@ def _metadata(root: Path) -> list[dict[str, Any]]:
     return table.rename(columns={"path": "relative"}).to_dict("records")
 
 
-def _tree(root: Path, layout: str, unreadable: dict[str, str]) -> list[dict[str, Any]]:
+def _tree(root: str, layout: str, unreadable: dict[str, str]) -> list[dict[str, Any]]:
     """Find the sound files under ``root``, sorted; those that do not fit the layout go to ``unreadable``."""
-    files = sorted(file.relative_to(root) for file in root.rglob("*") if file.suffix.lower() in audio.SUFFIXES)
-    files = [file for file in files if not any(part.startswith(".") for part in file.parts)]
+    files = sorted(_sounds(root, "", (), unreadable), key=lambda file: file.split("/"))
     if not files:
         raise ValueError(f"there is no sound file ({', '.join(audio.SUFFIXES)}) under {root}; check the path.")
     for name in PATTERNS if layout == "auto" else [layout]:
-        places = files if name == "folders" else [root / file for file in files]
-        matches = [re.fullmatch(PATTERNS[name], place.as_posix()) for place in places]
-        if any(matches):
+        places = files if name == "folders" else [f"{Path(root).as_posix()}/{file}" for file in files]
+        matches = [re.fullmatch(PATTERNS[name], place) for place in places]
+        if sum(match is not None for match in matches) >= (len(files) / 2 if layout == "auto" else 1):
             break
     else:
         raise ValueError(f"no file under {root} fits the layout {layout!r}: {LAYOUTS[layout]}.")
-    rows, people = [], _people(root / files[0], name)
+    unknown = layout == "auto" and name == "folders" and not _speaker_folders(root, matches)
+    rows, people, texts = [], _people(Path(root, files[0]), name), _Texts(name)
     for file, match in zip(files, matches, strict=True):
         if match is None:
-            unreadable[str(root / file)] = f"{file} does not fit the layout {name!r}: {LAYOUTS[name]}."
+            unreadable[os.path.join(root, file)] = f"{file} does not fit the layout {name!r}: {LAYOUTS[name]}."
         else:
-            labels = match.groupdict()
-            about = people.get(labels["speaker"], {})
-            rows.append({"relative": file.as_posix(), **labels, **about, "text": _text(root / file, name, labels)})
+            labels = {} if unknown else {name: label and in_utf_8(label) for name, label in match.groupdict().items()}
+            about = people.get(labels.get("speaker"), {})
+            rows.append({"relative": file, **labels, **about, "text": texts.of(Path(root, file), labels)})
     return rows
 
 
-def _people(file: Path, layout: str) -> dict[str, dict[str, str]]:
+def _sounds(root: str, below: str, above: tuple[tuple[int, int], ...], unreadable: dict[str, str]) -> Iterator[str]:
+    """Find sound files in a folder and those below it, also behind links, but in no circles; hidden ones are left out.
+
+    ``below`` is the path from ``root`` to the folder, ``above`` are the folders on the way.
+    """
+    folder = os.path.join(root, below)
+    try:
+        about = os.stat(folder)
+        entries = [] if (about.st_dev, about.st_ino) in above else list(os.scandir(folder))
+    except OSError as error:
+        unreadable[folder] = f"{folder} could not be listed ({error.strerror}); it may hold more files."
+        return
+    for entry in entries:
+        try:
+            inside = entry.is_dir()
+        except OSError:  # a link to itself
+            inside = False
+        if entry.name.startswith("."):
+            continue
+        if inside:
+            yield from _sounds(root, f"{below}{entry.name}/", (*above, (about.st_dev, about.st_ino)), unreadable)
+        elif os.path.splitext(entry.name)[1].lower() in audio.SUFFIXES:
+            yield below + entry.name
+
+
+def _speaker_folders(root: str, matches: list[re.Match[str] | None]) -> bool:
+    """Whether the folders under ``root`` may be speakers; if not, warn."""
+    found = {(match["speaker"], match["session"]) for match in matches if match and match["speaker"]}
+    speakers = {speaker for speaker, _ in found}
+    parts = sorted(speaker for speaker in speakers if re.fullmatch(NO_SPEAKERS, speaker))
+    if not parts and (len(speakers) > 1 or len(found) < 2):
+        return True
+    named = ", ".join((parts or sorted(speakers))[:3])
+    warnings.warn(
+        f"{root} is laid out in no way that is known, and its folders ({named}) do not seem to be speakers: nobody's "
+        "name is taken from them. Open the folder above the speakers, pass layout='folders' if they are speakers, or "
+        "write a metadata.csv with the columns path and speaker.",
+        UserWarning,
+        stacklevel=4,
+    )
+    return False
+
+
+def _people(file: Path, layout: str) -> dict[str | None, dict[str, str]]:
     """Read sex and accent of each speaker from the corpus's list, in a folder above ``file``."""
-    name = {"librispeech": "SPEAKERS.TXT", "vctk": "speaker-info.txt"}.get(layout)
-    lists = [above / name for above in file.parents[:5] if (above / name).exists()] if name else []
-    people = {}
+    names = {
+        "librispeech": ("SPEAKERS.TXT",),
+        "libritts": ("SPEAKERS.txt", "speakers.tsv"),
+        "mls": ("metainfo.txt",),
+        "vctk": ("speaker-info.txt",),
+        "aishell": ("speaker.info",),
+    }.get(layout, ())
+    lists = [place / name for place in file.parents[:5] for name in names if (place / name).exists()]
+    people: dict[str | None, dict[str, str]] = {}
     for line in lists[0].read_text("utf-8", "replace").splitlines() if lists else []:
-        # a line such as: 14 | F | train-clean-360 | 25.03 | Name; comments begin with a semicolon
-        if layout == "librispeech" and len(cells := line.split("|")) > 1:
-            people[cells[0].strip()] = {"sex": cells[1].strip()}
-        # a line such as: p225  23  F  English  Southern England; version 0.80 leaves out the p
         if layout == "vctk" and len(cells := line.split()) > 3:
+            # a line such as: p225  23  F  English  Southern England; version 0.80 leaves out the p
             speaker = f"p{cells[0]}" if cells[0].isdigit() else cells[0]
             people[speaker] = {"sex": cells[2], "accent": cells[3]}
+        elif layout == "aishell" and len(cells := line.split()) > 1:
+            people[f"S{cells[0]}"] = {"sex": cells[1]}  # a line such as: 0002 F
+        elif layout != "vctk" and len(cells := re.split(r"[|\t]", line)) > 1:
+            # a line such as: 14 | F | train-clean-360 | 25.03 | Name; comments begin with a semicolon
+            people[cells[0].strip()] = {"sex": cells[1].strip()}
     return people
 
 
-def _text(file: Path, layout: str, labels: dict[str, str | None]) -> str | None:
-    """Read what is said in ``file`` from the transcript that the layout puts near it."""
-    if layout == "librispeech":
-        transcript = file.with_name(f"{labels['speaker']}-{labels['session']}.trans.txt")
-        start = f"{file.stem} "
-    elif layout == "vctk":
-        utterance = file.stem.removesuffix(f"_{labels['microphone']}")
-        transcript = file.parents[2] / "txt" / str(labels["speaker"]) / f"{utterance}.txt"
-        start = ""
-    else:
+class _Texts:
+    """What is said in each file, from the transcripts that a layout puts near it, each of which is read once."""
+
+    def __init__(self, layout: str) -> None:
+        self.layout = layout
+        self.tables: dict[Path, dict[str, str]] = {}
+
+    def of(self, file: Path, labels: dict[str, str | None]) -> str | None:
+        """Give the text of a file."""
+        if self.layout == "librispeech":
+            return self._table(file.with_name(f"{labels['speaker']}-{labels['session']}.trans.txt")).get(file.stem)
+        if self.layout == "mls":
+            return self._table(Path(*file.parts[:-4], "transcripts.txt")).get(file.stem)
+        if self.layout == "aishell":
+            tables = [self._table(place / "transcript" / "aishell_transcript_v0.8.txt") for place in file.parents[2:5]]
+            return next((table[file.stem] for table in tables if file.stem in table), None)
+        if self.layout == "libritts":
+            return self._alone(file.with_suffix(".normalized.txt"))
+        if self.layout == "timit":  # a line such as: 0 46797 She had your dark suit ...
+            name = str(labels["sentence"])
+            found = self._alone(file.with_name(f"{name}.TXT")) or self._alone(file.with_name(f"{name}.txt"))
+            return found and found.split(maxsplit=2)[-1]
+        if self.layout == "vctk":
+            utterance = file.stem.removesuffix(f"_{labels['microphone']}")
+            return self._alone(file.parents[2] / "txt" / str(labels["speaker"]) / f"{utterance}.txt")
         return None
-    lines = transcript.read_text("utf-8", "replace").splitlines() if transcript.exists() else []
-    return next((line[len(start) :].strip() for line in lines if line.startswith(start)), None)
+
+    def _table(self, transcript: Path) -> dict[str, str]:
+        """Read a transcript with the name of an utterance at the beginning of each line."""
+        if transcript not in self.tables:
+            lines = transcript.read_text("utf-8", "replace").splitlines() if transcript.exists() else []
+            words = (line.split(maxsplit=1) for line in lines)
+            self.tables[transcript] = {found[0]: found[1].strip() for found in words if len(found) == 2}
+        return self.tables[transcript]
+
+    @staticmethod
+    def _alone(transcript: Path) -> str | None:
+        lines = transcript.read_text("utf-8", "replace").splitlines() if transcript.exists() else []
+        return lines[0].strip() if lines else None
 
 
 def _short_names(paths: list[str]) -> list[str]:
     """The shortest names that all differ: without folder and ending, without ending, or whole paths."""
-    stems = [Path(path).stem for path in paths]
-    without_ending = [Path(path).with_suffix("").as_posix() for path in paths]
+    without_ending = [without_suffix(path) for path in paths]
+    stems = [os.path.basename(name) for name in without_ending]
     return next((names for names in (stems, without_ending) if len(set(names)) == len(paths)), paths)
+
+
+def in_utf_8(name: str) -> str:
+    r"""Write the bytes of a file's name that are not in UTF-8 as ``\xe9``: no table takes them as they are."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def without_suffix(path: Any) -> str:
+    """Give a path without its ending, with slashes."""
+    return os.path.splitext(Path(path).as_posix())[0]
 
 
 def _label(value: Any) -> Any:

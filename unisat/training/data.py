@@ -6,10 +6,12 @@ earlier ones.
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -18,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import soundfile
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -86,7 +87,7 @@ def manifest(
 
 def _spoken_by(found: Corpus, file: Path, wanted: bool) -> Corpus:
     """Keep what the speakers listed in a table say, or what all others say."""
-    listed = pd.read_csv(file, dtype=str)
+    listed = corpus.read_table(file)
     if "speaker" not in listed:
         raise ValueError(f"{file} needs a column speaker: it lists whom to keep or leave out; it has {list(listed)}.")
     table = found.table[found.table["speaker"].isin(listed["speaker"]) == wanted]
@@ -98,13 +99,7 @@ def _spoken_by(found: Corpus, file: Path, wanted: bool) -> Corpus:
 def _table(file: Path, kept: Callable[[Corpus], Corpus]) -> Corpus:
     if not file.exists():
         raise FileNotFoundError(f"there is no manifest {file}; expected a .csv or .parquet table, or a folder.")
-    if file.suffix == ".parquet":
-        try:
-            table = pd.read_parquet(file)
-        except ImportError as error:
-            raise ImportError(f"{file} needs pyarrow: pip install 'unisat[train]'.") from error
-    else:
-        table = pd.read_csv(file, dtype=dict.fromkeys(LABELS, str), keep_default_na=False, na_values=[""])
+    table = corpus.read_table(file, dict.fromkeys(LABELS, str))
     if "path" not in table or table.empty:
         raise ValueError(f"{file} needs a column path and at least a row; its columns are {list(table)}.")
     if table["path"].isna().any():
@@ -112,30 +107,57 @@ def _table(file: Path, kept: Callable[[Corpus], Corpus]) -> Corpus:
         raise ValueError(f"{file} needs a path in each row; row(s) {rows[:10]}, counted from 0, have none.")
     # labels stay strings where a table holds numbers, since targets are found by their id
     for name in LABELS & set(table):
-        table[name] = [None if pd.isna(label) else str(label) for label in table[name]]
-    if "id" not in table:
-        table["id"] = [Path(path).with_suffix("").as_posix() for path in table["path"]]
-    table["path"] = [str((file.parent / path).resolve()) for path in table["path"]]
+        table[name] = [None if pd.isna(label) or label == "" else str(label) for label in table[name]]
+    names = [corpus.without_suffix(path) for path in table["path"]]
+    if "id" in table:
+        names = [name if pd.isna(label) else label for label, name in zip(table["id"], names, strict=True)]
+    table["id"] = names
+    folder = os.path.abspath(file.parent)
+    table["path"] = [os.path.normpath(os.path.join(folder, path)) for path in table["path"]]
+    if "seconds" in table:
+        table["seconds"] = _numbers(table["seconds"], file)
     # files of rows that are not asked for need not exist
     table = kept(Corpus(table)).table
-    unreadable: dict[str, str] = {}
-    known = table["seconds"].to_dict() if "seconds" in table else {}
-    seconds = []
-    for row, path in zip(table.index, table["path"], strict=True):
-        length = known.get(row)
+    unreadable = {}
+    seconds, paths = table["seconds"].to_numpy(float, copy=True), table["path"]
+    known = np.isfinite(seconds) & (seconds > 0)
+    for path in _missing(paths[known]):
+        unreadable[path] = f"{path} does not exist."
+    for row in np.flatnonzero(~known):
         try:
-            if length is None or not length > 0:
-                length = audio.duration(path)
-            elif not Path(path).exists():
-                raise FileNotFoundError(f"{path} does not exist.")
+            seconds[row] = audio.duration(paths[row])
         except (ValueError, OSError) as error:
-            unreadable[path] = str(error)
-        seconds.append(length)
+            unreadable[paths[row]] = str(error)
     table["seconds"] = seconds
     too_many(unreadable, len(table))
     if unreadable:
         warnings.warn(f"{len(unreadable)} file(s) of {file} left out; see report.", UserWarning, stacklevel=3)
     return Corpus(table[~table["path"].isin(list(unreadable))], unreadable)
+
+
+def _numbers(seconds: pd.Series, file: Path) -> pd.Series:
+    """Read the column of seconds of a table; empty cells are NaN."""
+    numbers = pd.to_numeric(seconds, errors="coerce")
+    if (wrong := numbers.isna() & seconds.notna()).any():
+        row = int(np.argmax(wrong))
+        raise ValueError(
+            f"{file} has {seconds[row]!r} in the column seconds (row {row}, counted from 0); write numbers such as "
+            "3.25, or leave the column out to have the files measured."
+        )
+    return numbers.astype(float)
+
+
+def _missing(paths: Iterable[str]) -> Iterator[str]:
+    """Give the paths at which there is no file; a folder is listed once instead of asking for each of its files."""
+    folders: dict[str, list[str]] = {}
+    for path in paths:
+        folders.setdefault(os.path.dirname(path), []).append(path)
+    for folder, wanted in folders.items():
+        there: set[str] = set()
+        if len(wanted) > 8:
+            with suppress(OSError), os.scandir(folder) as entries:
+                there = {entry.name for entry in entries if not entry.is_symlink()}
+        yield from (path for path in wanted if os.path.basename(path) not in there and not os.path.exists(path))
 
 
 def union(corpora: Mapping[str, Corpus]) -> Corpus:
@@ -156,8 +178,9 @@ def read_crop(path: str | Path, start: int, samples: int) -> Float[Tensor, " sam
     It is the part that `unisat.audio.load` would give. Opus and MP3 are decoded from their beginning up to the part:
     after a jump their decoders need some time, and samples would differ from those of a cached file.
     """
-    with soundfile.SoundFile(path) as file:
-        if file.samplerate == SAMPLE_RATE and file.channels == 1:
+    with audio.opened(path) as (sounds, _):
+        file = sounds[0]
+        if len(sounds) == 1 and file.samplerate == SAMPLE_RATE and file.channels == 1:
             if start >= file.frames:
                 raise ValueError(f"{path} has {file.frames} samples and none from {start} on: its manifest says more.")
             skip = start if file.subtype.startswith(EXACT) else 0
@@ -453,7 +476,7 @@ class TrainingData:
             first_draw = draw.random()  # also for an unreadable file, so that the crops of the others do not change
             try:
                 parts.append((row, *self._crop(entry, first_draw, int(self.crops[row]))))
-            except (soundfile.LibsndfileError, OSError, ValueError) as error:
+            except (OSError, ValueError) as error:
                 if isinstance(error, MisalignedTargetsError):
                     raise
                 self.unreadable[str(entry["path"])] = str(error)

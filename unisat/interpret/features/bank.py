@@ -22,6 +22,7 @@ from unisat.config import nearest
 from unisat.deprecation import OldAttribute, old_keywords
 from unisat.files import whole_file
 from unisat.interpret.activations.sites import hidden_sites
+from unisat.interpret.features.known import known, plain, whole_columns
 
 ROWS = "rows"
 LENGTHS = "#frames"
@@ -56,7 +57,8 @@ class FeatureBank:
     Parameters
     ----------
     table : DataFrame
-        One row for each utterance: ``id`` and all that is known of it: speaker, session, sex, seconds, …
+        One row for each utterance: ``id`` and all that is known of it: speaker, session, sex, seconds, … Whole numbers
+        with gaps, which pandas keeps as floats, become ``Int64``; floats with gaps of the dtype ``Float64`` stay.
     parts : sequence of Part
         Parts that together hold every utterance once.
     statistics : dict, optional
@@ -81,7 +83,7 @@ class FeatureBank:
         statistics: Mapping[str, Mapping[str, np.ndarray]] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        self.table = table.reset_index(drop=True)
+        self.table = whole_columns(table.reset_index(drop=True))
         self.settings = dict(settings or {})
         self.timing: dict[str, float] = {}
         self._parts = list(parts)
@@ -214,19 +216,23 @@ class FeatureBank:
         Raises
         ------
         ValueError
-            If there is no such column, or it is empty for some utterances.
+            If there is no such column, or some utterances have no label in it (`known`).
         """
+        labelled = self._labelled(column)
+        if not labelled.all():
+            raise ValueError(
+                f"{column!r} is empty for {(~labelled).sum()} of {len(self)} utterances (first: "
+                f"{self.table['id'][~labelled].iloc[0]!r}); take bank.known({column!r}), or fill the column. A "
+                "negative whole number is no label."
+            )
+        return self.table[column].astype(str).to_numpy(dtype=object)
+
+    def _labelled(self, column: str) -> np.ndarray:
+        """Whether each utterance has a label in a column."""
         if column not in self.table:
             there = [str(name) for name in self.table]
             raise ValueError(f"the bank has no column {column!r}{nearest(column, there)}; it has {', '.join(there)}.")
-        values = self.table[column]
-        missing = values.isna() | (values.astype(str) == "")
-        if missing.any():
-            raise ValueError(
-                f"{column!r} is empty for {missing.sum()} of {len(self)} utterances (first: "
-                f"{self.table['id'][missing].iloc[0]!r}); take bank.known({column!r}), or fill the column."
-            )
-        return values.astype(str).to_numpy(dtype=object)
+        return known(plain(self.table[column]))
 
     def statistics(self, site: str) -> dict[str, np.ndarray]:
         """Give what a corpus-wide reducer found at a site, by name."""
@@ -259,12 +265,13 @@ class FeatureBank:
         return self.take(keep)
 
     def known(self, *columns: str) -> FeatureBank:
-        """Give the bank of the utterances for which none of these columns is empty."""
+        """Give the bank of the utterances that have a label in each of these columns.
+
+        None, NaN, an empty string and a negative whole number are no labels.
+        """
         keep = np.ones(len(self), dtype=bool)
         for name in columns:
-            if name not in self.table:
-                raise ValueError(f"the bank has no column {name!r}; it has {', '.join(map(str, self.table))}.")
-            keep &= (self.table[name].notna() & (self.table[name].astype(str) != "")).to_numpy()
+            keep &= self._labelled(name)
         if not keep.any():
             raise ValueError(f"no utterance of the bank has a label in {', '.join(columns)}.")
         return self.take(keep)
@@ -389,6 +396,6 @@ def matched(bank: FeatureBank, other: FeatureBank) -> FeatureBank:
 
 def known_speakers(bank: FeatureBank) -> np.ndarray | None:
     """Say who speaks in each utterance; None where the speaker of some utterance is not known."""
-    if "speaker" not in bank.table or (bank.table["speaker"].isna() | (bank.table["speaker"].astype(str) == "")).any():
+    if "speaker" not in bank.table or not known(plain(bank.table["speaker"])).all():
         return None
     return bank.labels("speaker")

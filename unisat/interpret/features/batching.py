@@ -55,6 +55,10 @@ class Speech:
                 waveforms[row] = audio.load(self.source.table["path"].iloc[row])
             except (ValueError, OSError) as error:
                 warnings.warn(f"left out: {error}", UserWarning, stacklevel=2)
+                continue
+            if waveforms[row].min() == waveforms[row].max():
+                name = self.source.table["id"].iloc[row]
+                warnings.warn(f"nothing but silence in {name!r}.", UserWarning, stacklevel=2)
         if self.max_seconds is not None:
             waveforms = {row: wave[: round(self.max_seconds * SAMPLE_RATE)] for row, wave in waveforms.items()}
         return waveforms

@@ -6,15 +6,15 @@ A row without a label has None, NaN, an empty string or a negative number.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from unisat.interpret.features.bank import FeatureBank
+from unisat.interpret.features.known import known, plain
 
 Labels: TypeAlias = Sequence[Any] | np.ndarray | Tensor | pd.Series
 FrameLabels: TypeAlias = Mapping[str, Labels] | Labels
@@ -51,7 +51,7 @@ def frame_labels(
         return _flat(labels, int(lengths.sum()), f"{name!r} must have one label for each of the {lengths.sum()} frames")
     if len(labels) != len(ids):
         raise ValueError(f"{name!r} has {len(labels)} rows for {len(ids)} utterances; give each utterance its own.")
-    parts = [_array(part) for part in labels]
+    parts = [plain(part) for part in labels]
     for utterance, part, length in zip(ids, parts, lengths, strict=True):
         if part.shape != (length,):
             raise ValueError(f"{utterance!r} has {length} frames, but {name!r} of shape {part.shape} for it.")
@@ -84,19 +84,6 @@ def row_labels(
     return _flat(labels, len(bank), f"{name!r} must be a column, or one label for each of the {len(bank)} utterances")
 
 
-def known(labels: Shaped[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:
-    """Tell the rows that have a label from those with None, NaN, an empty string or a negative whole number.
-
-    An array of floats is taken for a quantity, whose negative values are known.
-    """
-    if labels.dtype.kind in "iu":
-        return labels >= 0
-    there = ~pd.isna(labels)
-    if labels.dtype.kind in "OU":
-        there[there] = [label != "" and not (isinstance(label, Real) and label < 0) for label in labels[there]]
-    return there
-
-
 def label_codes(
     labels: Shaped[np.ndarray, " rows"], name: str = "labels"
 ) -> tuple[Int[np.ndarray, " rows"], list[str]]:
@@ -127,15 +114,8 @@ def frame_codes(
     return label_codes(frame_labels(labels, ids, lengths, name), name)
 
 
-def _array(labels: Any) -> np.ndarray:
-    given = np.asarray(labels)
-    if given.dtype.kind == "U" and not isinstance(labels, np.ndarray):  # None and numbers among strings became strings
-        return np.asarray(labels, dtype=object)
-    return given
-
-
 def _flat(labels: Any, rows: int, wanted: str) -> np.ndarray:
-    given = _array(labels)
+    given = plain(labels)
     if given.shape != (rows,):
         raise ValueError(f"{wanted}, got shape {given.shape}.")
     return given

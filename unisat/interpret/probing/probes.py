@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 
 from unisat.config import nearest
 from unisat.interpret.features.bank import FeatureBank
-from unisat.interpret.features.labels import known, row_labels
+from unisat.interpret.features.known import known
+from unisat.interpret.features.labels import row_labels
 from unisat.interpret.probing.classifiers import LAMBDAS, group_folds
 from unisat.interpret.probing.report import ACOUSTIC, CONTROLS, LayerReport, assemble
 from unisat.interpret.probing.scoring import METRICS, P_TARGET, Plan, Task, measure
@@ -67,7 +68,8 @@ def probe_layers(
     target : str or sequence
         A column of the bank, or one label for each utterance, or one for each frame (of sites collected with
         ``reduce="frames"``, one utterance after the other). Floats are a quantity (pitch, energy), all else are
-        classes. In a sequence None, NaN, "" and negative integers mean that there is no label; such units are left out.
+        classes, also whole numbers that pandas keeps as floats because of gaps. In a sequence None, NaN, "" and
+        negative integers mean that there is no label; such units are left out.
     groups : str, sequence or None
         What stays together in a fold: a column, or a label for each utterance; None: each utterance by itself. Speakers
         to be told apart (``target="speaker"``) must be heard in other sessions than those they were learned from. A

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from unisat.corpus import read_table
 from unisat.interpret.features.bank import FeatureBank
 from unisat.interpret.result import Result, plots
 from unisat.interpret.speakers.plda import fit_plda
@@ -367,7 +368,7 @@ def _trials(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Give the rows of both sides, which trials are targets, and how many targets of one session are left out."""
     if trials is not None:
-        return *_listed(bank, trials if isinstance(trials, pd.DataFrame) else pd.read_csv(trials)), 0
+        return *_listed(bank, trials if isinstance(trials, pd.DataFrame) else read_table(Path(trials))), 0
     pairs = len(bank) * (len(bank) - 1) // 2
     if pairs > MOST_PAIRS:
         raise ValueError(f"{len(bank)} utterances make {pairs:,} pairs, over {MOST_PAIRS:,}; give a list as trials=.")
@@ -417,9 +418,9 @@ def _listed(bank: FeatureBank, trials: pd.DataFrame) -> tuple[np.ndarray, np.nda
 def _rows(places: Mapping[str, int], names: pd.Series, side: str) -> Int[np.ndarray, " trials"]:
     """Find the rows of the bank that one side of a trial list names."""
     rows = np.array([places.get(str(name), -1) for name in names], dtype=int)
-    if (lost := names[rows < 0]).any():
+    if len(lost := names[rows < 0]):
         raise ValueError(
-            f"{lost.nunique()} {side} recording(s) of the trial list are not in the bank, or more than once: "
+            f"{lost.nunique(dropna=False)} {side} recording(s) of the trial list are not in the bank, or more than once: "
             f"{', '.join(map(repr, lost.unique()[:3]))}; collect them too, or leave their trials out."
         )
     return rows
