@@ -121,8 +121,8 @@ def test_what_does_not_fit_is_refused_before_anything_runs(model, speech, segmen
     assert len(us.collect(model, speech, "hidden.1", segments=segments, max_seconds=0.45, **QUIET)) == 3
     with pytest.raises(ValueError, match="none of the 4 utterances has segments: theirs are called 'u0' and so on"):
         us.collect(model, speech, "hidden.1", segments=segments.where(id="u9"), **QUIET)
-    with pytest.raises(ValueError, match="block.0.attn.pattern has no row for each frame"):
-        us.collect(model, speech, "block.0.attn.pattern", segments=segments, **QUIET)
+    with pytest.raises(ValueError, match="conv.0 has no row for each frame behind the convolutions"):
+        us.collect(model, speech, "conv.0", segments=segments, **QUIET)
     with pytest.raises(ValueError, match="leave frames and those out"):
         us.collect(model, speech, "hidden.1", segments=segments, baselines=["mfcc"], **QUIET)
     with pytest.raises(ValueError, match="pool='max' must be 'mean' or 'centre'"):

@@ -14,8 +14,8 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from unisat.interpret.features.bank import FeatureBank
-from unisat.segments import Segments
 from unisat.interpret.features.known import known, plain
+from unisat.segments import Segments
 
 Labels: TypeAlias = Sequence[Any] | np.ndarray | Tensor | pd.Series
 FrameLabels: TypeAlias = Segments | Mapping[str, Labels] | Labels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from unisat.frames import frame_seconds
+from unisat.frames import SAMPLE_RATE, frame_seconds
 from unisat.interpret.activations.sites import Site
 from unisat.interpret.features.bank import FeatureBank, Part
 from unisat.segments import Segments, span
@@ -21,6 +21,10 @@ from unisat.segments import Segments, span
 Pool = Literal["mean", "centre"]
 SLACK = 0.05
 """Seconds by which a segment may end after its utterance: tools round, and cut sound at other places."""
+
+
+KEPT = 64
+"""Utterances whose matrices are kept from one site to the next."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,15 +39,15 @@ class Pooling:
         The mean of the segment's frames, or the frame whose centre is nearest to the segment's.
     rows : dict
         By utterance, the places of its segments in the table.
-    hop, receptive_field : int
-        Samples between frames, and samples that a frame sees.
+    spans : (segments, 3)
+        First frame of each segment, the one behind its last, and the one whose centre is nearest to the segment's.
     """
 
     segments: Segments
     how: Pool
     rows: dict[str, np.ndarray]
-    hop: int
-    receptive_field: int
+    spans: Int[np.ndarray, "segments 3"]
+    _kept: dict[tuple[str, int], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(
@@ -78,11 +82,15 @@ class Pooling:
                 f"{one['end']:g} s; are they of another recording, or of the file that this was cut from?"
             )
         places = {str(name): rows.to_numpy() for name, rows in chosen.table.groupby("id").groups.items()}
-        return cls(chosen, how, places, hop, receptive_field)
+        start, end = chosen.table["start"], chosen.table["end"]
+        middle = float(frame_seconds(1, [receptive_field], [hop])[0])
+        nearest = np.maximum(np.round(((start + end).to_numpy() / 2 - middle) * SAMPLE_RATE / hop), 0).astype(int)
+        spans = np.column_stack([span(start, end, hop=hop, receptive_field=receptive_field), nearest])
+        return cls(chosen, how, places, spans)
 
     def check(self, site: Site, convolutions: int) -> None:
         """Refuse a site whose frames are not the model's, or that has no frames."""
-        if site.is_square or site.conv_layers != convolutions:
+        if site.conv_layers != convolutions:
             raise ValueError(f"{site.name} has no row for each frame behind the convolutions; segments pool such rows.")
         if self.how == "mean" and site.name == "quant.codes":
             raise ValueError("codes have no mean; take pool='centre'.")
@@ -110,20 +118,27 @@ class Pooling:
         for utterance, length, name in zip(values, valid.sum(1).tolist(), ids, strict=True):
             if name not in self.rows:
                 continue
-            mine = self.segments.table.iloc[self.rows[name]]
-            first, last = span(mine["start"], mine["end"], hop=self.hop, receptive_field=self.receptive_field).T
-            nearest = self._nearest((mine["start"] + mine["end"]).to_numpy() / 2, length)
-            short = (last <= first) | (first >= length) | (self.how == "centre")
-            first, last = np.where(short, nearest, first), np.where(short, nearest + 1, np.minimum(last, length))
             if self.how == "centre":
+                nearest = np.minimum(self.spans[self.rows[name], 2], length - 1)
                 found.append(utterance[torch.from_numpy(nearest).to(utterance.device)])
-            else:
-                found.append(_means(utterance, first, last))
+                continue
+            means = self._shares(name, length).to(utterance.device) @ utterance[:length].flatten(1).float()
+            found.append(means.unflatten(1, utterance.shape[1:]))
         return torch.cat(found) if found else values[:0, 0]
 
-    def _nearest(self, seconds: Float[np.ndarray, " segments"], length: int) -> Int[np.ndarray, " segments"]:
-        middles = frame_seconds(length, [self.receptive_field], [self.hop]).double().numpy()
-        return np.abs(middles - seconds[:, None]).argmin(1)
+    def _shares(self, name: str, length: int) -> Float[Tensor, "segments frames"]:
+        """What each frame of an utterance is of each segment's mean; the last few are kept, for the next site."""
+        if (name, length) not in self._kept:
+            first, last, nearest = self.spans[self.rows[name]].T
+            nearest = np.minimum(nearest, length - 1)
+            short = (last <= first) | (first >= length)
+            first, last = np.where(short, nearest, first), np.where(short, nearest + 1, np.minimum(last, length))
+            place = np.arange(length)
+            shares = ((place >= first[:, None]) & (place < last[:, None])) / (last - first)[:, None]
+            if len(self._kept) >= KEPT:
+                self._kept.clear()
+            self._kept[name, length] = torch.from_numpy(shares.astype(np.float32))
+        return self._kept[name, length]
 
     def bank(self, utterances: FeatureBank) -> FeatureBank:
         """Give a bank with a row for each segment, from one whose frame-wise sites have a row for each segment.
@@ -142,14 +157,3 @@ class Pooling:
         made = FeatureBank(table.assign(seconds=table["duration"]), [Part(np.arange(len(table)), arrays)])
         made.settings, made.timing = utterances.settings, utterances.timing
         return made
-
-
-def _means(
-    frames: Shaped[Tensor, "frames ..."], first: Int[np.ndarray, " segments"], last: Int[np.ndarray, " segments"]
-) -> Float[Tensor, "segments ..."]:
-    """Means of some stretches of frames, as one matrix product."""
-    place = torch.arange(len(frames), device=frames.device)
-    begin, end = (torch.from_numpy(side).to(frames.device)[:, None] for side in (first, last))
-    inside = ((place >= begin) & (place < end)).float()
-    means = (inside / inside.sum(1, keepdim=True)) @ frames.flatten(1).float()
-    return means.unflatten(1, frames.shape[1:]) if frames.ndim > 2 else means

@@ -420,8 +420,8 @@ def _rows(places: Mapping[str, int], names: pd.Series, side: str) -> Int[np.ndar
     rows = np.array([places.get(str(name), -1) for name in names], dtype=int)
     if len(lost := names[rows < 0]):
         raise ValueError(
-            f"{lost.nunique(dropna=False)} {side} recording(s) of the trial list are not in the bank, or more than once: "
-            f"{', '.join(map(repr, lost.unique()[:3]))}; collect them too, or leave their trials out."
+            f"{lost.nunique(dropna=False)} {side} recording(s) of the trial list are not in the bank, or more "
+            f"than once: {', '.join(map(repr, lost.unique()[:3]))}; collect them too, or leave their trials out."
         )
     return rows
 
