@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from unisat import audio, corpus
+from unisat import audio, corpus, files
 from unisat.corpus import Batch, Corpus
 
 RECORDINGS = Path(__file__).parents[2] / "shared" / "speech"
@@ -491,8 +491,8 @@ def test_one_broken_file_does_not_cost_the_others(tmp_path):
 
 
 def test_the_built_in_speech_of_an_installed_package(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "__file__", str(tmp_path / "unisat" / "corpus.py"))
-    with pytest.raises(FileNotFoundError, match="built-in speech is missing"):
+    monkeypatch.setattr(files, "__file__", str(tmp_path / "unisat" / "files.py"))
+    with pytest.raises(FileNotFoundError, match=r"the speech that comes with unisat \(speech\) is missing"):
         corpus.builtin()
     write(tmp_path / "unisat" / "speech" / "v01" / "a.wav")
     write_text(tmp_path / "unisat" / "speech" / "metadata.csv", "path,speaker\nv01/a.wav,v01\n")

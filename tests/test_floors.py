@@ -23,7 +23,7 @@ FLOOR = {
     **dict.fromkeys(["model", "processing"], 2),
     **dict.fromkeys(["heads"], 2.5),
     **dict.fromkeys(["pretraining", "xvector"], 2.7),
-    **dict.fromkeys(["corpus", "zoo"], 3),
+    **dict.fromkeys(["corpus", "segments", "zoo"], 3),
     **dict.fromkeys(["interpret.result", "interpret.statistics"], 3.1),
     **dict.fromkeys(["interpret.activations", "interpret.objective"], 3.2),
     **dict.fromkeys(["interpret.features", "interpret.masks"], 3.3),

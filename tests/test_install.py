@@ -82,8 +82,14 @@ def test_a_wheel_brings_the_speech_the_checkpoint_and_the_types(tmp_path):
         archive.extractall(tmp_path / "site")
     assert about["Version"] == unisat.__version__
     assert set(about.get_all("Provides-Extra")) == {"all", "hub", "notebook", "train", "umap", "widgets"}
-    code = "import unisat as us; c = us.corpus.builtin(); print(us.__file__, len(c), len(c.batch([0, 287])))"
-    file, utterances, read = python(code, tmp_path, PYTHONPATH=str(tmp_path / "site"))
+    assert wheel.stat().st_size < 30e6
+    assert {"unisat/people/segments.csv", "unisat/people/LICENSES/CC-BY-4.0.txt"} <= set(names)
+    code = (
+        "import unisat as us; c = us.corpus.builtin(); print(us.__file__, len(c), len(c.batch([0, 287])));"
+        "print(len(us.corpus.people().batch([0, 265])), len(us.Segments.people().ids))"
+    )
+    file, utterances, read, people, timed = python(code, tmp_path, PYTHONPATH=str(tmp_path / "site"))
+    assert (people, timed) == ("2", "266")
     assert file == str(tmp_path / "site" / "unisat" / "__init__.py")
     assert (utterances, read) == ("288", "2")
 

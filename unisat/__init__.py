@@ -9,7 +9,7 @@
 model     `load` the built-in one; the reference's classes: `UniSpeechSatModel`, its config, its
           heads (``UniSpeechSatFor…``), feature extractor, tokenizer, processor and ``Auto…``;
           `GumbelVectorQuantizer`; their `outputs`; `shortcuts` that make them faster
-speech    `Batch` of waveforms, `corpus` of files, `audio` reading, `frames` and seconds
+speech    `Batch` of waveforms, `corpus` of files, `audio` reading, `frames` and seconds, `Segments` of labels
 watch     `sites` that can be seen; `capture`, `run`; `encode_long`; `attention_statistics`,
           `rollout`, `value_norms`
 change    `intervene` with `Ablate`, `Patch`, `Steer`, `Project`, `Edit` and their `Placebo`;

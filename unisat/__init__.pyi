@@ -26,6 +26,7 @@ from .zoo import load as load
 # speech
 from . import audio as audio, corpus as corpus, frames as frames
 from .corpus import Batch as Batch
+from .segments import Segments as Segments
 
 # watch, change, collect, measure: the rooms, and the names most often wanted
 from . import interpret as interpret

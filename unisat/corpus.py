@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from unisat import audio
+from unisat.files import shipped
 from unisat.frames import SAMPLE_RATE, valid_positions
 
 Rows = int | slice | Sequence[int] | np.ndarray | Tensor
@@ -391,12 +392,17 @@ def folder(path: str | os.PathLike[str], layout: str = "auto") -> Corpus:
 
 def builtin() -> Corpus:
     """The speech that comes with unisat: 24 synthetic voices, each of which says the same 12 sentences."""
-    # it lies beside this file in an installed wheel, and under data in a clone of the repository
-    here = Path(__file__).resolve()
-    for place in (here.parent / "speech", here.parents[1] / "data" / "speech"):
-        if (place / "metadata.csv").exists():
-            return folder(place, layout="metadata")
-    raise FileNotFoundError("the built-in speech is missing; install unisat again or run data/make_speech.py.")
+    return folder(shipped("speech"), layout="metadata")
+
+
+def people() -> Corpus:
+    """Speech of 45 people that comes with unisat: two to eight pieces of 3 to 6 seconds each, with transcripts.
+
+    Read English of LibriSpeech, speechocean762 (not native speakers) and VCTK, as many women as men. The built-in
+    checkpoint's next training leaves them out. ``session`` is the recording that a piece was cut from. Words and phones
+    are in ``us.Segments.people()``; attribution is in data/README.md.
+    """
+    return folder(shipped("people"), layout="metadata")
 
 
 def read_table(file: Path, dtype: Mapping[str, Any] | type = str) -> pd.DataFrame:

@@ -34,6 +34,21 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def shipped(name: str) -> Path:
+    """Give the folder of speech that comes with unisat: beside the package in a wheel, under ``data`` in a clone.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is not there.
+    """
+    here = Path(__file__).resolve()
+    for place in (here.parent / name, here.parents[1] / "data" / name):
+        if (place / "metadata.csv").exists():
+            return place
+    raise FileNotFoundError(f"the speech that comes with unisat ({name}) is missing; install unisat again.")
+
+
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Give a new folder beside ``folder`` to write into, and move it to ``folder`` when all of it is on the disk."""

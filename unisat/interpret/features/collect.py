@@ -32,10 +32,12 @@ from unisat.interpret.features.acoustic import ACOUSTIC, acoustic
 from unisat.interpret.features.bank import LENGTHS, FeatureBank
 from unisat.interpret.features.batching import PaddedBatch, ReadAhead, Speech, batches, default_seconds
 from unisat.interpret.features.code import code_digest
+from unisat.interpret.features.segmented import Pool, Pooling
 from unisat.interpret.features.store import Store, processes
 from unisat.masking import time_mask
 from unisat.model import UniSpeechSatModel
 from unisat.modules import evaluating, fingerprint, unwrap
+from unisat.segments import Segments
 
 __getattr__ = renamed(__name__, {"fresh": "unisat.interpret.features.collect.untrained_twin"})
 
@@ -55,6 +57,8 @@ def collect(
     untrained_seeds: int = 3,
     batch_seconds: float | None = None,
     max_seconds: float | None = None,
+    segments: Segments | None = None,
+    pool: Pool = "mean",
     do_normalize: bool = True,
     folder: str | Path | None = None,
     budget: int | str = "2GB",
@@ -87,6 +91,12 @@ def collect(
         larger batches, and 80 elsewhere.
     max_seconds : float, optional
         The model hears only the beginning of longer utterances: their length may give a speaker away.
+    segments : Segments, optional
+        Words or phones. The bank then has a row for each of them instead of each utterance, with ``label``,
+        ``previous``, ``next``, ``utterance``, ``duration`` and the columns of the corpus; ``reduce`` is not used.
+        Segments of other utterances are left out.
+    pool : {"mean", "centre"}
+        Keep the mean of a segment's frames, or the frame at its centre.
     do_normalize : bool
         Whether to bring each waveform to zero mean and unit variance, as the model was trained.
     folder : path, optional
@@ -128,7 +138,15 @@ def collect(
     settings |= {"hop": hop(config.conv_stride)}
     settings |= {"receptive_field": receptive_field(config.conv_kernel, config.conv_stride)}
     settings |= {"batch_seconds": batch_seconds, "max_seconds": max_seconds, "do_normalize": do_normalize, "seed": seed}
-    if reduce == "frames":
+    pooling = None
+    if segments is not None:
+        if frames != "valid" or set(kinds) - {"untrained"}:
+            raise ValueError("segments pool all frames, and acoustic baselines have none; leave frames and those out.")
+        pooling = Pooling.of(segments, pool, table, settings["hop"], settings["receptive_field"], max_seconds)
+        for site in chosen:
+            pooling.check(site, len(config.conv_dim))
+        reduce, settings = "frames", settings | pooling.settings() | {"reduce": "segments"}
+    elif reduce == "frames":
         _check_budget(chosen, table, config, parse_bytes(budget))
     rank, world = processes()
     store = Store(None if folder is None else Path(folder), settings, table, reduce, rank, world, speech.mark)
@@ -136,13 +154,13 @@ def collect(
     shared = [(number, store.left(plan[number])) for number in range(rank, len(plan), world)]
     mine = [(number, rows) for number, rows in shared if len(rows)]
     twins = {f"untrained.{n}.": untrained_twin(backbone, seed + n) for n in range(fresh)}
-    work = _Work({"": inner, **twins}, chosen, reduce, [name for name in kinds if name in ACOUSTIC], store)
+    work = _Work({"": inner, **twins}, chosen, reduce, [name for name in kinds if name in ACOUSTIC], store, pooling)
     ahead = ReadAhead(speech, mine, backbone.device, least=settings["receptive_field"])
     with evaluating(inner):
         _measure_all(work, ahead, progress=progress and rank == 0)
     bank = store.finish()
     bank.timing = ahead.timing()
-    return bank
+    return bank if pooling is None else pooling.bank(bank)
 
 
 def _check_choices(
@@ -202,10 +220,15 @@ class _Work:
     reduce: str | PerUtterance | Reducer
     acoustic: Sequence[str]
     store: Store
+    pooling: Pooling | None = None
 
     @property
     def config(self) -> UniSpeechSatConfig:
         return find_backbone(self.models[""])[1].config
+
+    def ids(self, rows: Sequence[int]) -> list[str]:
+        """Names of some utterances."""
+        return self.store.table["id"].iloc[list(rows)].astype(str).tolist()
 
 
 def _measure_all(work: _Work, ahead: ReadAhead, *, progress: bool) -> None:
@@ -245,7 +268,10 @@ def _measure(work: _Work, batch: PaddedBatch, ahead: ReadAhead) -> dict[str, np.
             arrays[prefix + site.name] = _kept(trace[site.name], prefix + site.name, work, len(batch.rows))
             if work.reduce == "frames":
                 valid = trace.valid(site.name)
-                arrays[prefix + site.name + LENGTHS] = (valid if counted is None else valid & counted).sum(1).numpy()
+                rows = (valid if counted is None else valid & counted).sum(1).numpy()
+                if work.pooling is not None:
+                    rows = work.pooling.counts(work.ids(batch.rows))
+                arrays[prefix + site.name + LENGTHS] = rows
     for name in work.acoustic:
         arrays[name] = np.stack([acoustic(name, batch.waveforms[row]) for row in batch.rows])
     return arrays
@@ -282,6 +308,8 @@ def _reducer(
 
     if isinstance(work.reduce, Reducer):
         return gather
+    if (pooling := work.pooling) is not None:
+        return lambda values, valid: pooling.pool(values, valid, work.ids(rows))
     if work.reduce == "frames":
         return lambda values, valid: values[counting(valid)]
     keep = per_utterance(work.reduce, site, work.config)

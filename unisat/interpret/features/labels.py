@@ -15,10 +15,12 @@ from torch import Tensor
 
 from unisat.interpret.features.bank import FeatureBank
 from unisat.interpret.features.known import known, plain
+from unisat.segments import Segments
 
 Labels: TypeAlias = Sequence[Any] | np.ndarray | Tensor | pd.Series
-FrameLabels: TypeAlias = Mapping[str, Labels] | Labels
-"""A label for each frame: by utterance id, utterance by utterance, or of all frames one behind the other."""
+FrameLabels: TypeAlias = Segments | Mapping[str, Labels] | Labels
+"""A label for each frame: segments of one tier, by utterance id, utterance by utterance, or of all frames one behind
+the other."""
 
 
 def frame_labels(
@@ -40,6 +42,8 @@ def frame_labels(
     ValueError
         If an utterance has no labels, or not as many as frames.
     """
+    if isinstance(labels, Segments):
+        labels = labels.frames(dict(zip(ids, lengths.tolist(), strict=True)))
     if isinstance(labels, Mapping):
         if lost := [utterance for utterance in ids if utterance not in labels]:
             raise ValueError(

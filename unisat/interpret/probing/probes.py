@@ -245,7 +245,7 @@ def _read_groups(units: _Units, groups: Any, kind: str, speakers: str) -> tuple[
         if given.ndim != 1 or len(given) <= units.there[-1]:
             raise ValueError(f"groups must be a column, a label for each utterance, or None; got {given.shape}.")
         return "(given)", given[units.there].astype(str)
-    if groups == "session" and kind == "attribute":
+    if groups == "session" and (kind == "attribute" or (kind == "changing" and "segments" in units.bank.settings)):
         return speakers, units.bank.labels(speakers)
     try:
         return groups, units.bank.labels(groups)
