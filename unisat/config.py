@@ -7,6 +7,7 @@ import difflib
 import inspect
 import json
 import math
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
@@ -418,6 +419,17 @@ class UniSpeechSatConfig:
         if self.utterance_contrastive_layer is not None:
             return self.utterance_contrastive_layer
         return (self.num_hidden_layers + 1) // 2
+
+    @property
+    def sums_before_norm(self) -> bool:
+        """Whether the weighted sum takes the last layer in front of the final norm, where pre-LN models have it.
+
+        Since 5.16 transformers does so, and weights that it trained are made for it: the ``transformers_version`` of
+        a file tells. The last of the hidden states is then what the sum takes.
+        """
+        found = re.match(r"(\d+)\.(\d+)", str(self.extra.get("transformers_version")))
+        newer = found is not None and (int(found[1]), int(found[2])) >= (5, 16)
+        return newer and self.do_stable_layer_norm and self.use_weighted_layer_sum
 
     @property
     def receptive_field(self) -> int:

@@ -114,7 +114,8 @@ class Wav2Vec2BaseModelOutput(ModelOutput):
     extract_features : (batch, frames, conv_dim[-1])
         Output of the convolutions behind the layer norm of the feature projection.
     hidden_states : tuple of num_hidden_layers + 1 tensors (batch, frames, hidden), optional
-        Input of the first layer, then the output of each layer; the last is `last_hidden_state`.
+        Input of the first layer, then the output of each layer; the last is `last_hidden_state` (but see
+        `UniSpeechSatConfig.sums_before_norm`).
     attentions : tuple of num_hidden_layers tensors (batch, heads, query frames, key frames), optional
         Attention weights before dropout; None for a layer that LayerDrop skipped.
     valid : (batch, frames)
