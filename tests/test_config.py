@@ -169,6 +169,7 @@ REFUSED = [
     ("adapter_attn_dim", [], r"adapter_attn_dim=\[\] must be a whole number, or None"),
     ("utterance_contrastive_layer", "x", "utterance_contrastive_layer='x' must be a whole number"),
     ("id2label", 5, "id2label=5 must be a dict"),
+    ("extra", 5, "extra=5 must be a dict"),
     ("id2label", {"a": "b"}, "id2label={'a': 'b'} must give labels by their numbers"),
     ("torch_dtype", 16, "torch_dtype=16 must be a torch.dtype or its name"),
     ("num_labels", -1, "num_labels=-1 must be a whole number"),
@@ -176,7 +177,7 @@ REFUSED = [
     ("num_labels", 10**9, "num_labels=1000000000 must be a whole number from 0 to"),
     ("num_hidden_layers", 8000, "num_hidden_layers=8000 is beyond reason; at most 500"),
     ("mask_time_length", 10**9, "mask_time_length=1000000000 is beyond reason"),
-    ("initializer_range", 1e30, "initializer_range=1e[+]30 is beyond reason"),
+    ("initializer_range", 1e30, "initializer_range=1e[+]30 must be at most 1"),
     ("layer_norm_eps", float("nan"), "layer_norm_eps=nan must be positive"),
     ("intermediate_size", 10**6, "a model of about 2e[+]10 weights, which is beyond reason"),
 ]

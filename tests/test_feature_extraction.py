@@ -322,7 +322,7 @@ def test_samples_by_channels_are_no_batch():
 
 
 def test_one_example_is_no_list_of_examples():
-    with pytest.raises(ValueError, match=r"input_values is that of one example; .*put the example into a list"):
+    with pytest.raises(ValueError, match=r"'input_values' is that of one example, .*pass a list"):
         Wav2Vec2FeatureExtractor().pad({"input_values": np.zeros(400, np.float32)})
 
 

@@ -472,3 +472,14 @@ def test_added_tokens_come_behind(tokenizer, tmp_path):
     assert tokenizer.encode("AÄ<long>")[1:] == [before, before + 1]
     tokenizer.save_pretrained(tmp_path)
     assert Wav2Vec2CTCTokenizer.from_pretrained(tmp_path).get_vocab() == tokenizer.get_vocab()
+
+
+@pytest.mark.wrong_types
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("bos_token", 3), ("pad_token", ["<pad>"]), ("word_delimiter_token", {"a": 1})]
+    + [("added_tokens_decoder", value) for value in ([1], {"a": {"content": "b"}}, {"1": "b"}, {"1": {}})],
+)
+def test_keys_of_other_types(name, value):
+    with pytest.raises(ValueError, match=f"{name}=.*; expected"):
+        Wav2Vec2CTCTokenizer({"<pad>": 0, "<unk>": 1, "|": 2}, **{name: value})

@@ -9,7 +9,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,14 @@ def _stored(name: str, value: Any) -> Any:
         except (TypeError, ValueError):
             raise ValueError(f"id2label={dict(value)!r:.60} must give labels by their numbers: {{0: 'yes'}}.") from None
     return list(value) if isinstance(value, tuple) else copy.copy(value)
+
+
+def _take_extra(values: dict[str, Any], names: Container[str]) -> dict[str, Any]:
+    """Take what is no field out of the values of a config."""
+    extra = values.pop("extra", {})
+    if not isinstance(extra, Mapping):
+        raise ValueError(f"extra={extra!r:.60} must be a dict of keys that are no fields.")
+    return {**extra, **{key: values.pop(key) for key in [*values] if key not in names}}
 
 
 def _labels(count: Any) -> dict[int, str]:
@@ -264,7 +272,7 @@ class UniSpeechSatConfig:
     def __init__(self, *, num_labels: int | None = None, **values: Any):
         vars(self)["_checked"] = False
         names = {item.name: item for item in fields(self)}
-        extra = {**values.pop("extra", {}), **{key: values.pop(key) for key in set(values) - set(names)}}
+        extra = _take_extra(values, names)
         for key in extra:
             if key not in _DERIVED:
                 warnings.warn(
@@ -294,6 +302,8 @@ class UniSpeechSatConfig:
 
     def _check(self) -> None:
         self._check_types()
+        if self.initializer_range > 1:
+            raise ValueError(f"initializer_range={self.initializer_range} must be at most 1; the reference has 0.02.")
         for name in (*_POSITIVE, *_NOT_NEGATIVE):
             value = getattr(self, name)
             if name in _POSITIVE and not value > 0:
@@ -505,7 +515,7 @@ class UniSpeechSatConfig:
             )
         names = {item.name for item in fields(cls)}
         num_labels = values.pop("num_labels", None)
-        extra = {**values.pop("extra", {}), **{key: values.pop(key) for key in set(values) - names}}
+        extra = _take_extra(values, names)
         config = cls.__new__(cls)
         vars(config)["_checked"] = False
         config._fill(num_labels, values, extra)

@@ -336,7 +336,7 @@ def as_columns(examples: Any, name: str) -> dict[str, list[Any]]:
         got = f"keys {', '.join(map(str, examples))}" if isinstance(examples, Mapping) else f"{examples!r:.60}"
         raise ValueError(f"expected a list of dicts with {name!r}, or a dict of lists, which is not empty; got {got}.")
     if not _is_sequence(examples[name][0]):
-        raise ValueError(f"{name} is that of one example; expected several: put the example into a list, [example].")
+        raise ValueError(f"{name!r} is that of one example, and pad puts several together; pass a list, [example].")
     columns = {key: list(values) for key, values in examples.items()}
     if len(lengths := {key: len(values) for key, values in columns.items()}) and len(set(lengths.values())) > 1:
         raise ValueError(f"the columns have different numbers of examples: {lengths}; give each example all of them.")

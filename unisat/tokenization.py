@@ -134,7 +134,15 @@ class Wav2Vec2CTCTokenizer:
         else:
             path = Path(vocab_file)
             self.vocab, self._source = read_json(path.parent, path.name), str(path)
-        added = {str(token["content"]): int(index) for index, token in (added_tokens_decoder or {}).items()}
+        for name in (*SPECIAL, "word_delimiter_token"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ValueError(f"{name}={getattr(self, name)!r:.60}; expected the text of a token, or None.")
+        try:
+            added = {str(token["content"]): int(index) for index, token in (added_tokens_decoder or {}).items()}
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise ValueError(
+                f"added_tokens_decoder={added_tokens_decoder!r:.80}; expected {{'5': {{'content': '<s>'}}}}."
+            ) from None
         self._use(target_lang, added)
 
     # the vocabulary
