@@ -167,8 +167,10 @@ def is_state(value: Any) -> bool:
     return isinstance(value, Mapping) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
 
 
-def read_torch(path: Path, known: Iterable[Any] = ()) -> Any:
-    """Read what ``torch.save`` wrote; nothing in it is run, and only ``known`` types are made besides torch's own.
+def read_torch(path: Path, known: Callable[[Path], list[Any]] | None = None) -> Any:
+    """Read what ``torch.save`` wrote; nothing in it is run.
+
+    Besides torch's own types only those are made that ``known`` gives for the file.
 
     Raises
     ------
@@ -178,7 +180,7 @@ def read_torch(path: Path, known: Iterable[Any] = ()) -> Any:
     _look(path)
     try:
         _check_packed(path)
-        with torch.serialization.safe_globals(list(known)):
+        with torch.serialization.safe_globals(known(path) if known else []):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes end in any exception of torch or of Python
         if isinstance(error, pickle.UnpicklingError) and re.search(_WOULD_RUN, str(error)):

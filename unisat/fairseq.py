@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; from_fairseq reads one .pt file.")
-    content = read_torch(path, _known(path))
+    content = read_torch(path, _known)
     if not isinstance(content, Mapping) or not is_state(content.get("model")):
         raise ValueError(f"{path} is not a fairseq checkpoint; a dict with 'model' was expected, which holds weights.")
     state, unknown = rename(content["model"])
@@ -86,10 +87,8 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _known(path: Path) -> list[Any]:
     """Types that such a file may hold: settings, and placeholders for all that is no tensor."""
-    try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # a damaged file, or one of an older kind: `read_torch` says what is wrong with it
-        names = []
+    # torch lists the names in a zip file alone; an older kind of file is read without placeholders
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
     return [argparse.Namespace, *((Placeholder, name) for name in names if name != "argparse.Namespace")]
 
 
