@@ -1,13 +1,17 @@
 import builtins
+import contextlib
+import gzip
 import json
 import pickle
+import shutil
+import zipfile
 
 import pytest
 import torch
 from conftest import shuffled, small_config
 from safetensors.torch import load_file, save_file
 
-from unisat import UniSpeechSatModel, checkpoint
+from unisat import UniSpeechSatForCTC, UniSpeechSatModel, checkpoint
 
 pytestmark = pytest.mark.runs_once
 
@@ -255,3 +259,180 @@ def test_a_hub_name_without_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(ImportError, match=r"pip install 'unisat\[hub\]'"):
         UniSpeechSatModel.from_pretrained("microsoft/unispeech-sat-base")
+
+
+def as_bin(folder, content=None, **options):
+    """Replace the weights by a pytorch_model.bin, and give its path."""
+    path = folder / "pytorch_model.bin"
+    torch.save(load_file(folder / "model.safetensors") if content is None else content, path, **options)
+    (folder / "model.safetensors").unlink()
+    return path
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_bytes_of_a_bin_end_in_a_sentence(saved, zipped):
+    _, folder = saved
+    path = as_bin(folder, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    step = len(whole) // 60
+    for cut in range(1, len(whole) - 1, step):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match="pytorch_model.bin"):
+            UniSpeechSatModel.from_pretrained(folder)
+    for place in range(0, 3000, 40):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x81]) + whole[place + 1 :])
+        with contextlib.suppress(ValueError):  # or it loads: a weight may be any number
+            UniSpeechSatModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 377\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html>Not Found</html>", "a web page"),
+        (b'\n{"error": "404"}', "JSON; fetch"),
+        (gzip.compress(b"x" * 99), "packed with gzip; unpack"),
+    ],
+)
+def test_what_often_lies_where_weights_should_be(saved, name, content, message):
+    _, folder = saved
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} does not hold weights but is .*{message}"):
+        UniSpeechSatModel.from_pretrained(folder)
+
+
+def test_an_archive_that_unpacks_to_much_more_is_refused(saved):
+    _, folder = saved
+    path = as_bin(folder)
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+        archive.writestr("archive/data/99", bytes(2**23))
+    with pytest.raises(ValueError, match=r"unpacks to 8,\d{3},\d{3} bytes"):
+        UniSpeechSatModel.from_pretrained(folder)
+
+
+def test_weights_that_are_no_numbers_with_a_point_do_not_fit(saved):
+    _, folder = saved
+    rewrite(folder, lambda state: state | {"masked_spec_embed": torch.zeros(16, dtype=torch.long)})
+    with pytest.raises(ValueError, match=r"masked_spec_embed is \(16,\) of torch.int64.*the model has \(16,\)"):
+        UniSpeechSatModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_names_of_compiled_and_parallel_models(saved, prefix):
+    model, folder = saved
+    rewrite(folder, lambda state: {prefix + name: value for name, value in state.items()})
+    with pytest.warns(UserWarning, match=r"'module.' or '_orig_mod.'.*taken off"):
+        same(UniSpeechSatModel.from_pretrained(folder), model)
+
+
+def test_names_of_a_compiled_part(saved):
+    model, folder = saved
+    rewrite(folder, lambda state: {name.replace("encoder.", "encoder._orig_mod.", 1): v for name, v in state.items()})
+    with pytest.warns(UserWarning, match="taken off"):
+        same(UniSpeechSatModel.from_pretrained(folder), model)
+
+
+def cached(folder, where, names):
+    """Lay files of a checkpoint as the hub's cache does."""
+    commit = "0" * 40
+    snapshot = where / "models--some--sat" / "snapshots" / commit
+    (where / "models--some--sat" / "refs").mkdir(parents=True)
+    (where / "models--some--sat" / "refs" / "main").write_text(commit)
+    snapshot.mkdir(parents=True)
+    for name in names:
+        shutil.copy(folder / name, snapshot / name)
+
+
+def test_a_cached_bin_is_found_without_a_network(saved, tmp_path):
+    pytest.importorskip("huggingface_hub")
+    model, folder = saved
+    as_bin(folder)
+    cached(folder, tmp_path / "cache", ["config.json", "pytorch_model.bin"])
+    options = dict(cache_dir=tmp_path / "cache", local_files_only=True)
+    same(UniSpeechSatModel.from_pretrained("some/sat", **options), model)
+    cached(folder, tmp_path / "empty", ["config.json"])
+    with pytest.raises(FileNotFoundError, match="Without a network: put its config.json"):
+        UniSpeechSatModel.from_pretrained("some/sat", cache_dir=tmp_path / "empty", local_files_only=True)
+
+
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_precision_by_name(saved, name):
+    _, folder = saved
+    for given in (torch.float16, "float16", "torch.float16"):
+        model = UniSpeechSatModel.from_pretrained(folder, **{name: given})
+        assert model.dtype == torch.float16
+        json.loads(model.config.to_json_string())
+    assert UniSpeechSatModel.from_pretrained(folder, **{name: "auto"}).dtype == torch.float32
+    for wrong in ("half-ish", "int8", 16, "nn"):
+        with pytest.raises(ValueError, match="is no precision of weights; expected one such as torch.float16"):
+            UniSpeechSatModel.from_pretrained(folder, **{name: wrong})
+
+
+def test_arguments_of_the_reference(saved, tmp_path):
+    model, folder = saved
+    other = {name: value + 1 for name, value in model.state_dict().items()}
+    load = UniSpeechSatModel.from_pretrained
+    quiet = dict(low_cpu_mem_usage=True, use_safetensors=True, token="x", cache_dir=tmp_path, local_files_only=True)
+    same(load(folder.parent, subfolder=folder.name, device_map=None, output_loading_info=False, **quiet), model)
+    assert torch.equal(load(folder, state_dict=other).masked_spec_embed, other["masked_spec_embed"])
+    assert load(folder, gradient_checkpointing=True).is_gradient_checkpointing
+    with pytest.raises(FileNotFoundError, match="there is no folder 'nowhere' in"):
+        load(folder, subfolder="nowhere")
+    for name, instead in {"device_map": r"to\(device\)", "output_loading_info": "a warning"}.items():
+        with pytest.raises(TypeError, match=f"{name}= is not taken: .*{instead}"):
+            load(folder, **{name: "auto"})
+
+    out = tmp_path / "out"
+    model.save_pretrained(out, is_main_process=False)
+    assert not out.exists()
+    model.save_pretrained(out, True, other, save_function=torch.save, max_shard_size="5GB", safe_serialization=True)
+    assert torch.equal(load(out).masked_spec_embed, other["masked_spec_embed"])
+    for change, message in [
+        (dict(push_to_hub=True), "huggingface_hub.upload_folder"),
+        (dict(safe_serialization=False), "safetensors only"),
+        (dict(save_funktion=1), "no argument 'save_funktion'"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            model.save_pretrained(out, **change)
+    with pytest.raises(ValueError, match="must have the model's own names of weights; 'a' is in one alone"):
+        model.save_pretrained(out, state_dict={**other, "a": torch.zeros(1)})
+
+
+def test_weights_without_a_config_say_what_to_pass(saved):
+    model, folder = saved
+    (folder / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"the Trainer of transformers saves them.*config=model.config"):
+        UniSpeechSatModel.from_pretrained(folder)
+    same(UniSpeechSatModel.from_pretrained(folder, config=model.config), model)
+
+
+def test_names_that_people_call(one_model):
+    head = UniSpeechSatForCTC(small_config())
+    assert head.base_model is head.unispeech_sat
+    assert one_model.base_model is one_model
+    assert head.config_class is type(head.config)
+    assert head.num_parameters() == sum(weight.numel() for weight in head.parameters())
+    head.freeze_base_model()
+    assert head.num_parameters(only_trainable=True) == head.lm_head.weight.numel() + head.lm_head.bias.numel()
+    frames = one_model(torch.randn(1, 3000)).lengths
+    assert torch.equal(one_model.get_feat_extract_output_lengths(torch.tensor([3000])), frames)
+    assert one_model._get_feat_extract_output_lengths(3000) == int(frames)
+    assert not head.can_generate()
+    with pytest.warns(DeprecationWarning, match="is now UniSpeechSatForCTC.freeze_feature_encoder"):
+        UniSpeechSatForCTC(small_config()).freeze_feature_extractor()
+
+
+def test_every_second_layer_can_be_checkpointed(one_model):
+    one_model.activation_checkpointing_enable(every_n_layers=2)
+    layers = [*one_model.feature_extractor.conv_layers, *one_model.encoder.layers]
+    assert [layer.gradient_checkpointing for layer in layers] == [True, False, True, False, True, False]
+    one_model.activation_checkpointing_disable()
+    assert not one_model.is_gradient_checkpointing
+    with pytest.raises(TypeError, match="save_on_cpu"):
+        one_model.activation_checkpointing_enable(offload=True)

@@ -4,6 +4,7 @@ import json
 import pickle
 
 import pytest
+import torch
 
 from unisat import UniSpeechSatConfig
 
@@ -160,3 +161,76 @@ def test_the_signature_lists_the_fields():
     parameters = inspect.signature(UniSpeechSatConfig).parameters
     assert parameters["hidden_size"].default == 768
     assert parameters["conv_dim"].default == [512] * 7
+
+
+REFUSED = [
+    ("conv_stride", 5, "conv_stride=5 must hold positive integers"),
+    ("tdnn_dim", None, "tdnn_dim=None must hold positive integers"),
+    ("conv_kernel", [3, "3"], "conv_kernel=.* must hold positive integers"),
+    ("adapter_attn_dim", [], r"adapter_attn_dim=\[\] must be a whole number, or None"),
+    ("utterance_contrastive_layer", "x", "utterance_contrastive_layer='x' must be a whole number"),
+    ("id2label", 5, "id2label=5 must be a dict"),
+    ("extra", 5, "extra=5 must be a dict"),
+    ("id2label", {"a": "b"}, "id2label={'a': 'b'} must give labels by their numbers"),
+    ("torch_dtype", 16, "torch_dtype=16 must be a torch.dtype or its name"),
+    ("num_labels", -1, "num_labels=-1 must be a whole number"),
+    ("num_labels", 2.5, "num_labels=2.5 must be a whole number"),
+    ("num_labels", 10**9, "num_labels=1000000000 must be a whole number from 0 to"),
+    ("num_hidden_layers", 8000, "num_hidden_layers=8000 is beyond reason; at most 500"),
+    ("mask_time_length", 10**9, "mask_time_length=1000000000 is beyond reason"),
+    ("initializer_range", 1e30, "initializer_range=1e[+]30 must be at most 1"),
+    ("layer_norm_eps", float("nan"), "layer_norm_eps=nan must be positive"),
+    ("intermediate_size", 10**6, "a model of about 2e[+]10 weights, which is beyond reason"),
+]
+
+
+@pytest.mark.wrong_types
+@pytest.mark.parametrize(("name", "value", "message"), REFUSED)
+def test_a_refused_value_does_not_stay(name, value, message):
+    config = UniSpeechSatConfig()
+    before = config.to_dict()
+    with pytest.raises(ValueError, match=message):
+        setattr(config, name, value)
+    with pytest.raises(ValueError, match=message):
+        config.update({"layerdrop": 0.0, name: value})
+    assert config.to_dict() == before
+    with pytest.raises(ValueError, match=message):
+        UniSpeechSatConfig.from_dict({name: value})
+
+
+def test_json_nested_beyond_reading(tmp_path):
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="config.json is not JSON"):
+        UniSpeechSatConfig.from_pretrained(tmp_path)
+
+
+def test_a_precision_is_kept_by_its_name(tmp_path):
+    config = UniSpeechSatConfig(torch_dtype=torch.float16)
+    assert json.loads(config.to_json_string())["torch_dtype"] == "float16"
+    config.torch_dtype = torch.bfloat16
+    assert config.torch_dtype == "bfloat16"
+    # transformers 5 calls it dtype; of a file with both, an older unisat wrote torch_dtype last
+    (tmp_path / "config.json").write_text(json.dumps({"dtype": "float16"}))
+    assert UniSpeechSatConfig.from_pretrained(tmp_path).to_dict()["torch_dtype"] == "float16"
+    assert "dtype" not in UniSpeechSatConfig.from_pretrained(tmp_path).to_dict()
+    both = UniSpeechSatConfig.from_dict({"dtype": "float16", "torch_dtype": "float32"})
+    assert both.torch_dtype == "float32"
+
+
+def test_the_reference_s_ways_to_write_and_change(tmp_path):
+    config = UniSpeechSatConfig(hidden_size=24, num_attention_heads=2, num_conv_pos_embedding_groups=2)
+    assert config.to_diff_dict() == {
+        "hidden_size": 24,
+        "model_type": "unispeech-sat",
+        "num_attention_heads": 2,
+        "num_conv_pos_embedding_groups": 2,
+    }
+    config.to_json_file(tmp_path / "short.json", use_diff=True)
+    assert json.loads((tmp_path / "short.json").read_text()) == config.to_diff_dict()
+    assert UniSpeechSatConfig.from_json_file(tmp_path / "short.json") == config
+    config.update({"hidden_size": 30, "num_attention_heads": 3, "num_labels": 4, "my_key": 1})
+    assert (config.hidden_size, config.num_labels, config.label2id["LABEL_3"], config.my_key) == (30, 4, 3, 1)
+    config.conv_dim = (512,) * 7
+    assert config.conv_dim == [512] * 7
+    config.id2label = {"0": "no", "1": "yes"}
+    assert config.id2label == {0: "no", 1: "yes"}

@@ -295,3 +295,128 @@ def test_the_temperature_is_used(both):
     before = cold(WAVES).logits
     cold.config.contrastive_logits_temperature = 0.2
     torch.testing.assert_close(cold(WAVES).logits, before / 2)
+
+
+# what has no row of its own in the reference's documents
+
+
+def test_the_file_s_precision_is_kept(tmp_path):
+    shuffled(us.UniSpeechSatModel(head_config())).half().save_pretrained(tmp_path)
+    assert transformers.UniSpeechSatModel.from_pretrained(tmp_path).dtype == torch.float32
+    assert us.UniSpeechSatModel.from_pretrained(tmp_path).dtype == torch.float16
+    assert us.UniSpeechSatModel.from_pretrained(tmp_path, torch_dtype="float32").dtype == torch.float32
+
+
+def test_an_incomplete_checkpoint_is_refused(tmp_path, caplog):
+    model = shuffled(us.UniSpeechSatModel(head_config()))
+    model.save_pretrained(tmp_path)
+    state = {k: v for k, v in model.state_dict().items() if k != "encoder.layer_norm.bias"}
+    save_file(state | {"stray": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    logging.disable(logging.WARNING)
+    assert transformers.UniSpeechSatModel.from_pretrained(tmp_path).encoder.layer_norm.bias.eq(0).all()  # made up
+    logging.disable(logging.NOTSET)
+    with pytest.raises(ValueError, match=r"(?s)missing from the checkpoint: \n    encoder.layer_norm.bias.*stray"):
+        us.UniSpeechSatModel.from_pretrained(tmp_path)
+
+
+def test_configs_are_checked_when_made():
+    for wrong in (dict(hidden_dropout=5.0), dict(hidden_act="x"), dict(hidden_size=10), dict(mask_time_length=0)):
+        transformers.UniSpeechSatConfig(**wrong)
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            us.UniSpeechSatConfig(**wrong)
+
+
+@torch.no_grad()
+def test_outputs_unpack_into_values(both):
+    ours, theirs = both("UniSpeechSatModel")
+    assert list(theirs(WAVES)) == ["last_hidden_state", "extract_features"]
+    out = ours(WAVES)
+    assert [id(value) for value in out] == [id(out.last_hidden_state), id(out.extract_features)]
+    assert list(out.keys())[:2] == ["last_hidden_state", "extract_features"]
+
+
+def test_ragged_arrays_are_refused():
+    ragged = [np.ones(5, np.float32), np.arange(9.0, dtype=np.float32)]
+    theirs = transformers.Wav2Vec2FeatureExtractor()(ragged, sampling_rate=16000, return_tensors="np").input_values
+    assert theirs.dtype == object
+    extractor = us.Wav2Vec2FeatureExtractor()
+    with pytest.raises(ValueError, match="return_tensors=None for a list"):
+        extractor(ragged, sampling_rate=16000, return_tensors="np")
+    assert [len(one) for one in extractor(ragged, sampling_rate=16000).input_values] == [5, 9]
+
+
+# the authors' own code, in a few lines each
+
+
+def frames_of(samples):
+    return us.frames.stack_length(samples, us.UniSpeechSatConfig().conv_kernel, us.UniSpeechSatConfig().conv_stride)
+
+
+def test_the_authors_count_up_to_two_frames_more():
+    """They cut the padded batch into as many equal pieces as there are frames; a piece with any sample is valid."""
+    more = set()
+    for width in range(3000, 60000, 997):
+        piece = width // frames_of(width)
+        more |= {min(-(-samples // piece), frames_of(width)) - frames_of(samples) for samples in range(400, width, 31)}
+    assert more == {0, 1, 2}
+
+
+def test_the_authors_penalise_features_of_padding_too():
+    features = torch.randn(2, 4, 10, generator=torch.Generator().manual_seed(0))
+    valid = torch.arange(10) < torch.tensor([[10], [3]])
+    features[1, :, 3:] *= 3
+    ours = us.losses.feature_penalty(features, valid)
+    torch.testing.assert_close(ours, torch.cat([features[0].flatten(), features[1, :, :3].flatten()]).square().mean())
+    assert features.square().mean() > 1.5 * ours
+
+
+def test_the_authors_mix_into_padding_and_from_it():
+    """They draw place and length in the padded width; a stretch that lies in padding is no overlap."""
+    lengths = torch.tensor([4000, 600])
+    sounds = torch.randn(2, 4000, generator=torch.Generator().manual_seed(0)) * (torch.arange(4000) < lengths[:, None])
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(50):
+        mixed, mixing = us.mixing.mix_utterances(sounds, lengths, mixing_prob=1.0, normalize=False, generator=generator)
+        assert (mixing.end <= lengths).all()
+        assert (mixing.source_start + mixing.end - mixing.start <= lengths[mixing.secondary]).all()
+        assert not mixed[1, 600:].any()
+    ends = np.random.default_rng(0).integers(300, 4000 + 1, 1000)  # theirs, for a stretch of 300 samples
+    assert (ends - 300 > 600).mean() > 0.8
+
+
+@torch.no_grad()
+def test_a_frame_without_a_target_stays():
+    """The authors cut the features to the targets; here the last frame is encoded, and has no target."""
+    model = shuffled(us.UniSpeechSatForPreTraining(head_config()))
+    frames = int(model.get_feat_extract_output_lengths(3000))
+    mask = torch.ones(3, frames, dtype=torch.bool)
+    targets = torch.zeros(3, frames - 1, dtype=torch.long)
+    out = model(WAVES, targets=targets, mask_time_indices=mask, generator=torch.Generator().manual_seed(0))
+    assert out.logits.shape[1] == frames
+    assert out.sample_size == 3 * (frames - 1)
+
+
+def test_the_authors_never_hide_the_last_frame():
+    """They draw starts below ``frames - length``, round for each utterance, and give all as many hidden frames."""
+    lengths, generator = torch.full((400,), 30), torch.Generator().manual_seed(0)
+    mask = us.masking.span_mask(lengths, 30, mask_prob=0.5, mask_length=3, generator=generator)
+    assert mask[:, -1].any()
+    random = np.random.default_rng(0)
+    starts = np.stack([random.choice(30 - 3, 5, replace=False) for _ in range(400)])
+    assert (starts + 3 - 1).max() == 28  # of frames 0 to 29
+    hidden = us.masking.span_mask(lengths, 30, mask_prob=0.55, mask_length=3, generator=generator).sum(1)
+    assert len(hidden.unique()) > 1
+
+
+@torch.no_grad()
+def test_the_last_layer_of_a_pre_norm_model_is_read_behind_its_norm():
+    """The authors read the last layer in front of the final norm; all layers below it are read as they read them."""
+    for layer, same in ((2, True), (3, False)):
+        config = head_config(do_stable_layer_norm=True, feat_extract_norm="layer", utterance_contrastive_layer=layer)
+        model, seen = shuffled(us.UniSpeechSatForPreTraining(config)), []
+        part = model.unispeech_sat.encoder.layers[layer - 1]
+        hook = part.register_forward_hook(lambda module, args, output, seen=seen: seen.append(output[0]))
+        states = model(WAVES).speaker_states
+        hook.remove()
+        theirs = model.speaker_proj(model.layer_norm_for_extract(seen[0]))
+        assert (relative(states, theirs) < 1e-5) == same

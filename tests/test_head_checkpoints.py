@@ -1,9 +1,11 @@
 """Checkpoints between backbones and heads, language adapters, and the authors' fairseq files."""
 
 import argparse
+import collections
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 from conftest import shuffled, small_config
@@ -311,9 +313,75 @@ def test_files_that_are_no_fairseq_checkpoint(tmp_path):
     torch.save({"model": {"mask_emb": torch.zeros(4)}}, path)
     with pytest.raises(ValueError, match="has no encoder.pos_conv_embed.conv.weight_v"):
         us.UniSpeechSatModel.from_fairseq(path)
-    torch.save({"model": {}, "args": us.UniSpeechSatConfig()}, path)
-    with pytest.raises(ValueError, match="would run code when read"):
-        us.UniSpeechSatModel.from_fairseq(path)
+
+
+def call_me(*_):
+    raise AssertionError("a name in the file was called")
+
+
+class Dictionary:
+    """What the authors' trainer keeps of its task, besides weights."""
+
+    def __init__(self, made):
+        self.symbols = ["<s>", "<pad>"]
+        made.append(self)
+
+    def __reduce__(self):
+        return call_me, (1,), {"symbols": self.symbols}
+
+
+def authors_content(**settings):
+    """Weights of a small model under the authors' names, and settings."""
+    model = shuffled(us.UniSpeechSatModel(small_config(**FRONT, num_hidden_layers=1)))
+    names = to_fairseq(model.state_dict(), False)
+    settings = {"encoder_attention_heads": 2, "layer_norm_first": False, **settings}
+    return model, {"model": {names[k]: v for k, v in model.state_dict().items()}, "cfg": {"model": settings}}
+
+
+def test_objects_of_the_task_are_replaced_and_nothing_is_called(tmp_path):
+    model, content = authors_content()
+    content["task_state"] = {"dictionaries": [Dictionary([])], "labels": collections.Counter("ab")}
+    content["extra_state"] = {"epoch": np.float64(3)}
+    torch.save(content, tmp_path / "sat.pt")
+    same(model.state_dict(), us.UniSpeechSatModel.from_fairseq(tmp_path / "sat.pt", torch_dtype="float32").state_dict())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"encoder_attention_heads": "two"}, "encoder_attention_heads='two' must be a positive whole number"),
+        ({"encoder_attention_heads": 0}, "encoder_attention_heads=0 must be a positive whole number"),
+        ({"spk_layer": 1.5}, "spk_layer=1.5 must be a positive whole number"),
+        ({"conv_feature_layers": "[(8,10,5)] * 300000000"}, "asks for more than 100 convolutions"),
+    ],
+)
+def test_settings_of_the_authors_are_checked(tmp_path, settings, message):
+    torch.save(authors_content(**settings)[1], tmp_path / "sat.pt")
+    with pytest.raises(ValueError, match=message):
+        us.UniSpeechSatModel.from_fairseq(tmp_path / "sat.pt")
+
+
+def test_authors_files_of_odd_shapes_and_settings(tmp_path):
+    path = tmp_path / "sat.pt"
+    _, content = authors_content()
+    loop = argparse.Namespace()
+    loop.w2v_args = loop
+    odd = {
+        "settings that hold settings": {**content, "cfg": None, "args": loop},
+        "num_hidden_layers=8001 is beyond reason": {
+            **content,
+            "model": content["model"] | {"encoder.layers.8000.fc1.bias": torch.zeros(4)},
+        },
+        "shapes|no UniSpeech-SAT has": {
+            **content,
+            "model": content["model"] | {"encoder.pos_conv.0.weight_v": torch.zeros(4)},
+        },
+        "a dict with 'model' was expected": {**content, "model": {3: torch.zeros(1)}},
+    }
+    for message, one in odd.items():
+        torch.save(one, path)
+        with pytest.raises(ValueError, match=message):
+            us.UniSpeechSatModel.from_fairseq(path)
 
 
 def test_strides_are_read_not_run():

@@ -131,6 +131,27 @@ def test_weighted_sum_by_hand(clips):
     assert len(out.hidden_states) == 4  # as the reference: returned, since they were needed
 
 
+@pytest.mark.parametrize(("version", "raw"), [("4.37.2", False), ("5.15.1", False), ("5.16.1", True), ("x", False)])
+@pytest.mark.parametrize("stable", [False, True])
+def test_the_last_summand_is_that_of_the_version_that_trained_it(clips, tmp_path, version, raw, stable):
+    config = head_config(use_weighted_layer_sum=True, do_stable_layer_norm=stable, feat_extract_norm="layer")
+    shuffled(us.UniSpeechSatForSequenceClassification(config)).save_pretrained(tmp_path)
+    config.extra["transformers_version"] = version
+    config.save_pretrained(tmp_path)
+    model = us.UniSpeechSatForSequenceClassification.from_pretrained(tmp_path)
+    seen = []
+    model.unispeech_sat.encoder.layers[-1].register_forward_hook(lambda module, args, output: seen.append(output[0]))
+    out = model(clips[0])
+    last = seen[0] if raw and stable else model.unispeech_sat(clips[0]).last_hidden_state
+    torch.testing.assert_close(out.hidden_states[-1], last)
+    states, weights = [*out.hidden_states[:-1], last], model.layer_weights.detach().softmax(0)
+    mixed = sum(float(weight) * hidden for weight, hidden in zip(weights, states, strict=True))
+    torch.testing.assert_close(out.logits, model.classifier(model.projector(mixed).mean(1)))
+    # whoever knows better can say so
+    other = us.UniSpeechSatForSequenceClassification.from_pretrained(tmp_path, transformers_version="4.37.2")
+    assert not other.config.sums_before_norm
+
+
 # CTC
 
 

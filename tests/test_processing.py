@@ -1,5 +1,6 @@
 """The processor: the reference's batches and files; labels padded with -100 on request."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -184,3 +185,18 @@ def test_bad_input(processor, speech, tmp_path):
         AutoProcessor.from_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no folder 'owner/name'"):
         AutoProcessor.from_pretrained("owner/name")
+
+
+def test_older_scripts_make_labels_inside_a_with(processor):
+    texts = processor.as_target_processor()
+    with pytest.warns(DeprecationWarning, match=r"now processor\(text=...\)"):
+        texts.__enter__()
+    with contextlib.ExitStack() as stack:
+        stack.push(texts)
+        encoded = processor(["A", "AB"])
+        collated = processor.pad([{"input_ids": ids} for ids in encoded.input_ids], return_tensors="pt")
+    assert encoded.input_ids == processor(text=["A", "AB"]).input_ids
+    assert collated.input_ids.shape == (2, 2)
+    with pytest.raises(ValueError, match="audio holds"):
+        processor(["A"], sampling_rate=16000)
+    assert processor.model_input_names == processor.feature_extractor.model_input_names

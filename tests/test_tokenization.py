@@ -439,8 +439,8 @@ def test_bad_ids(tokenizer):
         tokenizer.decode([5], frame_seconds=0, output_char_offsets=True)
     with pytest.raises(ValueError, match="padding=True"):
         tokenizer(["A", "AB"], return_tensors="pt")
-    with pytest.raises(ValueError, match="truncation=True without a max_length"):
-        tokenizer(["A", "AB"], truncation=True)
+    with pytest.raises(ValueError, match="padding='max_length' without a max_length"):
+        tokenizer(["A", "AB"], padding="max_length")
 
 
 @pytest.mark.wrong_types
@@ -452,3 +452,34 @@ def test_bad_examples(tokenizer):
 def test_unknown_names_warn_when_typed():
     with pytest.warns(UserWarning, match=r"'do_lowercase' is not an argument.*did you mean do_lower_case"):
         Wav2Vec2CTCTokenizer(VOCAB, do_lowercase=True)
+
+
+def test_arguments_of_tutorials(tokenizer):
+    texts = ["A", "AB"]
+    plain = tokenizer(texts, padding=True)
+    assert tokenizer(texts, padding=True, truncation=True, add_special_tokens=False) == plain
+    assert tokenizer.encode_plus("AB") == tokenizer("AB")
+    tokenizer.extra["model_max_length"] = 1
+    assert [len(ids) for ids in tokenizer(texts, truncation=True).input_ids] == [1, 1]
+    assert tokenizer.padding_side == "right"
+
+
+def test_added_tokens_come_behind(tokenizer, tmp_path):
+    before = len(tokenizer)
+    assert tokenizer.add_tokens(["Ä", "A", "<long>"]) == 2
+    assert tokenizer.add_tokens("Ä") == 0
+    assert len(tokenizer) == before + 2
+    assert tokenizer.encode("AÄ<long>")[1:] == [before, before + 1]
+    tokenizer.save_pretrained(tmp_path)
+    assert Wav2Vec2CTCTokenizer.from_pretrained(tmp_path).get_vocab() == tokenizer.get_vocab()
+
+
+@pytest.mark.wrong_types
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("bos_token", 3), ("pad_token", ["<pad>"]), ("word_delimiter_token", {"a": 1})]
+    + [("added_tokens_decoder", value) for value in ([1], {"a": {"content": "b"}}, {"1": "b"}, {"1": {}})],
+)
+def test_keys_of_other_types(name, value):
+    with pytest.raises(ValueError, match=f"{name}=.*; expected"):
+        Wav2Vec2CTCTokenizer({"<pad>": 0, "<unk>": 1, "|": 2}, **{name: value})

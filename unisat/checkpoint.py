@@ -10,8 +10,11 @@ import json
 import logging
 import pickle
 import re
+import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +31,20 @@ _OLD_NAMES = {
     "conv.weight_g": "conv.parametrizations.weight.original0",
     "conv.weight_v": "conv.parametrizations.weight.original1",
 }
+# how files begin that often lie where weights should be, and what they are
+_NO_WEIGHTS = {
+    b"version https://git-lfs": "a pointer to them; run git lfs pull",
+    b"<": "a web page; fetch them again",
+    b"{": "JSON; fetch them again",
+    b"\x1f\x8b": "packed with gzip; unpack them",
+}
 logger = logging.getLogger(__name__)
 
 
-def find_folder(name_or_path: str | Path, revision: str | None = None) -> Path:
+def find_folder(name_or_path: str | Path, revision: str | None = None, subfolder: str = "", **hub: Any) -> Path:
     """Find a checkpoint's folder: a local one, or that of a hub repository (from the cache, or downloaded).
+
+    ``hub`` are arguments of ``huggingface_hub.hf_hub_download``, such as ``cache_dir`` and ``local_files_only``.
 
     Raises
     ------
@@ -44,8 +56,10 @@ def find_folder(name_or_path: str | Path, revision: str | None = None) -> Path:
         If the name looks like a hub name and ``huggingface_hub`` is not installed.
     """
     path = Path(name_or_path).expanduser()
+    if (path / subfolder).is_dir():
+        return path / subfolder
     if path.is_dir():
-        return path
+        raise FileNotFoundError(f"there is no folder {subfolder!r} in {path}.")
     if path.is_file():
         raise ValueError(f"{path} is a file; give the folder that holds it together with {CONFIG_NAME}.")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name_or_path)) or str(name_or_path).startswith("."):
@@ -53,10 +67,11 @@ def find_folder(name_or_path: str | Path, revision: str | None = None) -> Path:
             f"there is no folder {str(name_or_path)!r}, and it is not a hub name (owner/name) either. "
             f"A checkpoint is a folder with {CONFIG_NAME} and {SAFETENSORS_NAME} or {BIN_NAME}."
         )
-    return _download(str(name_or_path), revision)
+    place = {"subfolder": subfolder} if subfolder else {}
+    return _download(str(name_or_path), {"revision": revision, **place, **hub})
 
 
-def _download(name: str, revision: str | None) -> Path:
+def _download(name: str, options: Mapping[str, Any]) -> Path:
     try:
         import huggingface_hub
         from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
@@ -66,21 +81,25 @@ def _download(name: str, revision: str | None) -> Path:
         ) from error
 
     def get(filename: str) -> Path:
-        return Path(huggingface_hub.hf_hub_download(name, filename, revision=revision))
+        return Path(huggingface_hub.hf_hub_download(name, filename, **options))
 
+    offline: OSError | ValueError | None = None
     try:
         folder = get(CONFIG_NAME).parent
         for filename in WEIGHT_FILES:
             try:
                 path = get(filename)
-            except LocalEntryNotFoundError:
-                raise
+            except LocalEntryNotFoundError as error:  # not in the cache, and no network: the next name may be there
+                offline = offline or error
+                continue
             except EntryNotFoundError:
                 continue
             if filename.endswith(".index.json"):
                 for shard in _shards(path):
                     get(shard)
             return folder
+        if offline is not None:
+            raise offline
     except (OSError, ValueError) as error:  # offline, no such repository, or no access
         raise FileNotFoundError(
             f"{name!r} is neither a folder here nor could it be fetched from the hub "
@@ -128,6 +147,7 @@ def read_file(path: Path) -> dict[str, Tensor]:
     """Read one file of weights; it raises what `read_weights` raises."""
     if not path.is_file():
         raise FileNotFoundError(f"the index lists {path.name}, which is not in {path.parent}; fetch it again.")
+    _look(path)
     if path.suffix == ".safetensors":
         import safetensors
         from safetensors.torch import load_file
@@ -136,18 +156,64 @@ def read_file(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         except safetensors.SafetensorError as error:
             raise ValueError(f"{path} is not a whole safetensors file ({error}); fetch it again.") from error
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds more than tensors and would run code when read: refused. "
-            "If you trust its source, convert it to safetensors elsewhere."
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is truncated or not a torch file ({error}); fetch it again.") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    state = read_torch(path)
+    if not is_state(state):
         raise ValueError(f"{path} does not hold a state dict (names → tensors).")
     return dict(state)
+
+
+def is_state(value: Any) -> bool:
+    """Whether a value is a state dict: tensors by their names."""
+    return isinstance(value, Mapping) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+
+
+def read_torch(path: Path, known: Callable[[Path], list[Any]] | None = None) -> Any:
+    """Read what ``torch.save`` wrote; nothing in it is run.
+
+    Besides torch's own types only those are made that ``known`` gives for the file.
+
+    Raises
+    ------
+    ValueError
+        If the file is truncated, is no torch file, unpacks to much more than it holds, or would run code.
+    """
+    _look(path)
+    try:
+        _check_packed(path)
+        with torch.serialization.safe_globals(known(path) if known else []):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes end in any exception of torch or of Python
+        if isinstance(error, pickle.UnpicklingError) and re.search(_WOULD_RUN, str(error)):
+            raise ValueError(
+                f"{path} holds more than tensors and would run code when read: refused. "
+                "If you trust its source, convert it to safetensors elsewhere."
+            ) from error
+        said = str(error).split("WeightsUnpickler error:")[-1].split("Check the documentation")[0]
+        said = " ".join(said.split()) or type(error).__name__
+        raise ValueError(f"{path} is truncated or not a torch file ({said:.200}); fetch it again.") from error
+
+
+# what torch says of names that are no tensors, and of what is done with them
+_WOULD_RUN = "not an allowed global|is blocked|call reduce for unrecognized|only create new object|only build Tensor"
+
+
+def _look(path: Path) -> None:
+    """Refuse what often lies where weights should be."""
+    with path.open("rb") as file:
+        start = file.read(64).lstrip()
+    for first, what in _NO_WEIGHTS.items():
+        if start.startswith(first):
+            raise ValueError(f"{path} does not hold weights but is {what}.")
+
+
+def _check_packed(path: Path) -> None:
+    """Refuse an archive that unpacks to much more than it holds; torch does not compress."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > 2 * path.stat().st_size + 2**20:
+        raise ValueError(f"it unpacks to {unpacked:,} bytes")
 
 
 def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -159,6 +225,19 @@ def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 name = name.removesuffix(old) + new
         renamed[name] = tensor
     return renamed
+
+
+def _unwrapped(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Take off what `torch.compile` and `DataParallel` put in front of names, and say so."""
+    wrapper = r"^(?:(?:module|_orig_mod)\.)+|(?<=\.)_orig_mod\."
+    plain = {re.sub(wrapper, "", name): tensor for name, tensor in state.items()}
+    if plain.keys() != state.keys():
+        warnings.warn(
+            f"{source} has names of weights with 'module.' or '_orig_mod.', which DataParallel and torch.compile put "
+            "there; they are taken off. Save model.module or model._orig_mod to have names without them.",
+            stacklevel=2,
+        )
+    return plain
 
 
 def load_weights(
@@ -196,7 +275,7 @@ def load_weights(
     """
     expected, dotted = model.state_dict(), prefix + "."
     has_head = any(name.startswith(dotted) for name in expected)
-    state, head = _without_other_heads(current_names(state), expected, dotted, has_head)
+    state, head = _without_other_heads(current_names(_unwrapped(state, source)), expected, dotted, has_head)
     if head:
         logger.info("left out the head of %s: %s", source, ", ".join(head))
 
@@ -205,12 +284,12 @@ def load_weights(
         return fresh is not None and (in_head or ".adapter_layer." in name)
 
     missing = sorted(set(expected) - set(state))
-    misshapen = sorted(k for k in set(expected) & set(state) if state[k].shape != expected[k].shape)
+    misshapen = sorted(k for k in set(expected) & set(state) if _kind(state[k]) != _kind(expected[k]))
     new = [name for name in missing if may_start_fresh(name)]
     if ignore_mismatched_sizes:
         new += [name for name in misshapen if may_start_fresh(name)]
     wrong_shapes = [
-        f"{name} is {tuple(state[name].shape)}, the model has {tuple(expected[name].shape)}"
+        f"{name} is {_kind(state[name])}, the model has {_kind(expected[name])}"
         for name in misshapen
         if name not in new
     ]
@@ -223,6 +302,12 @@ def load_weights(
     dtype = dtype or next((value.dtype for value in state.values() if value.is_floating_point()), None)
     model.load_state_dict({k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}, assign=True)
     return new
+
+
+def _kind(tensor: Tensor) -> str:
+    """The shape, and what keeps a tensor from being a weight of that shape."""
+    odd = tensor.layout != torch.strided or not tensor.is_floating_point()
+    return f"{tuple(tensor.shape)}{f' of {tensor.dtype}, {tensor.layout}' if odd else ''}"
 
 
 def _without_other_heads(

@@ -6,12 +6,15 @@ import copy
 import difflib
 import inspect
 import json
+import math
+import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from unisat import frames
@@ -58,11 +61,19 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "problem_type": (None, "regression", "single_label_classification", "multi_label_classification"),
 }
 _SAME_LENGTH = (("conv_dim", "conv_kernel", "conv_stride"), ("tdnn_dim", "tdnn_kernel", "tdnn_dilation"))
+_INTEGER_OR_NONE = ("adapter_attn_dim", "utterance_contrastive_layer", "vocab_size")
 _DIVIDES = (  # (divisor, dividend)
     ("num_attention_heads", "hidden_size"),
     ("num_conv_pos_embedding_groups", "hidden_size"),
     ("num_codevector_groups", "codevector_dim"),
 )
+
+# a file of a few bytes must not ask for all memory and time there is
+_LARGEST = 10**6
+# what pipelines of the reference read of a config
+_NONE = ("_commit_hash", "task_specific_params")
+_MOST_LAYERS = 500
+_MOST_WEIGHTS = 10**10
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -81,7 +92,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); check that it was downloaded whole.") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}; expected a JSON object {{...}}.")
@@ -97,6 +108,33 @@ def _check_type(name: str, value: Any, default: Any) -> None:
         return
     if not (isinstance(default, bool) and isinstance(value, bool)):
         raise ValueError(f"{name}={value!r} is a {type(value).__name__}; a {type(default).__name__} was expected.")
+
+
+def _stored(name: str, value: Any) -> Any:
+    """Give a value as a config holds it: lists and names of dtypes, as in ``config.json``, and copies of what came."""
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    if name == "id2label" and isinstance(value, Mapping):
+        try:
+            return {int(index): str(label) for index, label in value.items()}
+        except (TypeError, ValueError):
+            raise ValueError(f"id2label={dict(value)!r:.60} must give labels by their numbers: {{0: 'yes'}}.") from None
+    return list(value) if isinstance(value, tuple) else copy.copy(value)
+
+
+def _take_extra(values: dict[str, Any], names: Container[str]) -> dict[str, Any]:
+    """Take what is no field out of the values of a config."""
+    extra = values.pop("extra", {})
+    if not isinstance(extra, Mapping):
+        raise ValueError(f"extra={extra!r:.60} must be a dict of keys that are no fields.")
+    return {**extra, **{key: values.pop(key) for key in [*values] if key not in names}}
+
+
+def _labels(count: Any) -> dict[int, str]:
+    """Give ``LABEL_0``, ``LABEL_1`` … for a number of labels."""
+    if type(count) is not int or not 0 <= count <= _LARGEST:
+        raise ValueError(f"num_labels={count!r} must be a whole number from 0 to {_LARGEST}.")
+    return {index: f"LABEL_{index}" for index in range(count)}
 
 
 @dataclass(init=False)
@@ -234,7 +272,7 @@ class UniSpeechSatConfig:
     def __init__(self, *, num_labels: int | None = None, **values: Any):
         vars(self)["_checked"] = False
         names = {item.name: item for item in fields(self)}
-        extra = {**values.pop("extra", {}), **{key: values.pop(key) for key in set(values) - set(names)}}
+        extra = _take_extra(values, names)
         for key in extra:
             if key not in _DERIVED:
                 warnings.warn(
@@ -245,34 +283,35 @@ class UniSpeechSatConfig:
         self._fill(num_labels, values, extra)
 
     def _fill(self, num_labels: int | None, values: dict[str, Any], extra: dict[str, Any]) -> None:
+        if "dtype" in extra:  # the name of torch_dtype since transformers 5
+            values = {"torch_dtype": extra.pop("dtype"), **values}
         for item in fields(self):
             default = item.default if item.default_factory is MISSING else item.default_factory()
-            value = values.get(item.name, default)
-            # a list, as in config.json, and a copy, so that no two configs share it
-            value = list(value) if isinstance(value, tuple) else copy.copy(value)
-            setattr(self, item.name, value)
-        self.extra = {key: value for key, value in extra.items() if key not in _DERIVED}
+            setattr(self, item.name, _stored(item.name, values.get(item.name, default)))
+        self.extra = {key: _stored(key, value) for key, value in extra.items() if key not in _DERIVED}
         if num_labels is not None and "id2label" not in values:
-            self.id2label = {index: f"LABEL_{index}" for index in range(num_labels)}
-        self.id2label = {int(index): str(label) for index, label in self.id2label.items()}
-        if not values.get("label2id"):
+            self.id2label = _labels(num_labels)
+        if not values.get("label2id") and isinstance(self.id2label, dict):
             self.label2id = {label: index for index, label in self.id2label.items()}
+        self._check()
         if "id2label" in values and num_labels not in (None, len(self.id2label)):
             raise ValueError(
                 f"num_labels={num_labels} and id2label with {len(self.id2label)} entries disagree; pass only one."
             )
-        self._check()
         vars(self)["_checked"] = True
 
     def _check(self) -> None:
-        for item in fields(self):
-            _check_type(item.name, getattr(self, item.name), item.default)
-        for name in _POSITIVE:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
-        for name in _NOT_NEGATIVE:
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
+        self._check_types()
+        if self.initializer_range > 1:
+            raise ValueError(f"initializer_range={self.initializer_range} must be at most 1; the reference has 0.02.")
+        for name in (*_POSITIVE, *_NOT_NEGATIVE):
+            value = getattr(self, name)
+            if name in _POSITIVE and not value > 0:
+                raise ValueError(f"{name}={value} must be positive.")
+            if not value >= 0:
+                raise ValueError(f"{name}={value} must not be negative.")
+            if value > (largest := _MOST_LAYERS if name == "num_hidden_layers" else _LARGEST):
+                raise ValueError(f"{name}={value} is beyond reason; at most {largest} is taken.")
         for name in _PROBABILITIES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be a probability in [0, 1].")
@@ -280,59 +319,89 @@ class UniSpeechSatConfig:
             if getattr(self, name) not in choices:
                 allowed = ", ".join(map(repr, choices))
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {allowed}.")
-        for names in _SAME_LENGTH:
-            lengths = [len(getattr(self, name)) for name in names]
-            if len(set(lengths)) > 1 or not lengths[0]:
-                counts = ", ".join(f"{name} has {length}" for name, length in zip(names, lengths, strict=True))
-                raise ValueError(f"{', '.join(names)} must have one entry per layer each: {counts}.")
-            for name in names:
-                if any(not isinstance(size, int) or size < 1 for size in getattr(self, name)):
-                    raise ValueError(f"{name}={getattr(self, name)} must hold positive integers.")
+        self._check_lists()
         for divisor, dividend in _DIVIDES:
             if getattr(self, dividend) % getattr(self, divisor):
                 raise ValueError(
                     f"{dividend}={getattr(self, dividend)} must be a multiple of {divisor}={getattr(self, divisor)}."
                 )
-        if self.initializer_range > 1:
-            raise ValueError(f"initializer_range={self.initializer_range} must be at most 1; the reference has 0.02.")
-        if self.vocab_size is not None and self.vocab_size < 1:
-            raise ValueError(f"vocab_size={self.vocab_size} must be positive, or None for no vocabulary.")
+        if self.vocab_size is not None and not 0 < self.vocab_size <= _LARGEST:
+            raise ValueError(
+                f"vocab_size={self.vocab_size} must be positive, at most {_LARGEST}, or None for no vocabulary."
+            )
         layer = self.utterance_contrastive_layer
         if layer is not None and not 1 <= layer <= self.num_hidden_layers:
             raise ValueError(
                 f"utterance_contrastive_layer={layer} must be one of the num_hidden_layers={self.num_hidden_layers} "
                 "layers, counted from 1, or None for the middle one."
             )
-        if self.adapter_attn_dim is not None and self.adapter_attn_dim < 1:
+        if self.adapter_attn_dim is not None and not 0 < self.adapter_attn_dim <= _LARGEST:
             raise ValueError(f"adapter_attn_dim={self.adapter_attn_dim} must be positive, or None for no adapters.")
+        if (weights := self._rough_size()) > _MOST_WEIGHTS:
+            raise ValueError(
+                f"these sizes make a model of about {weights:.0e} weights, which is beyond reason; at most "
+                f"{_MOST_WEIGHTS:.0e} are taken."
+            )
+
+    def _check_types(self) -> None:
+        for item in fields(self):
+            _check_type(item.name, getattr(self, item.name), item.default)
+        for name in ("id2label", "label2id", "extra"):
+            if not isinstance(getattr(self, name), dict):
+                raise ValueError(f"{name}={getattr(self, name)!r:.60} must be a dict.")
+        for name in _INTEGER_OR_NONE:
+            if type(getattr(self, name)) not in (int, type(None)):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number, or None.")
+        if not isinstance(self.torch_dtype, str | None):
+            raise ValueError(f"torch_dtype={self.torch_dtype!r} must be a torch.dtype or its name, such as 'float16'.")
+
+    def _check_lists(self) -> None:
+        for names in _SAME_LENGTH:
+            for name in names:
+                sizes = getattr(self, name)
+                if not isinstance(sizes, list) or any(
+                    type(size) is not int or not 1 <= size <= _LARGEST for size in sizes
+                ):
+                    raise ValueError(f"{name}={sizes!r:.80} must hold positive integers, at most {_LARGEST}.")
+            lengths = [len(getattr(self, name)) for name in names]
+            if len(set(lengths)) > 1 or not 1 <= lengths[0] <= _MOST_LAYERS:
+                counts = ", ".join(f"{name} has {length}" for name, length in zip(names, lengths, strict=True))
+                raise ValueError(f"{', '.join(names)} must have one entry per layer each: {counts}.")
+
+    def _rough_size(self) -> int:
+        """Number of weights in the largest parts of any model with these sizes."""
+        width, positions = self.hidden_size, self.num_conv_pos_embeddings // self.num_conv_pos_embedding_groups
+        layers = self.num_hidden_layers * (4 * width + 2 * self.intermediate_size + 2 * (self.adapter_attn_dim or 0))
+        convs = sum(map(math.prod, zip([1, *self.conv_dim], self.conv_dim, self.conv_kernel, strict=False)))
+        speakers = self.xvector_output_dim * (self.num_labels + self.xvector_output_dim + 2 * self.tdnn_dim[-1])
+        delays = zip([width, *self.tdnn_dim], self.tdnn_dim, self.tdnn_kernel, strict=False)
+        codes = self.num_codevectors_per_group * (self.num_codevector_groups * width + self.codevector_dim)
+        matrices = self.codevector_dim * self.num_clusters + self.classifier_proj_size * self.num_labels
+        tokens = (self.vocab_size or 0) + self.num_labels + self.classifier_proj_size + self.proj_codevector_dim
+        per_width = layers + positions * width + tokens + self.conv_dim[-1]
+        return width * per_width + convs + speakers + sum(map(math.prod, delays)) + codes + matrices
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not self.__dict__.get("_checked"):
             object.__setattr__(self, name, value)
             return
         if name == "num_labels":
-            if value == self.num_labels:
-                return
-            labels = {index: f"LABEL_{index}" for index in range(value)}
-            object.__setattr__(self, "id2label", labels)
-            object.__setattr__(self, "label2id", {label: index for index, label in labels.items()})
+            if value != self.num_labels:
+                self.update({"num_labels": value})
             return
         if name not in {item.name for item in fields(self)}:
             self.extra[name] = value
             return
-        before = getattr(self, name)
-        object.__setattr__(self, name, value)
-        try:
-            self._check()
-        except ValueError:
-            object.__setattr__(self, name, before)
-            raise
+        trial = copy.copy(self)
+        vars(trial)[name] = _stored(name, value)
+        trial._check()
+        vars(self)[name] = vars(trial)[name]
 
     def __getattr__(self, name: str) -> Any:
         # Python comes here only for names that are neither fields nor methods
         extra = self.__dict__.get("extra", {})
-        if name in extra:
-            return extra[name]
+        if name in extra or name in _NONE:
+            return extra.get(name)
         raise AttributeError(
             f"UniSpeechSatConfig has no field {name!r}{nearest(name, [f.name for f in fields(self)])}."
         )
@@ -360,6 +429,17 @@ class UniSpeechSatConfig:
         if self.utterance_contrastive_layer is not None:
             return self.utterance_contrastive_layer
         return (self.num_hidden_layers + 1) // 2
+
+    @property
+    def sums_before_norm(self) -> bool:
+        """Whether the weighted sum takes the last layer in front of the final norm, where pre-LN models have it.
+
+        Since 5.16 transformers does so, and weights that it trained are made for it: the ``transformers_version`` of
+        a file tells. The last of the hidden states is then what the sum takes.
+        """
+        found = re.match(r"(\d+)\.(\d+)", str(self.extra.get("transformers_version")))
+        newer = found is not None and (int(found[1]), int(found[2])) >= (5, 16)
+        return newer and self.do_stable_layer_norm and self.use_weighted_layer_sum
 
     @property
     def receptive_field(self) -> int:
@@ -400,13 +480,20 @@ class UniSpeechSatConfig:
     def replace(self, **changes: Any) -> UniSpeechSatConfig:
         """Return a copy in which some fields are changed together and checked once at the end."""
         values = {item.name: copy.copy(getattr(self, item.name)) for item in fields(self)}
-        if unknown := [name for name in changes if name not in values and name != "num_labels"]:
+        if unknown := [name for name in changes if name not in {*values, *self.extra, "num_labels"}]:
             raise TypeError(f"{unknown[0]!r} is not a field of UniSpeechSatConfig{nearest(unknown[0], [*values])}.")
         if "num_labels" in changes:
             del values["id2label"]
         if {"num_labels", "id2label"} & set(changes):
             del values["label2id"]
         return self.from_dict({**values, **changes})
+
+    def update(self, values: Mapping[str, Any]) -> None:
+        """Change fields in place, together: if one is refused, all stay. What is no field goes into ``extra``."""
+        names = {*(item.name for item in fields(self)), "num_labels"}
+        changed = self.replace(**{name: value for name, value in values.items() if name in names})
+        changed.extra |= {name: value for name, value in values.items() if name not in names}
+        vars(self).update(vars(changed))
 
     # reading and writing
 
@@ -428,7 +515,7 @@ class UniSpeechSatConfig:
             )
         names = {item.name for item in fields(cls)}
         num_labels = values.pop("num_labels", None)
-        extra = {**values.pop("extra", {}), **{key: values.pop(key) for key in set(values) - names}}
+        extra = _take_extra(values, names)
         config = cls.__new__(cls)
         vars(config)["_checked"] = False
         config._fill(num_labels, values, extra)
@@ -457,12 +544,24 @@ class UniSpeechSatConfig:
             If the file does not exist.
         """
         if not Path(path).is_file():
-            raise FileNotFoundError(f"there is no {path}; a checkpoint's folder holds a {CONFIG_NAME}.")
+            raise FileNotFoundError(
+                f"there is no {path}; a checkpoint's folder holds a {CONFIG_NAME}. For weights alone, as the Trainer "
+                "of transformers saves them, pass the config of the model that was trained: config=model.config."
+            )
         return cls.from_dict(read_object(Path(path)))
 
-    def to_json_string(self) -> str:
-        """The text of ``config.json``."""
-        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What `to_dict` gives, without the values that are the defaults."""
+        default = type(self)().to_dict()
+        return {key: value for key, value in self.to_dict().items() if key == "model_type" or default.get(key) != value}
+
+    def to_json_string(self, use_diff: bool = False) -> str:
+        """The text of ``config.json``; with ``use_diff`` without the values that are the defaults."""
+        return json.dumps(self.to_diff_dict() if use_diff else self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def to_json_file(self, path: str | Path, use_diff: bool = False) -> None:
+        """Write what `to_json_string` gives into a file."""
+        Path(path).write_text(self.to_json_string(use_diff), encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **changes: Any) -> UniSpeechSatConfig:
@@ -474,7 +573,7 @@ class UniSpeechSatConfig:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` into a folder, which is made if it is missing."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / CONFIG_NAME).write_text(self.to_json_string(), encoding="utf-8")
+        self.to_json_file(Path(folder) / CONFIG_NAME)
 
 
 # computed here and written for the reference; they are not extra keys

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from unisat.checkpoint import is_state, read_torch
 
 PREFIX = "unispeech_sat."
 
@@ -37,8 +39,21 @@ _NAMES = [
     (r"quantizer\.vars", r"^quantizer.codevectors"),
     (r"quantizer\.weight_proj\.(.*)", r"^quantizer.weight_proj.\1"),
 ]
-# types in such files besides tensors and Python's own
-_ALLOWED: list[Any] = [argparse.Namespace]
+_MOST_CONVS = 100
+
+
+class Placeholder:
+    """Stands for an object that is neither a weight nor a setting: it takes what was kept of it, and forgets it.
+
+    The authors' trainer keeps the state of its task, such as a ``fairseq.data.Dictionary``. No name in a file is
+    looked up or called; each gives one of these.
+    """
+
+    def __init__(self, *values: Any, **named: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -47,32 +62,34 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises
     ------
     FileNotFoundError, ValueError
-        If the file does not exist, would run code when read, is not a fairseq checkpoint, or has weights of
-        another architecture.
+        If the file does not exist, is damaged, is not a fairseq checkpoint, or has weights or settings of another
+        architecture.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; from_fairseq reads one .pt file.")
-    try:
-        with torch.serialization.safe_globals(_ALLOWED):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds more than weights and settings and would run code when read: {error}"
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is truncated or not a torch file ({error}); fetch it again.") from error
-    if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
-        raise ValueError(f"{path} is not a fairseq checkpoint; a dict with 'model' was expected.")
+    content = read_torch(path, _known)
+    if not isinstance(content, Mapping) or not is_state(content.get("model")):
+        raise ValueError(f"{path} is not a fairseq checkpoint; a dict with 'model' was expected, which holds weights.")
     state, unknown = rename(content["model"])
     if unknown:
         raise ValueError(f"{path} has weights that UniSpeech-SAT does not have: {', '.join(sorted(unknown))}.")
-    config = sizes(state, settings(content))
+    try:
+        config = sizes(state, settings(content))
+    except (IndexError, TypeError, ZeroDivisionError, OverflowError) as error:
+        raise ValueError(f"{path} has weights or settings that no UniSpeech-SAT has ({error}).") from error
     if not config["do_stable_layer_norm"] and "project_hid.weight" in state:
         # post-LN models do not have this norm; the reference has an identity in its place
         state.setdefault("layer_norm_for_extract.weight", torch.ones(config["hidden_size"]))
         state.setdefault("layer_norm_for_extract.bias", torch.zeros(config["hidden_size"]))
     return config, state
+
+
+def _known(path: Path) -> list[Any]:
+    """Types that such a file may hold: settings, and placeholders for all that is no tensor."""
+    # torch lists the names in a zip file alone; an older kind of file is read without placeholders
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
+    return [argparse.Namespace, *((Placeholder, name) for name in names if name != "argparse.Namespace")]
 
 
 def rename(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -92,15 +109,29 @@ def rename(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
 
 def settings(content: Mapping[str, Any]) -> dict[str, Any]:
     """The model's settings, from ``args`` in older files and ``cfg`` in newer ones; empty if there are none."""
-    found = content.get("args") or content.get("cfg") or {}
-    found = vars(found) if isinstance(found, argparse.Namespace) else dict(found)
-    inner = found.get("model", {})
-    inner = vars(inner) if isinstance(inner, argparse.Namespace) else inner
-    # a fine-tuned file keeps the settings of the model it started from in w2v_args
-    nested = found.get("w2v_args") or (inner.get("w2v_args") if isinstance(inner, Mapping) else None)
-    if nested:
-        return settings({"args": nested})
-    return {**found, **(inner if isinstance(inner, Mapping) else {})}
+    nested = content.get("args") or content.get("cfg")
+    for _ in range(10):  # settings that hold themselves end here
+        found = _entries(nested)
+        inner = _entries(found.get("model"))
+        # a fine-tuned file keeps the settings of the model it started from in w2v_args
+        nested = found.get("w2v_args") or inner.get("w2v_args")
+        if not nested:
+            return {**found, **inner}
+    raise ValueError("the settings of the checkpoint hold settings that hold settings, and so on; expected one set.")
+
+
+def _entries(found: Any) -> dict[str, Any]:
+    if isinstance(found, argparse.Namespace):
+        return vars(found)
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
+def _whole(given: Mapping[str, Any], name: str, default: int) -> int:
+    """A setting that counts something."""
+    value = given.get(name, default)
+    if type(value) is not int or value < 1:
+        raise ValueError(f"the checkpoint's setting {name}={value!r:.60} must be a positive whole number.")
+    return value
 
 
 def sizes(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +148,7 @@ def sizes(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, An
     config: dict[str, Any] = {
         "hidden_size": width,
         "num_hidden_layers": _count(backbone, "encoder.layers"),
-        "num_attention_heads": int(given.get("encoder_attention_heads", width // 64)),
+        "num_attention_heads": _whole(given, "encoder_attention_heads", max(width // 64, 1)),
         "intermediate_size": inner,
         "conv_dim": [len(weight) for weight in convs],
         "conv_kernel": [weight.shape[-1] for weight in convs],
@@ -136,12 +167,12 @@ def sizes(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, An
         config["num_clusters"], config["codevector_dim"] = state["label_embeddings_concat"].shape
         config["proj_codevector_dim"] = config["codevector_dim"]
     if "quantizer.codevectors" in state:
-        groups = int(given.get("latent_groups", 2))
+        groups = _whole(given, "latent_groups", 2)
         config["num_codevector_groups"] = groups
         config["num_codevectors_per_group"] = state["quantizer.codevectors"].shape[1] // groups
-    layer = given.get("utterance_contrastive_layer", given.get("spk_layer"))
-    if layer is not None:
-        config["utterance_contrastive_layer"] = int(layer)
+    for name in ("spk_layer", "utterance_contrastive_layer"):
+        if given.get(name) is not None:
+            config["utterance_contrastive_layer"] = _whole(given, name, 0)
     return config
 
 
@@ -154,5 +185,7 @@ def _strides(text: str) -> list[int]:
     """Strides in a text such as ``[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2``, which is not run."""
     strides: list[int] = []
     for found in re.finditer(r"\(\s*\d+\s*,\s*\d+\s*,\s*(\d+)\s*\)\s*\]\s*(?:\*\s*(\d+))?", text):
+        if len(strides) + int(found[2] or 1) > _MOST_CONVS:
+            raise ValueError(f"conv_feature_layers={text:.60} asks for more than {_MOST_CONVS} convolutions.")
         strides += [int(found[1])] * int(found[2] or 1)
     return strides

@@ -21,9 +21,11 @@ from unisat.config import nearest, read_object
 from unisat.frames import SAMPLE_RATE
 
 FEATURE_EXTRACTOR_NAME = "preprocessor_config.json"
+PROCESSOR_NAME = "processor_config.json"  # transformers 5 keeps the extractor's keys inside this file
 FIELDS = ("feature_size", "sampling_rate", "padding_value", "padding_side", "return_attention_mask", "do_normalize")
 PADDINGS = (False, True, "longest", "max_length", "do_not_pad")
 TENSORS = (None, "np", "pt")
+MOST_CHANNELS = 8  # so short no utterance is: an array of such rows holds samples of several channels
 
 
 class BatchFeature(dict[str, Any]):
@@ -71,6 +73,7 @@ class Wav2Vec2FeatureExtractor:
     """
 
     model_input_names = ("input_values", "attention_mask")
+    _processor_class = None  # pipelines of the reference look for a processor with a language model
 
     def __init__(
         self,
@@ -187,6 +190,11 @@ class Wav2Vec2FeatureExtractor:
     def _waveforms(self, raw_speech: Any) -> list[Tensor]:
         """Fresh, checked float32 waveforms ``(samples,)`` of one utterance or several."""
         several = getattr(raw_speech, "ndim", 1) == 2
+        if several and raw_speech.shape[1] <= MOST_CHANNELS < raw_speech.shape[0]:
+            raise ValueError(
+                f"audio must be mono; the shape {tuple(raw_speech.shape)} is that of (samples, channels), as soundfile "
+                "reads it. Take the mean of the channels: audio.mean(1)."
+            )
         if isinstance(raw_speech, list | tuple):
             if not raw_speech:
                 raise ValueError("the batch is empty; pass at least one utterance.")
@@ -232,15 +240,29 @@ class Wav2Vec2FeatureExtractor:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **changes: Any) -> Wav2Vec2FeatureExtractor:
-        """Read ``preprocessor_config.json`` from a local folder (or the file itself), with some keys changed."""
+        """Read ``preprocessor_config.json`` from a local folder (or the file itself), with some keys changed.
+
+        Of a folder that transformers 5 has written, it reads ``processor_config.json``.
+        """
         warn_unknown(cls.__name__, changes, FIELDS)
         path = Path(folder)
+        nested = None if path.is_file() else read_json(path, PROCESSOR_NAME, needed=False).get("feature_extractor")
         where, name = (path.parent, path.name) if path.is_file() else (path, FEATURE_EXTRACTOR_NAME)
-        return cls.from_dict({**read_json(where, name), **changes})
+        return cls.from_dict({**(nested or read_json(where, name)), **changes})
 
     def save_pretrained(self, folder: str | Path, *, processor_class: str | None = None) -> None:
         """Write ``preprocessor_config.json`` into a folder, which is made if it is missing."""
         write_json(self.to_dict(), folder, FEATURE_EXTRACTOR_NAME, processor_class)
+        if "feature_extractor" in (older := read_json(folder, PROCESSOR_NAME, needed=False)):
+            write_json({**older, "feature_extractor": self.to_dict()}, folder, PROCESSOR_NAME)
+
+    def to_json_string(self) -> str:
+        """The text of ``preprocessor_config.json``."""
+        return json_text(self.to_dict())
+
+    def to_json_file(self, path: str | Path) -> None:
+        """Write what `to_json_string` gives into a file."""
+        Path(path).write_text(self.to_json_string(), encoding="utf-8")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in FIELDS)})"
@@ -369,5 +391,9 @@ def write_json(values: Mapping[str, Any], folder: str | Path, name: str, process
     """Write a JSON object as the reference does, into a folder that is made if it is missing."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     values = {**values, "processor_class": processor_class} if processor_class else values
-    text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    (Path(folder) / name).write_text(text, encoding="utf-8")
+    (Path(folder) / name).write_text(json_text(values), encoding="utf-8")
+
+
+def json_text(values: Mapping[str, Any]) -> str:
+    """A JSON object as the reference writes it."""
+    return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -101,6 +101,7 @@ def check_waveforms(
     needed = config.receptive_field
     if batch == 0 or shortest < needed:
         short = [f"{index} ({length} samples)" for index, length in enumerate(lengths.tolist()) if length < needed]
+        short = [*short[:8], f"and {len(short) - 8:,} more"] if len(short) > 8 else short
         raise ValueError(
             f"one frame needs {needed} samples ({1000 * needed / SAMPLE_RATE:g} ms at 16 kHz); "
             f"too short: utterance {', '.join(short) or '(the batch is empty)'}. Drop or join such clips."

@@ -260,8 +260,8 @@ class Encoder(nn.Module):
             dropped = self.training and drops(self.config.layerdrop, generator)
             hidden, pattern = (hidden, None) if dropped else layer(hidden, valid, output_attentions)
             patterns.append(pattern)
-        hidden = self.layer_norm(hidden) if norm_first else hidden
-        return hidden, [*hidden_states, hidden], patterns
+        last = self.layer_norm(hidden) if norm_first else hidden
+        return last, [*hidden_states, hidden if self.config.sums_before_norm else last], patterns
 
 
 class UniSpeechSatModel(UniSpeechSatPreTrainedModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import ItemsView, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -15,12 +15,47 @@ class ModelOutput:
     """Fields that are read by name, ``out.name`` or ``out["name"]``, or by position, ``out[0]``.
 
     Positions count the reference's fields that are not None. Fields marked `ours` are not in the reference; they are
-    read by name only, so positions mean the same as in the reference.
+    read by name only, so positions mean the same as in the reference. An output unpacks into its values, as a tuple
+    does; `keys`, `values`, `items` and `get` are those of a dict.
     """
+
+    def __post_init__(self) -> None:
+        names: tuple[str, ...] = type(self).__match_args__
+        given = getattr(self, names[0], None) if names else None
+        if isinstance(given, Iterator):  # torch.nn.DataParallel makes an output of what it gathered
+            given = self._named(list(given))
+        if isinstance(given, Mapping):  # and accelerate one of what it cast
+            vars(self).update({item.name: None for item in fields(self)} | dict(given))
+
+    def _named(self, values: Sequence[Any]) -> dict[str, Any]:
+        """Name the values of a tuple, which may lack the loss in front, and states and patterns behind."""
+        names = [item.name for item in fields(self) if not item.metadata.get("ours")]
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        plain = [name for name in names if name not in ("hidden_states", "attentions")]
+        named: dict[str, Any] = dict(zip(reversed(plain), reversed(tensors), strict=False))
+        for layers in values[len(tensors) :]:
+            states = all(layer is not None and layer.ndim == 3 for layer in layers)
+            named["hidden_states" if states else "attentions"] = layers
+        return named
 
     def keys(self) -> list[str]:
         """Names of the fields that are not None."""
         return [item.name for item in fields(self) if getattr(self, item.name) is not None]
+
+    def values(self) -> ValuesView[Any]:
+        """The fields that are not None."""
+        return self._given().values()
+
+    def items(self) -> ItemsView[str, Any]:
+        """Names and fields, without those that are None."""
+        return self._given().items()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A field by its name, or ``default`` if it is None."""
+        return self._given().get(name, default)
+
+    def _given(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.keys()}
 
     def to_tuple(self) -> tuple[Any, ...]:
         """The reference's fields in its order, without those that are None."""
@@ -46,6 +81,10 @@ class ModelOutput:
     def __repr__(self) -> str:
         lines = "".join(f"\n  {name}: {_describe(getattr(self, name))}" for name in self.keys())
         return f"{type(self).__name__}({lines}\n)"
+
+
+# accelerate and the Trainer walk through mappings; they ask for items, and do not iterate
+Mapping.register(ModelOutput)
 
 
 def _describe(value: Any) -> str:
@@ -75,7 +114,8 @@ class Wav2Vec2BaseModelOutput(ModelOutput):
     extract_features : (batch, frames, conv_dim[-1])
         Output of the convolutions behind the layer norm of the feature projection.
     hidden_states : tuple of num_hidden_layers + 1 tensors (batch, frames, hidden), optional
-        Input of the first layer, then the output of each layer; the last is `last_hidden_state`.
+        Input of the first layer, then the output of each layer; the last is `last_hidden_state` (but see
+        `UniSpeechSatConfig.sums_before_norm`).
     attentions : tuple of num_hidden_layers tensors (batch, heads, query frames, key frames), optional
         Attention weights before dropout; None for a layer that LayerDrop skipped.
     valid : (batch, frames)

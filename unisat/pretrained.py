@@ -14,6 +14,21 @@ from torch import nn
 from unisat import checkpoint as files
 from unisat import fairseq
 from unisat.config import UniSpeechSatConfig
+from unisat.deprecation import OldAttribute
+from unisat.frames import stack_length
+from unisat.modules import GradientCheckpointingLayer
+
+# what the reference's `from_pretrained` takes besides: for the hub, without an effect here, and with another answer
+_HUB = ("cache_dir", "force_download", "local_files_only", "token")
+_NO_EFFECT = ("low_cpu_mem_usage", "trust_remote_code", "use_safetensors")
+_INSTEAD = {
+    "device_map": "a model lies on one device; move it: from_pretrained(...).to(device)",
+    "output_loading_info": "what does not fit is an error, and what starts fresh a warning, which names all of it",
+    "safe_serialization=False": "weights are written as safetensors only, which transformers reads too",
+    "offload": "put training into `with torch.autograd.graph.save_on_cpu():`",
+    "push_to_hub": "upload the folder: huggingface_hub.upload_folder(folder_path=folder, repo_id=name)",
+}
+_SAVED_THE_SAME = ("max_shard_size", "safe_serialization", "save_function", "token", "variant")
 
 Model = TypeVar("Model", bound="UniSpeechSatPreTrainedModel")
 
@@ -26,11 +41,33 @@ class SelfInitialised(Protocol):
         """Draw the weights; `UniSpeechSatPreTrainedModel.init_weights` calls this after those of the parts."""
 
 
+def _refuse(name: str, said: str) -> None:
+    raise TypeError(f"{said} is not taken: {_INSTEAD[name]}.")
+
+
+def _dtype(value: torch.dtype | str | None) -> torch.dtype | None:
+    """A precision or its name; None, which is the file's, for "auto"."""
+    if value is None or value == "auto":
+        return None
+    found = getattr(torch, value.removeprefix("torch."), None) if isinstance(value, str) else value
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(
+            f"dtype={value!r} is no precision of weights; expected one such as torch.float16, its name 'float16', or "
+            "'auto' for the file's."
+        )
+    return found
+
+
 class UniSpeechSatPreTrainedModel(nn.Module):
     """A model with a config, whose weights start fresh or come from a file."""
 
     base_model_prefix = "unispeech_sat"
     main_input_name = "input_values"
+    config_class = UniSpeechSatConfig
+    supports_gradient_checkpointing = True
+    # losses are means over the batch; the Trainer of transformers 5 asks whether they take num_items_in_batch
+    accepts_loss_kwargs = False
+    freeze_feature_extractor = OldAttribute("freeze_feature_encoder")
 
     def __init__(self, config: UniSpeechSatConfig):
         super().__init__()
@@ -51,6 +88,26 @@ class UniSpeechSatPreTrainedModel(nn.Module):
     def dtype(self) -> torch.dtype:
         """Precision of the parameters."""
         return next(self.parameters()).dtype
+
+    @property
+    def base_model(self) -> nn.Module:
+        """The backbone, which is the model itself if it has no head."""
+        return getattr(self, self.base_model_prefix, self)
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """Number of weights, with ``only_trainable`` without the frozen ones; there are no embeddings of tokens."""
+        return sum(weight.numel() for weight in self.parameters() if weight.requires_grad or not only_trainable)
+
+    def get_feat_extract_output_lengths(self, input_lengths: Any) -> Any:
+        """Number of frames of recordings with so many samples, a number or a tensor of them."""
+        return stack_length(input_lengths, self.config.conv_kernel, self.config.conv_stride)
+
+    _get_feat_extract_output_lengths = get_feat_extract_output_lengths
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """Whether the model writes text token by token: no."""
+        return False
 
     def init_weights(self) -> None:
         """Draw fresh weights from torch's generator.
@@ -87,21 +144,41 @@ class UniSpeechSatPreTrainedModel(nn.Module):
         elif isinstance(module, SelfInitialised):
             module.reset_parameters()
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
-        """In training, keep only the layers' inputs for the backward pass, and compute the rest twice.
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None, every_n_layers: int = 1
+    ) -> None:
+        """In training, keep only the inputs of layers (of every n-th) for the backward pass, and compute them twice.
 
-        The argument is the reference's and has no effect: checkpointing here is never reentrant.
+        ``gradient_checkpointing_kwargs`` is the reference's and has no effect: checkpointing here is never reentrant.
         """
-        self._set_gradient_checkpointing(True)
+        for index, layer in enumerate(self._checkpointed()):
+            layer.gradient_checkpointing = index % every_n_layers == 0
+
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: Mapping[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """Do what `gradient_checkpointing_enable` does, which has this name since transformers 5."""
+        if offload:
+            _refuse("offload", "offload=True")
+        self.gradient_checkpointing_enable(activation_checkpointing_kwargs, every_n_layers)
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep all activations for the backward pass."""
-        self._set_gradient_checkpointing(False)
+        for layer in self._checkpointed():
+            layer.gradient_checkpointing = False
 
-    def _set_gradient_checkpointing(self, enable: bool) -> None:
-        for module in self.modules():
-            if hasattr(module, "gradient_checkpointing"):
-                setattr(module, "gradient_checkpointing", enable)  # noqa: B010 - not every module has it
+    activation_checkpointing_disable = gradient_checkpointing_disable
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether any layer is computed twice in training."""
+        return any(layer.gradient_checkpointing for layer in self._checkpointed())
+
+    def _checkpointed(self) -> list[GradientCheckpointingLayer]:
+        return [module for module in self.modules() if isinstance(module, GradientCheckpointingLayer)]
 
     @classmethod
     def from_pretrained(
@@ -109,8 +186,10 @@ class UniSpeechSatPreTrainedModel(nn.Module):
         name_or_path: str | Path,
         *,
         config: UniSpeechSatConfig | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         revision: str | None = None,
+        subfolder: str = "",
+        state_dict: Mapping[str, torch.Tensor] | None = None,
         ignore_mismatched_sizes: bool = False,
         **changes: Any,
     ) -> Model:
@@ -126,26 +205,44 @@ class UniSpeechSatPreTrainedModel(nn.Module):
             or the name of a repository on the hub (needs ``pip install 'unisat[hub]'``).
         config : UniSpeechSatConfig, optional
             Used instead of the folder's ``config.json``.
-        dtype : torch.dtype, optional
-            Precision of the parameters; None for the file's.
+        dtype : torch.dtype or str, optional
+            Precision of the parameters, or its name; None or "auto" for the file's. ``torch_dtype`` is the same.
         revision : str, optional
             Branch, tag or commit of a hub repository.
+        subfolder : str
+            Folder of the checkpoint inside the folder or the repository.
+        state_dict : dict of str to tensor, optional
+            Weights to take instead of the folder's.
         ignore_mismatched_sizes : bool
             Draw weights of the head afresh if the checkpoint's have another shape (another ``num_labels``).
         **changes
-            Fields of the config to change, such as ``padding="reference"`` or ``layerdrop=0.0``.
+            Fields of the config to change, such as ``padding="reference"`` or ``layerdrop=0.0``. The reference's
+            ``cache_dir``, ``force_download``, ``local_files_only`` and ``token`` go to the hub, and
+            ``gradient_checkpointing=True`` turns that on.
 
         Raises
         ------
         ValueError
             If weights are missing, unused or misshapen (the message lists all of them), or a file cannot be read.
+        TypeError
+            If an argument of the reference is not taken; the message says what to write instead.
         """
-        folder = files.find_folder(name_or_path, revision)
+        hub = {name: changes.pop(name) for name in _HUB if name in changes}
+        checkpointing = changes.pop("gradient_checkpointing", False)
+        for name in _NO_EFFECT:
+            changes.pop(name, None)
+        for name in ("device_map", "output_loading_info"):
+            if changes.pop(name, None):
+                _refuse(name, f"{name}=")
+        precision = _dtype(changes.pop("torch_dtype", None) if dtype is None else dtype)
+        folder = files.find_folder(name_or_path, revision, subfolder, **hub)
         config = config or UniSpeechSatConfig.from_pretrained(folder)
         config = config.replace(**changes) if changes else config
-        state = files.read_weights(folder)
-        model = cls._filled(config, state, str(folder), dtype, ignore_mismatched_sizes)
+        state = files.read_weights(folder) if state_dict is None else state_dict
+        model = cls._filled(config, state, str(folder), precision, ignore_mismatched_sizes)
         model.name_or_path = str(folder)
+        if checkpointing:
+            model.gradient_checkpointing_enable()
         return model
 
     @classmethod
@@ -154,7 +251,7 @@ class UniSpeechSatPreTrainedModel(nn.Module):
         path: str | Path,
         *,
         config: UniSpeechSatConfig | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         **changes: Any,
     ) -> Model:
         """Load one of the authors' own ``.pt`` files as `from_pretrained` loads a folder; fairseq is not needed.
@@ -166,10 +263,11 @@ class UniSpeechSatPreTrainedModel(nn.Module):
         config : UniSpeechSatConfig, optional
             If None, the weights give the sizes, and the file's own settings give the rest.
         """
+        precision = _dtype(changes.pop("torch_dtype", None) if dtype is None else dtype)
         values, state = fairseq.read(path)
         config = config or UniSpeechSatConfig.from_dict(values)
         config = config.replace(**changes) if changes else config
-        return cls._filled(config, state, str(path), dtype, False)
+        return cls._filled(config, state, str(path), precision, False)
 
     @classmethod
     def _filled(
@@ -199,9 +297,39 @@ class UniSpeechSatPreTrainedModel(nn.Module):
             )
         return model.eval()
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors``, which ``transformers`` reads too."""
-        dtype = str(self.dtype).removeprefix("torch.")
-        config = self.config.replace(architectures=[type(self).__name__], torch_dtype=dtype)
-        config.save_pretrained(folder)
-        files.write_weights(self.state_dict(), folder)
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        is_main_process: bool = True,
+        state_dict: Mapping[str, torch.Tensor] | None = None,
+        **options: Any,
+    ) -> None:
+        """Write ``config.json`` and ``model.safetensors``, which ``transformers`` reads too.
+
+        Parameters
+        ----------
+        folder : str or Path
+            It is made if it is missing.
+        is_main_process : bool
+            Whether this process writes; of several, one should.
+        state_dict : dict of str to tensor, optional
+            Weights to write instead of the model's own, under the same names.
+        **options
+            The reference's ``save_function``, ``max_shard_size``, ``variant`` and ``token`` change nothing: all
+            weights go into one file.
+        """
+        if options.pop("push_to_hub", False):
+            _refuse("push_to_hub", "push_to_hub=True")
+        if options.get("safe_serialization") is False:
+            _refuse("safe_serialization=False", "safe_serialization=False")
+        if unknown := sorted(set(options) - set(_SAVED_THE_SAME)):
+            raise TypeError(f"save_pretrained() has no argument {unknown[0]!r}.")
+        state = self.state_dict() if state_dict is None else state_dict
+        if different := sorted(state.keys() ^ self.state_dict().keys()):
+            raise ValueError(
+                f"state_dict must have the model's own names of weights; {different[0]!r} is in one alone."
+            )
+        if is_main_process:
+            config = self.config.replace(architectures=[type(self).__name__], torch_dtype=self.dtype)
+            config.save_pretrained(folder)
+            files.write_weights(state, folder)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,26 @@ class Wav2Vec2Processor:
 
     def __init__(self, feature_extractor: Wav2Vec2FeatureExtractor, tokenizer: Wav2Vec2CTCTokenizer) -> None:
         self.feature_extractor, self.tokenizer = feature_extractor, tokenizer
+        self._reads_text = False
+
+    @property
+    def model_input_names(self) -> tuple[str, ...]:
+        """Names of what the model is given: those of the feature extractor."""
+        return self.feature_extractor.model_input_names
+
+    @contextmanager
+    def as_target_processor(self) -> Iterator[None]:
+        """Take what comes first as text, inside a ``with``; older scripts make labels so. Now pass ``text=``."""
+        warnings.warn(
+            "as_target_processor is now processor(text=...), and processor.pad(labels=...) for collating.",
+            DeprecationWarning,
+            stacklevel=3,
+        )
+        self._reads_text = True
+        try:
+            yield
+        finally:
+            self._reads_text = False
 
     def __call__(
         self,
@@ -46,6 +68,8 @@ class Wav2Vec2Processor:
             Value of padded labels, such as -100 for a loss that ignores them. None is ``pad_token_id``, as in the
             reference.
         """
+        if self._reads_text:
+            audio, text = None, audio if text is None else text
         if audio is None and text is None:
             raise ValueError("neither audio nor text was passed; pass audio=..., text=... or both.")
         _check_label(pad_labels_with, text)
@@ -81,6 +105,8 @@ class Wav2Vec2Processor:
         ``input_features`` are dicts with ``input_values``, and ``labels`` are dicts with ``input_ids``. ``lengths``
         are the arguments of `Wav2Vec2FeatureExtractor.pad`; they hold for both.
         """
+        if self._reads_text and labels is None:
+            return self.tokenizer.pad(input_features, **lengths)
         if input_features is None and labels is None:
             raise ValueError("neither input_features nor labels were passed; pass one or both.")
         _check_label(pad_labels_with, labels)

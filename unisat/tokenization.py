@@ -7,6 +7,7 @@ the blank (``pad_token``) and other special tokens are left out, the word delimi
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,6 +106,7 @@ class Wav2Vec2CTCTokenizer:
     """
 
     model_input_names = ("input_ids", "attention_mask")
+    padding_side = "right"
 
     def __init__(
         self,
@@ -132,7 +134,15 @@ class Wav2Vec2CTCTokenizer:
         else:
             path = Path(vocab_file)
             self.vocab, self._source = read_json(path.parent, path.name), str(path)
-        added = {str(token["content"]): int(index) for index, token in (added_tokens_decoder or {}).items()}
+        for name in (*SPECIAL, "word_delimiter_token"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ValueError(f"{name}={getattr(self, name)!r:.60}; expected the text of a token, or None.")
+        try:
+            added = {str(token["content"]): int(index) for index, token in (added_tokens_decoder or {}).items()}
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise ValueError(
+                f"added_tokens_decoder={added_tokens_decoder!r:.80}; expected {{'5': {{'content': '<s>'}}}}."
+            ) from None
         self._use(target_lang, added)
 
     # the vocabulary
@@ -165,6 +175,13 @@ class Wav2Vec2CTCTokenizer:
         self._longer = {token for token in encoder if len(token) > 1}
         self._split = _splitter(self._longer | set(added) | self._special)
         self._split_special = _splitter(self._special)
+
+    def add_tokens(self, new_tokens: str | Sequence[str]) -> int:
+        """Put tokens behind the vocabulary, and give how many of them are new; a model needs a class for each."""
+        names = [new_tokens] if isinstance(new_tokens, str) else new_tokens
+        new = [token for token in dict.fromkeys(names) if token not in self._ids]
+        self._use(self.target_lang, self._added, new)
+        return len(new)
 
     @property
     def vocab_size(self) -> int:
@@ -237,12 +254,18 @@ class Wav2Vec2CTCTokenizer:
         pad_to_multiple_of: int | None = None,
         return_attention_mask: bool | None = None,
         return_tensors: str | None = None,
+        add_special_tokens: bool = True,
     ) -> BatchFeature:
         """Make ``input_ids`` and ``attention_mask`` of a text or a list of texts.
 
-        ``max_length`` without padding cuts the ids, as in the reference. The other arguments are those of
-        `Wav2Vec2FeatureExtractor`. Lists hold ints, and a single text gives a flat list.
+        ``max_length`` without padding cuts the ids, as in the reference, and ``truncation=True`` without it cuts them
+        to the ``model_max_length`` of the file, if there is one. ``add_special_tokens`` has no effect: CTC has none to
+        add. The other arguments are those of `Wav2Vec2FeatureExtractor`. Lists hold ints, and a single text gives a
+        flat list.
         """
+        if truncation and max_length is None and padding != "max_length":
+            most = self.extra.get("model_max_length", math.inf)
+            max_length, truncation = (int(most), True) if most < 1e20 else (None, False)
         texts = [text] if isinstance(text, str) else text
         if not isinstance(texts, list | tuple):
             raise ValueError(f"text is a {type(text).__name__}; expected a str, or a list of them.")
@@ -253,6 +276,8 @@ class Wav2Vec2CTCTokenizer:
             return BatchFeature(input_ids=[], attention_mask=[])
         lengths = (padding, max_length, truncation, pad_to_multiple_of, return_attention_mask, return_tensors)
         return self.pad({"input_ids": ids[0] if isinstance(text, str) else ids}, *lengths)
+
+    encode_plus = __call__
 
     def pad(
         self,
@@ -388,6 +413,10 @@ class Wav2Vec2CTCTokenizer:
                 span = {"start_offset": run[0]["start_offset"], "end_offset": run[-1]["end_offset"]}
                 words.append({"word": word, **span})
         return words
+
+    def _get_word_offsets(self, offsets: Offsets, word_delimiter_char: str = " ") -> Offsets:
+        """The name under which pipelines of the reference ask for words."""
+        return self._words(offsets)
 
     # reading and writing
 
