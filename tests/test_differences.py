@@ -355,7 +355,7 @@ def frames_of(samples):
 def test_the_authors_count_up_to_two_frames_more():
     """They cut the padded batch into as many equal pieces as there are frames; a piece with any sample is valid."""
     more = set()
-    for width in range(3000, 60000, 997):
+    for width in range(3000, 60000, 9970):
         piece = width // frames_of(width)
         more |= {min(-(-samples // piece), frames_of(width)) - frames_of(samples) for samples in range(400, width, 31)}
     assert more == {0, 1, 2}
