@@ -30,6 +30,8 @@ class Patterns(unisat.interpret.Trace):
         draw = torch.Generator().manual_seed(1)
         self.valid = torch.tensor([frames, valid])
         self.patterns = {site: torch.rand(2, 3, frames, frames, generator=draw).softmax(-1) for site in self.sites[::2]}
+        self.patterns["hidden.1"] = torch.zeros(2, frames, 4)
+        self._sites = dict.fromkeys(self.sites)
 
     def __getitem__(self, site):
         return self.patterns[site]
