@@ -36,6 +36,10 @@ Rows = int | slice | Sequence[int] | np.ndarray | Tensor
 COLUMNS = ["path", "id", "speaker", "session", "sex", "accent", "sentence", "text", "seconds"]
 """Columns that every `Corpus.table` has; a corpus's own columns follow them."""
 
+PIECE = ["start", "end"]
+"""Columns, in seconds, that a table has where files hold several utterances; an empty one is the file's beginning or
+end."""
+
 LAYOUTS = {
     "metadata": "a table metadata.csv with a column path",
     "librispeech": "<speaker>/<chapter>/<speaker>-<chapter>-<utterance>.flac",
@@ -222,7 +226,8 @@ class Corpus:
     Parameters
     ----------
     table
-        One row for each utterance with at least ``path`` and ``id``; see `COLUMNS`. Other columns are kept.
+        One row for each utterance with at least ``path`` and ``id``; see `COLUMNS`. Other columns are kept. Where a
+        file holds several utterances, ``start`` and ``end`` say in seconds where each of them is.
     unreadable
         Files that were left out, with the reason. A subset shares this dictionary with the corpus it comes from.
     """
@@ -238,11 +243,13 @@ class Corpus:
             raise ValueError(f"ids must differ, {twice} come(s) more than once; change the column id.")
         others = [name for name in table if name not in COLUMNS]
         self.table = table.reindex(columns=COLUMNS + others).reset_index(drop=True)
+        if {*PIECE} & {*others}:
+            _check_pieces(self.table)
         self._unreadable = {} if unreadable is None else unreadable
 
     @property
     def report(self) -> pd.DataFrame:
-        """Path and reason of each file that could not be read; a subset lists those of the whole corpus."""
+        """Path (or, of a piece, id) and reason of what could not be read; a subset lists what the whole corpus does."""
         # pandas's own strings are all in UTF-8
         return pd.DataFrame(sorted(self._unreadable.items()), columns=["path", "reason"], dtype=object)
 
@@ -263,14 +270,19 @@ class Corpus:
                     f"no utterance fits {columns}; {name} is one of: "
                     f"{', '.join(there[:20])}{', ...' if len(there) > 20 else ''}."
                 )
-        return Corpus(self.table[keep], self._unreadable)
+        return self[np.flatnonzero(keep)]
 
     def sample(self, utterances: int, seed: int) -> Corpus:
         """Draw this many utterances at random and keep the table's order; the same seed draws the same ones."""
         if not 1 <= utterances <= len(self):
             raise ValueError(f"cannot draw {utterances} of {len(self)} utterances; ask for 1 to {len(self)}.")
         drawn = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:utterances]
-        return Corpus(self.table.iloc[sorted(drawn.tolist())], self._unreadable)
+        return self[sorted(drawn.tolist())]
+
+    def waveform(self, row: int) -> Float[Tensor, " samples"]:
+        """Read one utterance: a file, or the piece of it that ``start`` and ``end`` name."""
+        utterance = self.table.iloc[row]
+        return audio.load(utterance["path"], **span(utterance))
 
     def batch(self, rows: Rows = slice(None), *, do_normalize: bool = True) -> Batch:
         """Read the utterances in these rows of the table, all by default.
@@ -281,7 +293,7 @@ class Corpus:
         chosen = _positions(rows, len(self))
         batch = self._read(chosen, do_normalize)
         if batch is None:
-            first = self._unreadable[str(self.table["path"].iloc[chosen[0]])]
+            first = self._unreadable[self._name(chosen[0])]
             raise ValueError(f"none of the {len(chosen)} utterance(s) could be read. {first}")
         return batch
 
@@ -297,12 +309,11 @@ class Corpus:
         """Read those of these rows that can be read; None if none can."""
         waveforms, read = [], []
         for row in rows:
-            path = self.table["path"].iloc[row]
             try:
-                waveforms.append(audio.load(path))
+                waveforms.append(self.waveform(row))
                 read.append(row)
             except (ValueError, OSError) as error:
-                self._unreadable[str(path)] = str(error)
+                self._unreadable[self._name(row)] = str(error)
                 warnings.warn(f"left out: {error}", UserWarning, stacklevel=3)
         if not read:
             return None
@@ -317,6 +328,14 @@ class Corpus:
             paths=map(Path, table["path"]),
         )
 
+    def _name(self, row: int) -> str:
+        """Give the name under which an utterance is reported: its path, or its id where it is only a piece."""
+        utterance = self.table.iloc[row]
+        return str(utterance["path"] if span(utterance) == WHOLE else utterance["id"])
+
+    def __getitem__(self, rows: Rows) -> Corpus:
+        return Corpus(self.table.iloc[_positions(rows, len(self))], self._unreadable)
+
     def __len__(self) -> int:
         return len(self.table)
 
@@ -326,6 +345,33 @@ class Corpus:
             f"Corpus(utterances={len(self)}, speakers={_distinct(self.table['speaker'])}, "
             f"minutes={minutes:.1f}, unreadable={len(self._unreadable)})"
         )
+
+
+WHOLE = {"start": 0.0, "end": None}
+
+
+def span(utterance: Any) -> dict[str, Any]:
+    """Say between which seconds of its file an utterance is, as `audio.load` takes it, from a row of a table."""
+    start, end = (utterance.get(name) for name in PIECE)
+    return {"start": 0.0 if pd.isna(start) else float(start), "end": None if pd.isna(end) else float(end)}
+
+
+def _check_pieces(table: pd.DataFrame) -> None:
+    """Turn the columns ``start`` and ``end`` into numbers, refuse times that cannot be, and fill in ``seconds``."""
+    for name in PIECE:
+        given = table[name] if name in table else pd.Series(np.nan, index=table.index)
+        table[name] = pd.to_numeric(given, errors="coerce").astype(float)
+        wrong = (table[name].isna() & given.notna()) | (table[name] < 0) | np.isinf(table[name])
+        if wrong.any():
+            utterance, found = table["id"][wrong].iloc[0], str(given[wrong].iloc[0])
+            raise ValueError(
+                f"{name} of utterance {utterance!r} is {found!r}; expected seconds from the beginning of its file."
+            )
+    begin = table["start"].fillna(0.0)
+    if (wrong := table["end"] <= begin).any():
+        one = table[wrong].iloc[0]
+        raise ValueError(f"utterance {one['id']!r} ends at {one['end']:g} s, not behind its start; correct the times.")
+    table["seconds"] = table["seconds"].astype(float).fillna(table["end"] - begin)
 
 
 def folder(path: str | os.PathLike[str], layout: str = "auto") -> Corpus:
@@ -373,19 +419,32 @@ def folder(path: str | os.PathLike[str], layout: str = "auto") -> Corpus:
         rows = _metadata(Path(root))
     else:
         rows = _tree(root, layout, unreadable)
-    for row, name in zip(rows, _short_names([in_utf_8(row["relative"]) for row in rows]), strict=True):
+    whole = {in_utf_8(row["relative"]): None for row in rows}
+    names = dict(zip(whole, _short_names(list(whole)), strict=True))
+    for row in rows:
+        name, piece = names[in_utf_8(row["relative"])], span(row)
         # links stay as they are: DVC, git-annex and the hub link to files that are named by a hash
         row["path"] = os.path.abspath(os.path.join(root, row.pop("relative")))
-        row["id"] = _label(row.get("id")) or name
+        row["id"] = _label(row.get("id")) or (name if piece == WHOLE else f"{name}-{piece['start']:g}")
+        row["seconds"] = None
+    return _measured(rows, unreadable, str(path))
+
+
+def _measured(rows: list[dict[str, Any]], unreadable: dict[str, str], source: str) -> Corpus:
+    """Make a corpus of utterances with ``path`` and ``id``; ask the files for ``seconds`` where they are not known."""
+    readable, there = [], dict[str, bool]()
+    for row in rows:
+        path, piece = row["path"], span(row)
         try:
-            row["seconds"] = audio.duration(row["path"])
+            if row.get("seconds") is None or not there.setdefault(path, os.path.exists(path)):
+                row["seconds"] = audio.duration(path, **piece)
+            readable.append(row)
         except (ValueError, OSError) as error:
-            unreadable[row["path"]] = str(error)
-    readable = [row for row in rows if row["path"] not in unreadable]
+            unreadable[path if piece == WHOLE else row["id"]] = str(error)
     if not readable:
-        raise ValueError(f"no sound file in {path} could be read. {next(iter(unreadable.values()))}")
+        raise ValueError(f"no sound file in {source} could be read. {next(iter(unreadable.values()))}")
     if unreadable:
-        warnings.warn(f"{len(unreadable)} file(s) in {path} left out; see report.", UserWarning, stacklevel=2)
+        warnings.warn(f"{len(unreadable)} file(s) in {source} left out; see report.", UserWarning, stacklevel=3)
     paths = pd.Series([row.pop("path") for row in readable], dtype=object)
     return Corpus(pd.DataFrame(readable).assign(path=paths), unreadable)
 
@@ -448,7 +507,8 @@ def _metadata(root: Path) -> list[dict[str, Any]]:
     table = read_table(file, {name: str for name in COLUMNS if name != "seconds"})
     if "path" not in table or table.empty:
         raise ValueError(f"{file} needs a column path and at least a row; its columns are {list(table)}.")
-    if (wrong := table["path"].isna() | table["path"].duplicated()).any():
+    pieces = ["path", *(name for name in ("start",) if name in table)]
+    if (wrong := table["path"].isna() | table.duplicated(pieces)).any():
         lines = (table.index[wrong] + 2).tolist()
         raise ValueError(f"{file} needs a different path in each row; see line(s) {lines}.")
     return table.rename(columns={"path": "relative"}).to_dict("records")
