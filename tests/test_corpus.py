@@ -440,7 +440,9 @@ def test_a_layout_can_be_forced(librispeech):
     assert column(speech, "text") == [None] * 4
     with pytest.raises(ValueError, match=r"no file under .* fits the layout 'vctk': wav48/p225"):
         corpus.folder(librispeech, layout="vctk")
-    with pytest.raises(ValueError, match=r"layout must be 'auto' or one of metadata, librispeech, .*got 'tedlium'"):
+    with pytest.raises(
+        ValueError, match=r"layout must be 'auto' or one of metadata, kaldi, librispeech, .*got 'tedlium'"
+    ):
         corpus.folder(librispeech, layout="tedlium")
     with pytest.raises(FileNotFoundError, match=r"no .*metadata\.csv"):
         corpus.folder(librispeech, layout="metadata")

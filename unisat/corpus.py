@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from unisat import audio
+from unisat import audio, manifests
 from unisat.files import shipped
 from unisat.frames import SAMPLE_RATE, valid_positions
 
@@ -42,6 +42,7 @@ end."""
 
 LAYOUTS = {
     "metadata": "a table metadata.csv with a column path",
+    "kaldi": "wav.scp without commands, with segments, utt2spk, text, spk2gender",
     "librispeech": "<speaker>/<chapter>/<speaker>-<chapter>-<utterance>.flac",
     "libritts": "<speaker>/<chapter>/<speaker>_<chapter>_<paragraph>_<utterance>.wav",
     "mls": "audio/<speaker>/<book>/<speaker>_<book>_<utterance>.flac",
@@ -385,6 +386,8 @@ def folder(path: str | os.PathLike[str], layout: str = "auto") -> Corpus:
         How the files are laid out; ``"auto"`` takes the first of these layouts that fits most files:
 
         - ``"metadata"``: a ``metadata.csv`` with a column ``path``, relative to the folder, and any others;
+        - ``"kaldi"``: ``wav.scp`` without commands; if there are, ``segments``, ``utt2spk``, ``text``, ``utt2dur`` and
+          ``spk2gender``, session = recording;
         - ``"librispeech"``: ``84/121123/84-121123-0000.flac``, session = chapter, texts from
           ``84-121123.trans.txt``, sexes from ``SPEAKERS.TXT``;
         - ``"libritts"``: ``84/121123/84_121123_000007_000001.wav``, session = chapter, texts from
@@ -415,32 +418,69 @@ def folder(path: str | os.PathLike[str], layout: str = "auto") -> Corpus:
     if not os.path.isdir(root):
         raise ValueError(f"{path} is a file, expected a folder; use Batch.from_files for files.")
     unreadable: dict[str, str] = {}
-    if layout == "metadata" or (layout == "auto" and os.path.exists(os.path.join(root, "metadata.csv"))):
-        rows = _metadata(Path(root))
-    else:
-        rows = _tree(root, layout, unreadable)
-    whole = {in_utf_8(row["relative"]): None for row in rows}
-    names = dict(zip(whole, _short_names(list(whole)), strict=True))
-    for row in rows:
-        name, piece = names[in_utf_8(row["relative"])], span(row)
+    lists = {"metadata": "metadata.csv", "kaldi": "wav.scp"}
+    there = [name for name, file in lists.items() if os.path.exists(os.path.join(root, file))]
+    chosen = next(iter(there), layout) if layout == "auto" else layout
+    if chosen == "kaldi":
+        return _measured(manifests.kaldi(root), unreadable, str(path))
+    rows = _metadata(Path(root)) if chosen == "metadata" else _tree(root, layout, unreadable)
+    paths = [row.pop("relative") for row in rows]
+    _name_rows(rows, paths)
+    for row, relative in zip(rows, paths, strict=True):
         # links stay as they are: DVC, git-annex and the hub link to files that are named by a hash
-        row["path"] = os.path.abspath(os.path.join(root, row.pop("relative")))
-        row["id"] = _label(row.get("id")) or (name if piece == WHOLE else f"{name}-{piece['start']:g}")
-        row["seconds"] = None
+        row |= {"path": os.path.abspath(os.path.join(root, relative)), "seconds": None}
     return _measured(rows, unreadable, str(path))
+
+
+def manifest(source: Any) -> Corpus:
+    """Open the speech that a list of another tool names; the tool itself is not needed.
+
+    Parameters
+    ----------
+    source
+        - A Kaldi folder (``wav.scp``; see `folder`).
+        - ``cuts.jsonl`` or ``cuts.jsonl.gz`` of lhotse, or a ``CutSet`` in memory: cuts of recordings in files, with
+          speaker, sex, language and text of their supervisions. A cut with several supervisions is one utterance.
+        - A JSONL manifest of NeMo: ``audio_filepath``, ``duration``, ``offset``, ``text``, ``speaker`` and others.
+        - A TSV of Common Voice (``validated.tsv``), with the folder ``clips`` beside it.
+
+    Returns
+    -------
+    Corpus
+        Its rows have the order of the list. Paths are looked for beside the list, then from the current folder. Files
+        that do not exist are left out with a warning and listed in ``report``; those whose length the list does not
+        say are measured.
+
+    Raises
+    ------
+    ValueError
+        If the list is of another kind, or something in it cannot be; the message names file and line.
+    """
+    rows = manifests.read(source)
+    _name_rows(rows, [row["path"] for row in rows])
+    return _measured(rows, {}, str(source) if isinstance(source, str | os.PathLike) else "the CutSet")
+
+
+def _name_rows(rows: list[dict[str, Any]], paths: list[str]) -> None:
+    """Name the utterances without an id after their files, and pieces of files also after their starts."""
+    whole = list(dict.fromkeys(map(in_utf_8, paths)))
+    names = dict(zip(whole, _short_names(whole), strict=True))
+    for row, path in zip(rows, paths, strict=True):
+        name, start = names[in_utf_8(path)], span(row)["start"]
+        row["id"] = _label(row.get("id")) or (name if span(row) == WHOLE else f"{name}-{start:g}")
 
 
 def _measured(rows: list[dict[str, Any]], unreadable: dict[str, str], source: str) -> Corpus:
     """Make a corpus of utterances with ``path`` and ``id``; ask the files for ``seconds`` where they are not known."""
     readable, there = [], dict[str, bool]()
     for row in rows:
-        path, piece = row["path"], span(row)
+        path, piece, where = row["path"], span(row), row.pop("where", None)
         try:
             if row.get("seconds") is None or not there.setdefault(path, os.path.exists(path)):
                 row["seconds"] = audio.duration(path, **piece)
             readable.append(row)
         except (ValueError, OSError) as error:
-            unreadable[path if piece == WHOLE else row["id"]] = str(error)
+            unreadable[path if piece == WHOLE else row["id"]] = f"{where}: {error}" if where else str(error)
     if not readable:
         raise ValueError(f"no sound file in {source} could be read. {next(iter(unreadable.values()))}")
     if unreadable:
