@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -281,3 +282,196 @@ def test_cuts_that_lhotse_writes(sounds, monkeypatch):
         us.corpus.manifest(pieces.pad(2.0))
     with pytest.raises(ValueError, match="changed by Speed"):
         us.corpus.manifest(pieces.perturb_speed(1.1))
+
+
+# Hugging Face's datasets
+
+
+def encoded(path):
+    return {"bytes": path.read_bytes(), "path": path.name}
+
+
+class Decoder:
+    """What torchcodec's AudioDecoder answers."""
+
+    def __init__(self, samples, rate):
+        self.data, self.sample_rate = samples, rate
+
+    def get_all_samples(self):
+        return self
+
+
+def test_the_sound_of_a_row_in_each_of_its_forms(sounds):
+    path = sounds / "sub" / "b.wav"
+    samples, rate = soundfile.read(path, dtype="float32")
+    expected = audio.load(path)
+    forms = [
+        encoded(path),
+        {"bytes": None, "path": str(path)},
+        {"array": samples, "sampling_rate": rate, "path": None},
+        Decoder(torch.tensor(samples)[None], rate),
+        str(path),
+        path.read_bytes(),
+    ]
+    for form in forms:
+        torch.testing.assert_close(audio.decoded(form), expected, rtol=0, atol=1e-6)
+    whole = soundfile.read(sounds / "sub" / "a.wav", dtype="float32")[0]
+    assert np.array_equal(audio.decoded({"array": whole, "sampling_rate": 16_000}).numpy(), whole)
+
+
+@pytest.mark.wrong_types
+def test_a_row_without_sound():
+    with pytest.raises(ValueError, match="u1 has neither array nor bytes nor path; it has text"):
+        audio.decoded({"text": "one"}, "u1")
+    with pytest.raises(ValueError, match="u1 is an array without its sampling_rate"):
+        audio.decoded({"array": [0.0, 0.1]}, "u1")
+    with pytest.raises(TypeError, match="u1 is NoneType; expected a row's audio"):
+        audio.decoded(None, "u1")
+    with pytest.raises(ValueError, match="u1 could not be read as sound"):
+        audio.decoded({"bytes": b"nothing", "path": None}, "u1")
+    with pytest.raises(ValueError, match="rows have no column 'who'; they have audio"):
+        us.Batch.from_rows({"audio": {"array": [0.0, 0.1], "sampling_rate": 16_000}}, speaker="who")
+    with pytest.raises(TypeError, match="a row of a dataset is a mapping .* got int"):
+        us.Batch.from_rows([1])
+
+
+def test_rows_become_a_batch(sounds):
+    files = [sounds / "sub" / "a.wav", sounds / "sub" / "b.wav"]
+    rows = [{"audio": encoded(file), "who": number, "said": "x", "n": file.stem} for number, file in enumerate(files)]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    expected = us.Batch.from_files(files)
+    for given in (rows, iter(rows), columns):
+        batch = us.Batch.from_rows(given, id="n", speaker="who", text="said")
+        assert batch.ids == ("a", "b")
+        assert batch.speakers == ("0", "1")
+        assert batch.texts == ("x", "x")
+        assert torch.equal(batch.input_values, expected.input_values)
+    assert us.Batch.from_rows(rows[0]).ids == ("utterance 0",)
+    assert torch.equal(us.Batch.from_rows(rows[1]["audio"]).waveforms[0], expected.waveforms[1])
+
+
+def test_a_row_or_rows_in_run(sounds, one_model):
+    files = [sounds / "sub" / "a.wav", sounds / "sub" / "b.wav"]
+    rows = [{"audio": encoded(file), "text": "x"} for file in files]
+    expected, _ = us.run(one_model, files, "hidden.1")
+    output, trace = us.run(one_model, rows, "hidden.1")
+    assert torch.equal(output.last_hidden_state, expected.last_hidden_state)
+    assert len(trace.ids) == 2
+    output, _ = us.run(one_model, rows[0], "hidden.1")
+    alone, _ = us.run(one_model, files[0], "hidden.1")
+    assert torch.equal(output.last_hidden_state, alone.last_hidden_state)
+
+
+class Feature:
+    names = None
+
+
+class Classes(Feature):
+    def __init__(self, *names):
+        self.names = names
+
+
+class Table:
+    """As much of `datasets.Dataset` as is used, over sounds that are not of the type Audio."""
+
+    def __init__(self, columns, features=None):
+        self.columns, self.features = columns, {name: Feature() for name in columns} | (features or {})
+        self.column_names = list(columns)
+
+    def with_format(self, kind):
+        return self
+
+    def remove_columns(self, names):
+        kept = {name: column for name, column in self.columns.items() if name not in names}
+        return Table(kept)
+
+    def __len__(self):
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, key):
+        if isinstance(key, str):
+            return self.columns[key]
+        return {name: column[key] for name, column in self.columns.items()}
+
+
+def test_a_corpus_of_a_dataset(sounds, one_model, tmp_path):
+    files = [sounds / "sub" / "a.wav", sounds / "sub" / "b.wav"]
+    broken = {"bytes": b"nothing", "path": None}
+    columns = {"sound": [*map(encoded, files), broken], "who": [1, 0, -1], "gender": ["F", "M", None]}
+    ds = Table(columns, {"who": Classes("anna", "bert")})
+    with pytest.warns(UserWarning, match=r"1 row\(s\) left out"):
+        speech = us.corpus.Corpus.from_dataset(ds, "sound", speaker="who", sex="gender")
+    assert column(speech, "speaker") == ["bert", "anna"]
+    assert column(speech, "sex") == ["F", "M"]
+    assert column(speech, "seconds") == [3, 2]
+    assert speech.report["path"].tolist() == ["utterance 2"]
+    assert "could not be read as sound" in speech.report["reason"][0]
+    expected = us.Batch.from_files(files)
+    assert torch.equal(speech.batch().input_values, expected.input_values)
+    assert speech.batch().paths == (None, None)
+    assert torch.equal(speech.where(speaker="anna").batch().waveforms[0], expected.waveforms[1])
+    assert torch.equal(speech[[1]].sample(1, seed=0).waveform(0), expected.waveforms[1])
+    bank = us.collect(one_model, speech, "hidden.1", folder=tmp_path / "bank")
+    assert np.array_equal(bank["hidden.1"], us.collect(one_model, expected, "hidden.1")["hidden.1"])
+    us.collect(one_model, speech, "hidden.1", folder=tmp_path / "bank")
+    columns["sound"][0] = encoded(files[1])
+    with pytest.raises(ValueError, match="sound"):
+        us.collect(one_model, speech, "hidden.1", folder=tmp_path / "bank")
+
+
+def test_lengths_that_a_dataset_knows_are_not_measured(sounds):
+    ds = Table({"audio": [None, encoded(sounds / "sub" / "a.wav")], "length": [1.0, 3.0], "name": ["x", "y"]})
+    speech = us.corpus.Corpus.from_dataset(ds, id="name", seconds="length")
+    assert column(speech, "id") == ["x", "y"]
+    assert column(speech, "seconds") == [1, 3]
+    assert len(speech.waveform(1)) == 48_000
+
+
+@pytest.mark.wrong_types
+def test_what_is_no_dataset():
+    opened = us.corpus.Corpus.from_dataset
+    with pytest.raises(TypeError, match=r"there are the splits train, test; pass one of them, ds\['train'\]"):
+        opened({"train": 1, "test": 2})
+    with pytest.raises(TypeError, match="a generator has no rows to choose from; expected a dataset that is not str"):
+        opened(row for row in [])
+    with pytest.raises(ValueError, match="there is no column 'who'; there are audio"):
+        opened(Table({"audio": []}), speaker="who")
+    with pytest.raises(ValueError, match="no sound in the dataset could be read. utterance 0: "):
+        opened(Table({"audio": [{"bytes": None, "path": None}]}))
+    with pytest.raises(ValueError, match="no sound in the dataset could be read. It is empty"):
+        opened(Table({"audio": []}))
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_dataset_of_hugging_face(sounds, one_model):
+    datasets = pytest.importorskip("datasets")
+    files = [str(sounds / "sub" / "a.wav"), str(sounds / "sub" / "b.wav")]
+    stored = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}  # version 4 encodes by torchcodec
+    types = {"audio": stored, "who": datasets.ClassLabel(names=["anna", "bert"]), "text": datasets.Value("string")}
+    columns = {"who": [1, 0], "text": ["one", "two"]}
+    paths = [{"bytes": None, "path": file} for file in files]
+    ds = datasets.Dataset.from_dict({"audio": paths, **columns}, datasets.Features(types))
+    ds = ds.cast_column("audio", datasets.Audio(sampling_rate=16_000))
+    held = datasets.Dataset.from_dict(
+        {"audio": [encoded(Path(file)) for file in files], **columns}, datasets.Features(types)
+    )
+    held.cast_column("audio", datasets.Audio()).to_parquet(sounds / "ds.parquet")
+    embedded = datasets.load_dataset("parquet", data_files=str(sounds / "ds.parquet"), split="train", cache_dir=sounds)
+    expected = us.Batch.from_files(files)
+    for given in (
+        ds,
+        embedded,
+        embedded.with_format("torch"),
+        embedded.cast_column("audio", datasets.Audio(decode=False)),
+    ):
+        speech = us.corpus.Corpus.from_dataset(given, speaker="who", text="text")
+        assert column(speech, "speaker") == ["bert", "anna"]
+        assert column(speech, "seconds") == [3, 2]
+        assert torch.equal(speech.batch().input_values, expected.input_values)
+    rows = embedded.cast_column("audio", datasets.Audio(decode=False))
+    assert torch.equal(us.Batch.from_rows(rows[:2], text="text").input_values, expected.input_values)
+    assert torch.equal(us.Batch.from_rows(rows).input_values, expected.input_values)
+    for part in rows.to_iterable_dataset().iter(2):
+        assert us.Batch.from_rows(part, text="text").texts == ("one", "two")
+    with pytest.raises(TypeError, match="IterableDataset has no rows to choose from"):
+        us.corpus.Corpus.from_dataset(rows.to_iterable_dataset())

@@ -11,7 +11,7 @@ import os
 import stat
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from io import BytesIO, IOBase
 from typing import Any
@@ -140,6 +140,39 @@ def resample(
             raise ValueError(f"a sample rate is a positive number of samples a second, got {rate!r}.")
         _check_rate(rate, "audio")
     return _resampled(_samples(waveform), sampling_rate, target, "audio")
+
+
+def decoded(sound: Any, name: str = "audio") -> Float[Tensor, " samples"]:
+    """Give the waveform of a sound as a row of a Hugging Face dataset holds it; none of its decoders is needed.
+
+    Parameters
+    ----------
+    sound
+        ``{"bytes": ..., "path": ...}``, the file that is not decoded yet; ``{"array": ..., "sampling_rate": ...}``; a
+        decoder of torchcodec, or anything with ``get_all_samples()``; or what `load` takes.
+    name
+        Name of the sound in messages.
+    """
+    if isinstance(sound, Mapping) and sound.get("array") is not None:
+        array, rate = sound["array"], sound.get("sampling_rate")
+    elif isinstance(sound, Mapping):
+        given = sound.get("path") if sound.get("bytes") is None else sound["bytes"]
+        if given is None:
+            raise ValueError(f"{name} has neither array nor bytes nor path; it has {', '.join(map(str, sound))}.")
+        return load(given, name=None if isinstance(given, str) else name)
+    elif hasattr(sound, "get_all_samples"):
+        samples = sound.get_all_samples()
+        array, rate = samples.data, samples.sample_rate
+    elif isinstance(sound, str | os.PathLike | bytes):
+        return load(sound, name=None if isinstance(sound, str | os.PathLike) else name)
+    else:
+        raise TypeError(
+            f"{name} is {type(sound).__name__}; expected a row's audio: a mapping with bytes, path or array, a "
+            "decoder, or a path."
+        )
+    if rate is None:
+        raise ValueError(f"{name} is an array without its sampling_rate; give both.")
+    return as_waveform(array, rate) if rate == SAMPLE_RATE else resample(array, rate)
 
 
 def normalize(waveform: Tensor) -> Float[Tensor, " samples"]:

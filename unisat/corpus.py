@@ -13,7 +13,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from operator import index
 from pathlib import Path
@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from unisat import audio, manifests
+from unisat.audio import decoded
 from unisat.files import shipped
 from unisat.frames import SAMPLE_RATE, valid_positions
 
@@ -161,6 +162,34 @@ class Batch:
         return cls._labelled(waveforms, do_normalize, **labels, paths=None)
 
     @classmethod
+    def from_rows(
+        cls,
+        rows: Any,
+        audio: str = "audio",
+        *,
+        id: str | None = None,
+        speaker: str | None = None,
+        session: str | None = None,
+        text: str | None = None,
+        do_normalize: bool = True,
+    ) -> Batch:
+        """Take rows of a Hugging Face dataset: one, a list of them, or the lists of columns that ``ds[:8]`` gives.
+
+        All arguments are names of columns. `unisat.audio.decoded` says what ``audio`` may hold; rows that are such a
+        sound themselves are taken too. A streaming dataset gives batches so: ``for rows in ds.iter(8)``.
+        """
+        listed = _as_rows(rows, audio)
+        labels = {}
+        for name, column in {"ids": id, "speakers": speaker, "sessions": session, "texts": text}.items():
+            if column is not None and (lost := [row for row in listed if column not in row]):
+                raise ValueError(f"rows have no column {column!r}; they have {', '.join(map(str, lost[0]))}.")
+            labels[name] = None if column is None else [row[column] for row in listed]
+        names = [f"utterance {row}" for row in range(len(listed))]
+        labels["ids"] = names if labels["ids"] is None else labels["ids"]
+        waveforms = [decoded(row.get(audio, row), name) for row, name in zip(listed, names, strict=True)]
+        return cls._labelled(waveforms, do_normalize, **labels, paths=None)
+
+    @classmethod
     def _labelled(cls, waveforms: list[Tensor], do_normalize: bool, **labels: Any) -> Batch:
         """Make a batch with labels for every utterance, and warn of silence."""
         columns: dict[str, Any] = {name: _spread(given, len(waveforms)) for name, given in labels.items()}
@@ -231,9 +260,17 @@ class Corpus:
         file holds several utterances, ``start`` and ``end`` say in seconds where each of them is.
     unreadable
         Files that were left out, with the reason. A subset shares this dictionary with the corpus it comes from.
+    stored
+        Gives the sound in a row of a dataset, by the number in the column ``row``, for utterances without a path; see
+        `from_dataset`.
     """
 
-    def __init__(self, table: pd.DataFrame, unreadable: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        unreadable: dict[str, str] | None = None,
+        stored: Callable[[int], Any] | None = None,
+    ) -> None:
         if missing := [name for name in ("path", "id") if name not in table]:
             raise ValueError(f"a corpus table needs the column(s) {missing}; it has {list(table)}.")
         if table.empty:
@@ -247,6 +284,45 @@ class Corpus:
         if {*PIECE} & {*others}:
             _check_pieces(self.table)
         self._unreadable = {} if unreadable is None else unreadable
+        self._stored = stored
+
+    @classmethod
+    def from_dataset(
+        cls,
+        ds: Any,
+        audio: str = "audio",
+        *,
+        id: str | None = None,
+        speaker: str | None = None,
+        session: str | None = None,
+        text: str | None = None,
+        seconds: str | None = None,
+        **columns: str,
+    ) -> Corpus:
+        """Open a dataset of Hugging Face's ``datasets`` (2 to 4); sounds are read when they are needed.
+
+        Its files are decoded here, so that ffmpeg, torchaudio and torchcodec are not needed.
+
+        Parameters
+        ----------
+        ds
+            One split of a dataset.
+        audio
+            The column of sounds: of the type ``Audio``, or with anything that `unisat.audio.decoded` takes.
+        id, speaker, session, text, seconds
+            Columns with these labels. Without ``seconds`` the headers of all sounds are read once.
+        **columns
+            Further columns, by the name that they get: ``sex="gender"``.
+
+        Raises
+        ------
+        ValueError
+            If there is no such column, or no sound can be read.
+        TypeError
+            If the dataset is streamed, or has several splits.
+        """
+        named = {"id": id, "speaker": speaker, "session": session, "text": text, "seconds": seconds, **columns}
+        return _stored_speech(ds, audio, {name: column for name, column in named.items() if column is not None})
 
     @property
     def report(self) -> pd.DataFrame:
@@ -283,6 +359,8 @@ class Corpus:
     def waveform(self, row: int) -> Float[Tensor, " samples"]:
         """Read one utterance: a file, or the piece of it that ``start`` and ``end`` name."""
         utterance = self.table.iloc[row]
+        if self._stored is not None and pd.isna(utterance["path"]):
+            return decoded(self._stored(int(utterance["row"])), utterance["id"])
         return audio.load(utterance["path"], **span(utterance))
 
     def batch(self, rows: Rows = slice(None), *, do_normalize: bool = True) -> Batch:
@@ -326,16 +404,17 @@ class Corpus:
             speakers=table["speaker"],
             sessions=table["session"],
             texts=table["text"],
-            paths=map(Path, table["path"]),
+            paths=[None if pd.isna(path) else Path(path) for path in table["path"]],
         )
 
     def _name(self, row: int) -> str:
         """Give the name under which an utterance is reported: its path, or its id where it is only a piece."""
         utterance = self.table.iloc[row]
-        return str(utterance["path"] if span(utterance) == WHOLE else utterance["id"])
+        alone = span(utterance) == WHOLE and not pd.isna(utterance["path"])
+        return str(utterance["path"] if alone else utterance["id"])
 
     def __getitem__(self, rows: Rows) -> Corpus:
-        return Corpus(self.table.iloc[_positions(rows, len(self))], self._unreadable)
+        return Corpus(self.table.iloc[_positions(rows, len(self))], self._unreadable, self._stored)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -346,6 +425,81 @@ class Corpus:
             f"Corpus(utterances={len(self)}, speakers={_distinct(self.table['speaker'])}, "
             f"minutes={minutes:.1f}, unreadable={len(self._unreadable)})"
         )
+
+
+def _as_rows(rows: Any, audio: str) -> list[Mapping[str, Any]]:
+    """Give a list of rows, from one, several, or columns."""
+    if isinstance(rows, Mapping):
+        columns = isinstance(rows.get(audio), Sequence) and not isinstance(rows[audio], str | bytes)
+        rows = (
+            [dict(zip(rows, cells, strict=True)) for cells in zip(*rows.values(), strict=True)] if columns else [rows]
+        )
+    rows = list(rows)
+    if wrong := [row for row in rows if not isinstance(row, Mapping)]:
+        raise TypeError(f"a row of a dataset is a mapping from columns to values; got {type(wrong[0]).__name__}.")
+    return rows
+
+
+def _stored_speech(ds: Any, audio: str, columns: dict[str, str]) -> Corpus:
+    """Make a corpus of a dataset; ``columns`` are its columns by the names that they get."""
+    if isinstance(ds, Mapping):
+        raise TypeError(f"there are the splits {', '.join(map(str, ds))}; pass one of them, ds[{next(iter(ds))!r}].")
+    if not hasattr(ds, "column_names") or not hasattr(ds, "__len__"):
+        raise TypeError(
+            f"a {type(ds).__name__} has no rows to choose from; expected a dataset that is not streamed. Of a stream, "
+            "unisat.Batch.from_rows takes rows: for rows in ds.iter(8)."
+        )
+    if missing := [name for name in (audio, *columns.values()) if name not in ds.column_names]:
+        raise ValueError(f"there is no column {missing[0]!r}; there are {', '.join(ds.column_names)}.")
+    plain = ds.with_format(None)
+    table = pd.DataFrame(
+        {name: _stored_labels(plain, column) for name, column in columns.items()}, index=range(len(ds))
+    )
+    table = table.assign(path=None, row=range(len(ds)))
+    table["id"] = [f"utterance {row}" for row in table["row"]] if "id" not in table else table["id"].map(_label)
+    sounds, feature = plain.remove_columns([name for name in ds.column_names if name != audio]), ds.features[audio]
+    if getattr(feature, "decode", False):
+        sounds = sounds.cast_column(audio, replace(feature, decode=False))
+
+    def stored(row: int) -> Any:
+        return sounds[row][audio]
+
+    unreadable: dict[str, str] = {}
+    if "seconds" not in table:
+        lengths = [_stored_seconds(stored, row, name, unreadable) for row, name in enumerate(table["id"])]
+        table["seconds"] = lengths
+        if len(unreadable) == len(table):
+            raise ValueError(
+                f"no sound in the dataset could be read. {next(iter(unreadable.values()), 'It is empty.')}"
+            )
+        if unreadable:
+            warnings.warn(f"{len(unreadable)} row(s) left out; see report.", UserWarning, stacklevel=4)
+        table = table[table["seconds"].notna()]
+    return Corpus(table, unreadable, stored)
+
+
+def _stored_labels(ds: Any, column: str) -> list[Any]:
+    """Give a column of labels; numbers of classes become their names."""
+    names, values = getattr(ds.features[column], "names", None), list(ds[column])
+    if names is None:
+        return values
+    return [None if value is None or value < 0 else names[value] for value in values]
+
+
+def _stored_seconds(stored: Callable[[int], Any], row: int, name: str, unreadable: dict[str, str]) -> float | None:
+    """Measure a sound in a dataset, by its header where it is a file; one that cannot be read is listed."""
+    try:
+        sound = stored(row)
+        if (
+            isinstance(sound, Mapping)
+            and sound.get("array") is None
+            and (file := sound.get("bytes") or sound.get("path"))
+        ):
+            return audio.duration(file)
+        return len(decoded(sound, name)) / SAMPLE_RATE
+    except (ValueError, TypeError, OSError) as error:
+        unreadable[name] = f"{name}: {error}"
+        return None
 
 
 WHOLE = {"start": 0.0, "end": None}
