@@ -1,6 +1,6 @@
 """Speech with its labels: a `Batch` of utterances in memory, a `Corpus` of files that are read when needed.
 
-corpus = us.corpus.folder("LibriSpeech/dev-clean")    # or us.corpus.builtin()
+corpus = us.corpus.folder("LibriSpeech/dev-clean")    # or us.corpus.builtin(), us.corpus.manifest("cuts.jsonl.gz")
 batch = corpus.where(sex="F").sample(4, seed=0).batch()
 model(batch.input_values, attention_mask=batch.attention_mask)
 """
