@@ -120,7 +120,11 @@ def nemo(**changes):
 
 
 def test_a_manifest_of_nemo(sounds):
-    lines = [nemo(), nemo(offset=1.5), nemo(audio_filepath="sub/b.wav", offset=None, duration=None, speaker=None)]
+    lines = [
+        nemo(start="soon", end=-1, seconds=9),
+        nemo(offset=1.5),
+        nemo(audio_filepath="sub/b.wav", offset=None, duration=None, speaker=None),
+    ]
     speech = us.corpus.manifest(write(sounds / "train.json", *lines))
     assert column(speech, "id") == ["a-0.5", "a-1.5", "b"]
     assert column(speech, "speaker") == ["7", "7", None]
@@ -196,6 +200,8 @@ def test_cuts_of_lhotse(sounds, how, monkeypatch):
         (cut(start=-1.0), "start is a number, 0 or more; got -1.0"),
         (cut(duration=0.0), "from 0.5 to 0.5 s"),
         (cut(duration=None), "duration is a number"),
+        (cut(supervisions=["one"]), "the cut is not as lhotse writes it"),
+        (cut(recording={"sources": [{"type": "file"}]}), "the cut is not as lhotse writes it .KeyError: 'source'"),
     ],
 )
 def test_cuts_that_cannot_be_read(sounds, one, message):
@@ -261,6 +267,9 @@ def test_a_list_of_common_voice_with_mistakes(tmp_path):
         us.corpus.manifest(common_voice(tmp_path, ["p1", "cv_1.mp3", *"1234567"]))
     with pytest.raises(ValueError, match=r"line 2: expected the name of a sound file in the column path"):
         us.corpus.manifest(common_voice(tmp_path, ["p1", "", *"123456"]))
+    with pytest.raises(ValueError, match=r"line 2: expected the name of a sound file in the column path"):
+        us.corpus.manifest(common_voice(tmp_path, ["p1"]))
+    assert column(us.corpus.manifest(common_voice(tmp_path, ["p1", "cv_1.mp3"])), "text") == [None]
 
 
 def test_cuts_that_lhotse_writes(sounds, monkeypatch):

@@ -117,22 +117,25 @@ def common_voice(file: Path) -> Rows:
     for where, text in lines:
         if len(cells := text.split("\t")) > len(columns):
             raise ValueError(f"{where}: {len(cells)} cells for {len(columns)} columns; a tab stands where none should.")
-        row: dict[str, Any] = {name: cell or None for name, cell in zip(columns, cells, strict=False)}
+        row: dict[str, Any] = dict.fromkeys(columns) | {
+            n: cell or None for n, cell in zip(columns, cells, strict=False)
+        }
         if (clip := row.pop("path")) is None:
             raise ValueError(f"{where}: expected the name of a sound file in the column path, got nothing.")
-        row = {
-            "path": _place(clip, file.parent / "clips"),
-            "id": os.path.splitext(clip)[0],
-            "speaker": row.pop("client_id"),
-            "sex": SEXES.get(str(row.pop("gender", None)).lower()),
-            "accent": row.pop("accents", None) or row.pop("accent", None),
-            "text": row.pop("sentence", None),
-            "sentence": row.pop("sentence_id", None),
-            "seconds": seconds.get(clip),
-            "where": where,
-            **row,
-        }
-        rows.append(row)
+        rows.append(
+            {
+                "path": _place(clip, file.parent / "clips"),
+                "id": os.path.splitext(clip)[0],
+                "speaker": row.pop("client_id"),
+                "sex": SEXES.get(str(row.pop("gender", None)).lower()),
+                "accent": row.pop("accents", None) or row.pop("accent", None),
+                "text": row.pop("sentence", None),
+                "sentence": row.pop("sentence_id", None),
+                "seconds": seconds.get(clip),
+                "where": where,
+                **{name: cell for name, cell in row.items() if name not in ("id", "start", "end", "seconds")},
+            }
+        )
     return _some(rows, file)
 
 
@@ -171,6 +174,13 @@ def cut_set(cuts: Any) -> Rows:
 
 
 def _cut(cut: dict[str, Any], folder: Path, where: str) -> dict[str, Any]:
+    try:
+        return _cut_row(cut, folder, where)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{where}: the cut is not as lhotse writes it ({type(error).__name__}: {error}).") from None
+
+
+def _cut_row(cut: dict[str, Any], folder: Path, where: str) -> dict[str, Any]:
     """Take one cut: a recording in a file, or a piece of it, with what its supervisions say."""
     recording = cut.get("recording") or {}
     sources = recording.get("sources") or []
@@ -216,7 +226,8 @@ def _nemo(entry: dict[str, Any], folder: Path, where: str) -> dict[str, Any]:
     if not path or not isinstance(path, str):
         raise ValueError(f"{where}: expected the path of a sound file in audio_filepath, got {path!r}.")
     seconds = None if seconds is None else _seconds(seconds, "duration", where)
-    plain = {name: value for name, value in entry.items() if not isinstance(value, list | dict)}
+    own = {"path", "start", "end", "seconds"}  # what these mean in a corpus, NeMo says by other names
+    plain = {name: value for name, value in entry.items() if not isinstance(value, list | dict) and name not in own}
     row = {**plain, "path": _place(path, folder), "seconds": seconds, "where": where}
     row["sex"] = SEXES.get(str(row.pop("gender", row.get("sex"))).lower())
     if offset is not None:
