@@ -435,3 +435,18 @@ def test_what_makes_no_sense_is_refused_before_anything_runs(one_model, corpus, 
     monkeypatch.setattr(module, "processes", lambda: (0, 2))
     with pytest.raises(ValueError, match="2 processes share this work; give them a folder"):
         us.collect(one_model, corpus)
+
+
+def test_pieces_of_one_file_are_collected_as_files_are(one_model, tmp_path):
+    waves = us.corpus.builtin().batch([0, 40]).waveforms
+    soundfile.write(tmp_path / "both.wav", torch.cat(waves).numpy(), 16_000, subtype="FLOAT")
+    cut = len(waves[0]) / 16_000
+    table = pd.DataFrame({"path": str(tmp_path / "both.wav"), "id": ["a", "b"], "start": [0, cut], "end": [cut, None]})
+    pieces = us.corpus.Corpus(table.assign(seconds=[len(wave) / 16_000 for wave in waves]))
+    bank = us.collect(one_model, pieces, "hidden.2", folder=tmp_path / "bank")
+    alone = us.collect(one_model, us.Batch.from_arrays(list(waves), sampling_rate=16_000), "hidden.2")
+    torch.testing.assert_close(torch.tensor(bank["hidden.2"]), torch.tensor(alone["hidden.2"]))
+    # another piece behind the same name is other sound
+    moved = us.corpus.Corpus(pieces.table.assign(start=[0.0, cut / 2], end=[cut / 2, cut], seconds=cut / 2))
+    with pytest.raises(ValueError, match="sound"):
+        us.collect(one_model, moved, "hidden.2", folder=tmp_path / "bank")

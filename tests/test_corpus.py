@@ -440,7 +440,9 @@ def test_a_layout_can_be_forced(librispeech):
     assert column(speech, "text") == [None] * 4
     with pytest.raises(ValueError, match=r"no file under .* fits the layout 'vctk': wav48/p225"):
         corpus.folder(librispeech, layout="vctk")
-    with pytest.raises(ValueError, match=r"layout must be 'auto' or one of metadata, librispeech, .*got 'tedlium'"):
+    with pytest.raises(
+        ValueError, match=r"layout must be 'auto' or one of metadata, kaldi, librispeech, .*got 'tedlium'"
+    ):
         corpus.folder(librispeech, layout="tedlium")
     with pytest.raises(FileNotFoundError, match=r"no .*metadata\.csv"):
         corpus.folder(librispeech, layout="metadata")
@@ -625,3 +627,91 @@ def test_a_real_folder_of_speakers_without_its_table():
     assert set(zip(speech.table["speaker"], speech.table["id"], strict=True)) == {
         (speaker, Path(path).stem) for speaker, path in zip(truth["speaker"], truth["path"], strict=True)
     }
+
+
+# several utterances in one file
+
+
+@pytest.fixture
+def long_file(tmp_path):
+    """A file of 3 s at 16 kHz, its samples, and a corpus of two pieces of it and of the whole file."""
+    path = write(tmp_path / "long.wav", 3.0)
+    table = pd.DataFrame({"path": [str(path)] * 3, "id": ["a", "b", "c"], "start": [0.5, 2.0, None]})
+    return path, audio.load(path), Corpus(table.assign(end=[1.25, None, None], speaker=["x", "y", "z"], seconds=None))
+
+
+@pytest.mark.parametrize(("ending", "slack"), [("wav", 0), ("flac", 0), ("ogg", 1e-3), ("mp3", 0)])
+def test_a_piece_is_that_part_of_its_file(tmp_path, ending, slack):
+    path = write(tmp_path / f"a.{ending}", 4.0, level=0.1)
+    whole = audio.load(path)
+    torch.testing.assert_close(audio.load(path, start=1.5, end=2.0), whole[24_000:32_000], rtol=0, atol=slack)
+    torch.testing.assert_close(audio.load(path, start=3.25), whole[52_000:], rtol=0, atol=slack)
+    assert torch.equal(audio.load(path, end=0.5), whole[:8_000])
+    assert audio.duration(path, start=1.5, end=2.25) == 0.75
+    assert audio.duration(path, start=1) == 3
+
+
+def test_a_piece_of_a_file_of_another_rate(tmp_path):
+    path = tmp_path / "slow.wav"
+    soundfile.write(path, np.sin(np.arange(16_000) / 10), 8_000)
+    piece = audio.load(path, start=0.5, end=1.5)
+    assert len(piece) == 16_000
+    assert (piece - audio.load(path)[8_000:24_000])[200:-200].abs().max() < 1e-3
+
+
+def test_an_end_a_little_behind_the_file_is_the_file_s(long_file):
+    path, whole, _ = long_file
+    assert torch.equal(audio.load(path, start=2, end=3.25), whole[32_000:])
+    assert audio.duration(path, start=2, end=3.25) == 1
+    for start, end in [(3, 4), (0, 4), (2, 2), (-1, 2), (5, None)]:
+        with pytest.raises(ValueError, match=r"long\.wav lasts 3 s and has no part from .* correct start and end"):
+            audio.load(path, start=start, end=end)
+
+
+def test_pieces_of_one_file_in_a_batch(long_file):
+    _, whole, speech = long_file
+    batch = speech.batch()
+    for waveform, (start, end) in zip(batch.waveforms, [(8_000, 20_000), (32_000, 48_000), (0, 48_000)], strict=True):
+        assert torch.equal(waveform, whole[start:end])
+    assert torch.equal(speech.where(speaker="y").waveform(0), whole[32_000:])
+    assert torch.equal(speech[1:].batch(0).waveforms[0], whole[32_000:])
+    assert speech.table["seconds"].iloc[0] == 0.75
+
+
+def test_a_piece_that_is_not_there_leaves_out_only_itself(long_file):
+    _, _, speech = long_file
+    speech.table.loc[1, ["start", "end"]] = 7.0, 8.0
+    with pytest.warns(UserWarning, match="left out: .*from 7 to 8 s"):
+        assert speech.batch().ids == ("a", "c")
+    assert speech.report["path"].tolist() == ["b"]
+    with pytest.warns(UserWarning, match="from 7"), pytest.raises(ValueError, match="none of the 1 utterance"):
+        speech.batch(1)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ({"start": [-1.0]}, "start of utterance 'a' is '-1.0'; expected seconds"),
+        ({"start": [1.0], "end": [1.0]}, "utterance 'a' ends at 1 s, not behind its start"),
+        ({"end": [0.0]}, "'a' ends at 0 s"),
+        ({"end": ["soon"]}, "end of utterance 'a' is 'soon'"),
+        ({"start": [np.inf]}, "start of utterance 'a' is 'inf'"),
+    ],
+)
+def test_times_that_cannot_be(times, message):
+    with pytest.raises(ValueError, match=message):
+        Corpus(pd.DataFrame({"path": ["a.wav"], "id": ["a"], **times}))
+
+
+def test_pieces_in_a_metadata_table(tmp_path):
+    write(tmp_path / "sub" / "long.wav", 3.0)
+    lines = ["path,start,end,speaker", "sub/long.wav,0.5,1.25,x", "sub/long.wav,2,,y", "sub/long.wav,9,10,z"]
+    write_text(tmp_path / "metadata.csv", "\n".join(lines))
+    with pytest.warns(UserWarning, match="1 file"):
+        speech = corpus.folder(tmp_path)
+    assert speech.table["id"].tolist() == ["long-0.5", "long-2"]
+    assert speech.table["seconds"].tolist() == [0.75, 1.0]
+    assert speech.report["path"].tolist() == ["long-9"]
+    write_text(tmp_path / "metadata.csv", "\n".join([*lines[:2], lines[1]]))
+    with pytest.raises(ValueError, match=r"different path in each row; see line\(s\) \[3\]"):
+        corpus.folder(tmp_path)

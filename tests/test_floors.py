@@ -13,7 +13,7 @@ import pytest
 import unisat
 
 PACKAGE = Path(unisat.__file__).parent
-LOW = """acoustics audio checkpoint clusters fairseq fast feature_extraction group_norm inputs losses masking
+LOW = """acoustics audio checkpoint clusters fairseq fast feature_extraction group_norm inputs losses manifests masking
     mixing quantizer shortcuts tokenization""".split()
 FLOOR = {
     **dict.fromkeys(["config", "deprecation", "files", "frames", "modules", "outputs", "precision"], 0),

@@ -664,3 +664,27 @@ def test_data_on_the_device_refuse_labels_of_other_audio(speech):
     labels["03"] = labels["03"][:-5]
     with pytest.raises(MisalignedTargetsError, match="'03' has .* labels for"):
         ResidentData(corpus, labels, small_config(), crop_seconds=1.2, batch_seconds=4.0, device="cpu")
+
+
+@pytest.mark.parametrize("cache_mb", [0, 16])
+def test_pieces_of_one_file_are_trained_on_as_files_are(speech, cache_mb):
+    waves = [soundfile.read(file, dtype="float32")[0] for file in sorted(speech.glob("*.wav"))]
+    soundfile.write(speech / "all.wav", np.concatenate(waves), 16_000, subtype="FLOAT")
+    ends = np.cumsum([len(wave) for wave in waves]) / 16_000
+    table = pd.read_csv(speech / "table.csv")
+    starts = [0, *ends[:-1]]
+    table = table.assign(id=[path[:2] for path in table["path"]], path="all.wav", start=starts, end=ends)
+    table.drop(columns="seconds").to_csv(speech / "pieces.csv", index=False)
+    np.testing.assert_allclose(manifest(speech / "pieces.csv").table["seconds"], table["seconds"], atol=1e-9)
+    table.to_csv(speech / "pieces.csv", index=False)
+    whole, pieces = made(speech, cache_mb=cache_mb), manifest(speech / "pieces.csv")
+    options = dict(crop_seconds=1.2, batch_seconds=4.0, do_normalize=False, cache_mb=cache_mb)
+    data = TrainingData(pieces, counting(pieces), small_config(), **options)
+    for step in range(3):
+        assert torch.equal(data[step].input_values, whole[step].input_values)
+    del options["cache_mb"]
+    resident = ResidentData(pieces, counting(pieces), small_config(), **options, device="cpu")
+    assert (resident[0].input_values - whole[0].input_values).abs().max() <= 0.51 / 2**15
+    joined = union({"one": manifest(speech / "table.csv"), "other": pieces})
+    assert torch.equal(joined.waveform(15), torch.tensor(waves[3]))
+    assert torch.equal(joined.waveform(3), torch.tensor(waves[3]))

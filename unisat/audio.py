@@ -11,7 +11,7 @@ import os
 import stat
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from io import BytesIO, IOBase
 from typing import Any
@@ -44,12 +44,22 @@ RATES = 100, 10_000_000
 """Lowest and highest sample rate that sound of any kind has."""
 LOUDEST = 100.0
 """Peak above which samples are taken for whole numbers of PCM that somebody made floats of; full scale is 1."""
+EXACT = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
+"""Codings of samples (soundfile's subtypes, also of FLAC) in which a jump ends exactly on the sample."""
+NEARLY = ("VORBIS", "OPUS")
+"""Codings whose samples differ a little after a jump (by less than 0.001 of full scale)."""
+OVERSHOOT = 0.5
+"""Seconds by which a piece may be said to end behind its file: tables round."""
 CANCELLED = 1e-3
 """Share of the channels' power below which their mean says nothing of them; unlike channels keep 1 / channels."""
 
 
 def load(
-    path: str | os.PathLike[str] | bytes | bytearray | memoryview | IOBase, *, name: str | None = None
+    path: str | os.PathLike[str] | bytes | bytearray | memoryview | IOBase,
+    *,
+    name: str | None = None,
+    start: float = 0.0,
+    end: float | None = None,
 ) -> Float[Tensor, " samples"]:
     """Read any sound file as a mono waveform of 16,000 samples a second.
 
@@ -61,26 +71,38 @@ def load(
         WAV file whose header was never finished all that follows is read, of a chained Ogg file all its parts.
     name
         Name of the sound in messages; by default its path.
+    start, end
+        Seconds between which the file is read; by default all of it. Most codings can jump to the place. An end up to
+        half a second behind the file is the file's.
 
     Raises
     ------
     FileNotFoundError
         If ``path`` does not exist.
     ValueError
-        If the sound cannot be decoded, has no samples, or has samples that are NaN or infinite.
+        If the sound cannot be decoded, has no samples, or has samples that are NaN or infinite, or if the file has
+        nothing between ``start`` and ``end``.
     """
     with opened(path, name) as (sounds, name):
+        if start or end is not None:
+            last = _end(sum(sound.duration() for sound in sounds), start, end, name)
+            if len(sounds) == 1:
+                rate = sounds[0].samplerate
+                part = sounds[0].part(round(start * rate), round(last * rate), EXACT + NEARLY)
+                return _resampled(_checked(_mono(part, name), name), rate, SAMPLE_RATE, name)
         parts = [(_mono(sound.decoded(), name), sound.samplerate) for sound in sounds]
-    return torch.cat([_resampled(_checked(part, name), rate, SAMPLE_RATE, name) for part, rate in parts])
+    whole = torch.cat([_resampled(_checked(part, name), rate, SAMPLE_RATE, name) for part, rate in parts])
+    return whole[round(start * SAMPLE_RATE) : None if end is None else round(end * SAMPLE_RATE)]
 
 
-def duration(path: str | os.PathLike[str]) -> float:
-    """Length of a sound file in seconds, from its header alone; the errors are those of `load`.
+def duration(path: str | os.PathLike[str] | bytes, *, start: float = 0.0, end: float | None = None) -> float:
+    """Length of a sound file, or of its part between two times, in seconds; the errors are those of `load`.
 
-    A header that does not say how long the sound is, or more than the file can hold, is not believed: then it is read.
+    Only the header is read. One that does not say how long the sound is, or more than the file can hold, is not
+    believed: then all is read.
     """
-    with opened(path) as (sounds, _):
-        return sum(sound.duration() for sound in sounds)
+    with opened(path) as (sounds, name):
+        return _end(sum(sound.duration() for sound in sounds), start, end, name) - start
 
 
 def as_waveform(audio: ArrayLike, sampling_rate: int | None) -> Float[Tensor, " samples"]:
@@ -118,6 +140,39 @@ def resample(
             raise ValueError(f"a sample rate is a positive number of samples a second, got {rate!r}.")
         _check_rate(rate, "audio")
     return _resampled(_samples(waveform), sampling_rate, target, "audio")
+
+
+def decoded(sound: Any, name: str = "audio") -> Float[Tensor, " samples"]:
+    """Give the waveform of a sound as a row of a Hugging Face dataset holds it; none of its decoders is needed.
+
+    Parameters
+    ----------
+    sound
+        ``{"bytes": ..., "path": ...}``, the file that is not decoded yet; ``{"array": ..., "sampling_rate": ...}``; a
+        decoder of torchcodec, or anything with ``get_all_samples()``; or what `load` takes.
+    name
+        Name of the sound in messages.
+    """
+    if isinstance(sound, Mapping) and sound.get("array") is not None:
+        array, rate = sound["array"], sound.get("sampling_rate")
+    elif isinstance(sound, Mapping):
+        given = sound.get("path") if sound.get("bytes") is None else sound["bytes"]
+        if given is None:
+            raise ValueError(f"{name} has neither array nor bytes nor path; it has {', '.join(map(str, sound))}.")
+        return load(given, name=None if isinstance(given, str) else name)
+    elif hasattr(sound, "get_all_samples"):
+        samples = sound.get_all_samples()
+        array, rate = samples.data, samples.sample_rate
+    elif isinstance(sound, str | os.PathLike | bytes):
+        return load(sound, name=None if isinstance(sound, str | os.PathLike) else name)
+    else:
+        raise TypeError(
+            f"{name} is {type(sound).__name__}; expected a row's audio: a mapping with bytes, path or array, a "
+            "decoder, or a path."
+        )
+    if rate is None:
+        raise ValueError(f"{name} is an array without its sampling_rate; give both.")
+    return as_waveform(array, rate) if rate == SAMPLE_RATE else resample(array, rate)
 
 
 def normalize(waveform: Tensor) -> Float[Tensor, " samples"]:
@@ -172,6 +227,15 @@ class Sound(soundfile.SoundFile):
             return self.read(self.frames, dtype="float32", always_2d=True)
         return np.concatenate(list(self._blocks()))
 
+    def part(self, first: int, last: int, jumps: tuple[str, ...] = EXACT) -> np.ndarray:
+        """Give the samples (samples, channels) from ``first`` up to ``last``; jump there in the codings ``jumps``."""
+        if not self._believed():
+            return self.decoded()[first:last]
+        skip = first if self.subtype.startswith(jumps) else 0
+        if skip:
+            self.seek(skip)  # never to 0, after which MP3 would be decoded differently
+        return self.read(max(0, min(last, self.frames) - skip), dtype="float32", always_2d=True)[first - skip :]
+
     def duration(self) -> float:
         """Give the length in seconds."""
         return (self.frames if self._believed() else sum(map(len, self._blocks()))) / self.samplerate
@@ -225,6 +289,15 @@ def opened(source: Any, name: str | None = None) -> Iterator[tuple[list[Sound], 
                 f"{name} could not be read as sound ({reason}); WAV, FLAC, Ogg, Opus and MP3 are, anything else "
                 "can be converted, for example with: ffmpeg -i INPUT output.wav"
             ) from error
+
+
+def _end(seconds: float, start: float, end: float | None, name: str) -> float:
+    """Give the second at which a part of a sound of so many ``seconds`` ends."""
+    last = seconds if end is None else end
+    if not 0 <= start < min(last, seconds) or last > seconds + OVERSHOOT:
+        said = f"{start:g} to {'its end' if end is None else f'{end:g}'}"
+        raise ValueError(f"{name} lasts {seconds:g} s and has no part from {said} s; correct start and end.")
+    return min(last, seconds)
 
 
 def _check_path(path: Any, name: str) -> None:

@@ -1,6 +1,6 @@
 """Speech with its labels: a `Batch` of utterances in memory, a `Corpus` of files that are read when needed.
 
-corpus = us.corpus.folder("LibriSpeech/dev-clean")    # or us.corpus.builtin()
+corpus = us.corpus.folder("LibriSpeech/dev-clean")    # or us.corpus.builtin(), us.corpus.manifest("cuts.jsonl.gz")
 batch = corpus.where(sex="F").sample(4, seed=0).batch()
 model(batch.input_values, attention_mask=batch.attention_mask)
 """
@@ -13,7 +13,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from operator import index
 from pathlib import Path
@@ -26,7 +26,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from unisat import audio
+from unisat import audio, manifests
+from unisat.audio import decoded
 from unisat.files import shipped
 from unisat.frames import SAMPLE_RATE, valid_positions
 
@@ -36,8 +37,13 @@ Rows = int | slice | Sequence[int] | np.ndarray | Tensor
 COLUMNS = ["path", "id", "speaker", "session", "sex", "accent", "sentence", "text", "seconds"]
 """Columns that every `Corpus.table` has; a corpus's own columns follow them."""
 
+PIECE = ["start", "end"]
+"""Columns, in seconds, that a table has where files hold several utterances; an empty one is the file's beginning or
+end."""
+
 LAYOUTS = {
     "metadata": "a table metadata.csv with a column path",
+    "kaldi": "wav.scp without commands, with segments, utt2spk, text, spk2gender",
     "librispeech": "<speaker>/<chapter>/<speaker>-<chapter>-<utterance>.flac",
     "libritts": "<speaker>/<chapter>/<speaker>_<chapter>_<paragraph>_<utterance>.wav",
     "mls": "audio/<speaker>/<book>/<speaker>_<book>_<utterance>.flac",
@@ -156,6 +162,34 @@ class Batch:
         return cls._labelled(waveforms, do_normalize, **labels, paths=None)
 
     @classmethod
+    def from_rows(
+        cls,
+        rows: Any,
+        audio: str = "audio",
+        *,
+        id: str | None = None,
+        speaker: str | None = None,
+        session: str | None = None,
+        text: str | None = None,
+        do_normalize: bool = True,
+    ) -> Batch:
+        """Take rows of a Hugging Face dataset: one, a list of them, or the lists of columns that ``ds[:8]`` gives.
+
+        All arguments are names of columns. `unisat.audio.decoded` says what ``audio`` may hold; rows that are such a
+        sound themselves are taken too. A streaming dataset gives batches so: ``for rows in ds.iter(8)``.
+        """
+        listed = _as_rows(rows, audio)
+        labels = {}
+        for name, column in {"ids": id, "speakers": speaker, "sessions": session, "texts": text}.items():
+            if column is not None and (lost := [row for row in listed if column not in row]):
+                raise ValueError(f"rows have no column {column!r}; they have {', '.join(map(str, lost[0]))}.")
+            labels[name] = None if column is None else [row[column] for row in listed]
+        names = [f"utterance {row}" for row in range(len(listed))]
+        labels["ids"] = names if labels["ids"] is None else labels["ids"]
+        waveforms = [decoded(row.get(audio, row), name) for row, name in zip(listed, names, strict=True)]
+        return cls._labelled(waveforms, do_normalize, **labels, paths=None)
+
+    @classmethod
     def _labelled(cls, waveforms: list[Tensor], do_normalize: bool, **labels: Any) -> Batch:
         """Make a batch with labels for every utterance, and warn of silence."""
         columns: dict[str, Any] = {name: _spread(given, len(waveforms)) for name, given in labels.items()}
@@ -222,12 +256,21 @@ class Corpus:
     Parameters
     ----------
     table
-        One row for each utterance with at least ``path`` and ``id``; see `COLUMNS`. Other columns are kept.
+        One row for each utterance with at least ``path`` and ``id``; see `COLUMNS`. Other columns are kept. Where a
+        file holds several utterances, ``start`` and ``end`` say in seconds where each of them is.
     unreadable
         Files that were left out, with the reason. A subset shares this dictionary with the corpus it comes from.
+    stored
+        Gives the sound in a row of a dataset, by the number in the column ``row``, for utterances without a path; see
+        `from_dataset`.
     """
 
-    def __init__(self, table: pd.DataFrame, unreadable: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        unreadable: dict[str, str] | None = None,
+        stored: Callable[[int], Any] | None = None,
+    ) -> None:
         if missing := [name for name in ("path", "id") if name not in table]:
             raise ValueError(f"a corpus table needs the column(s) {missing}; it has {list(table)}.")
         if table.empty:
@@ -238,11 +281,52 @@ class Corpus:
             raise ValueError(f"ids must differ, {twice} come(s) more than once; change the column id.")
         others = [name for name in table if name not in COLUMNS]
         self.table = table.reindex(columns=COLUMNS + others).reset_index(drop=True)
+        if {*PIECE} & {*others}:
+            _check_pieces(self.table)
         self._unreadable = {} if unreadable is None else unreadable
+        self._stored = stored
+
+    @classmethod
+    def from_dataset(
+        cls,
+        ds: Any,
+        audio: str = "audio",
+        *,
+        id: str | None = None,
+        speaker: str | None = None,
+        session: str | None = None,
+        text: str | None = None,
+        seconds: str | None = None,
+        **columns: str,
+    ) -> Corpus:
+        """Open a dataset of Hugging Face's ``datasets`` (2 to 4); sounds are read when they are needed.
+
+        Its files are decoded here, so that ffmpeg, torchaudio and torchcodec are not needed.
+
+        Parameters
+        ----------
+        ds
+            One split of a dataset.
+        audio
+            The column of sounds: of the type ``Audio``, or with anything that `unisat.audio.decoded` takes.
+        id, speaker, session, text, seconds
+            Columns with these labels. Without ``seconds`` the headers of all sounds are read once.
+        **columns
+            Further columns, by the name that they get: ``sex="gender"``.
+
+        Raises
+        ------
+        ValueError
+            If there is no such column, or no sound can be read.
+        TypeError
+            If the dataset is streamed, or has several splits.
+        """
+        named = {"id": id, "speaker": speaker, "session": session, "text": text, "seconds": seconds, **columns}
+        return _stored_speech(ds, audio, {name: column for name, column in named.items() if column is not None})
 
     @property
     def report(self) -> pd.DataFrame:
-        """Path and reason of each file that could not be read; a subset lists those of the whole corpus."""
+        """Path (or, of a piece, id) and reason of what could not be read; a subset lists what the whole corpus does."""
         # pandas's own strings are all in UTF-8
         return pd.DataFrame(sorted(self._unreadable.items()), columns=["path", "reason"], dtype=object)
 
@@ -263,14 +347,21 @@ class Corpus:
                     f"no utterance fits {columns}; {name} is one of: "
                     f"{', '.join(there[:20])}{', ...' if len(there) > 20 else ''}."
                 )
-        return Corpus(self.table[keep], self._unreadable)
+        return self[np.flatnonzero(keep)]
 
     def sample(self, utterances: int, seed: int) -> Corpus:
         """Draw this many utterances at random and keep the table's order; the same seed draws the same ones."""
         if not 1 <= utterances <= len(self):
             raise ValueError(f"cannot draw {utterances} of {len(self)} utterances; ask for 1 to {len(self)}.")
         drawn = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:utterances]
-        return Corpus(self.table.iloc[sorted(drawn.tolist())], self._unreadable)
+        return self[sorted(drawn.tolist())]
+
+    def waveform(self, row: int) -> Float[Tensor, " samples"]:
+        """Read one utterance: a file, or the piece of it that ``start`` and ``end`` name."""
+        utterance = self.table.iloc[row]
+        if self._stored is not None and pd.isna(utterance["path"]):
+            return decoded(self._stored(int(utterance["row"])), utterance["id"])
+        return audio.load(utterance["path"], **span(utterance))
 
     def batch(self, rows: Rows = slice(None), *, do_normalize: bool = True) -> Batch:
         """Read the utterances in these rows of the table, all by default.
@@ -281,7 +372,7 @@ class Corpus:
         chosen = _positions(rows, len(self))
         batch = self._read(chosen, do_normalize)
         if batch is None:
-            first = self._unreadable[str(self.table["path"].iloc[chosen[0]])]
+            first = self._unreadable[self._name(chosen[0])]
             raise ValueError(f"none of the {len(chosen)} utterance(s) could be read. {first}")
         return batch
 
@@ -297,12 +388,11 @@ class Corpus:
         """Read those of these rows that can be read; None if none can."""
         waveforms, read = [], []
         for row in rows:
-            path = self.table["path"].iloc[row]
             try:
-                waveforms.append(audio.load(path))
+                waveforms.append(self.waveform(row))
                 read.append(row)
             except (ValueError, OSError) as error:
-                self._unreadable[str(path)] = str(error)
+                self._unreadable[self._name(row)] = str(error)
                 warnings.warn(f"left out: {error}", UserWarning, stacklevel=3)
         if not read:
             return None
@@ -314,8 +404,17 @@ class Corpus:
             speakers=table["speaker"],
             sessions=table["session"],
             texts=table["text"],
-            paths=map(Path, table["path"]),
+            paths=[None if pd.isna(path) else Path(path) for path in table["path"]],
         )
+
+    def _name(self, row: int) -> str:
+        """Give the name under which an utterance is reported: its path, or its id where it is only a piece."""
+        utterance = self.table.iloc[row]
+        alone = span(utterance) == WHOLE and not pd.isna(utterance["path"])
+        return str(utterance["path"] if alone else utterance["id"])
+
+    def __getitem__(self, rows: Rows) -> Corpus:
+        return Corpus(self.table.iloc[_positions(rows, len(self))], self._unreadable, self._stored)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -326,6 +425,108 @@ class Corpus:
             f"Corpus(utterances={len(self)}, speakers={_distinct(self.table['speaker'])}, "
             f"minutes={minutes:.1f}, unreadable={len(self._unreadable)})"
         )
+
+
+def _as_rows(rows: Any, audio: str) -> list[Mapping[str, Any]]:
+    """Give a list of rows, from one, several, or columns."""
+    if isinstance(rows, Mapping):
+        columns = isinstance(rows.get(audio), Sequence) and not isinstance(rows[audio], str | bytes)
+        rows = (
+            [dict(zip(rows, cells, strict=True)) for cells in zip(*rows.values(), strict=True)] if columns else [rows]
+        )
+    rows = list(rows)
+    if wrong := [row for row in rows if not isinstance(row, Mapping)]:
+        raise TypeError(f"a row of a dataset is a mapping from columns to values; got {type(wrong[0]).__name__}.")
+    return rows
+
+
+def _stored_speech(ds: Any, audio: str, columns: dict[str, str]) -> Corpus:
+    """Make a corpus of a dataset; ``columns`` are its columns by the names that they get."""
+    if isinstance(ds, Mapping):
+        raise TypeError(f"there are the splits {', '.join(map(str, ds))}; pass one of them, ds[{next(iter(ds))!r}].")
+    if not hasattr(ds, "column_names") or not hasattr(ds, "__len__"):
+        raise TypeError(
+            f"a {type(ds).__name__} has no rows to choose from; expected a dataset that is not streamed. Of a stream, "
+            "unisat.Batch.from_rows takes rows: for rows in ds.iter(8)."
+        )
+    if missing := [name for name in (audio, *columns.values()) if name not in ds.column_names]:
+        raise ValueError(f"there is no column {missing[0]!r}; there are {', '.join(ds.column_names)}.")
+    plain = ds.with_format(None)
+    table = pd.DataFrame(
+        {name: _stored_labels(plain, column) for name, column in columns.items()}, index=range(len(ds))
+    )
+    table = table.assign(path=None, row=range(len(ds)))
+    table["id"] = [f"utterance {row}" for row in table["row"]] if "id" not in table else table["id"].map(_label)
+    sounds, feature = plain.remove_columns([name for name in ds.column_names if name != audio]), ds.features[audio]
+    if getattr(feature, "decode", False):
+        sounds = sounds.cast_column(audio, replace(feature, decode=False))
+
+    def stored(row: int) -> Any:
+        return sounds[row][audio]
+
+    unreadable: dict[str, str] = {}
+    if "seconds" not in table:
+        lengths = [_stored_seconds(stored, row, name, unreadable) for row, name in enumerate(table["id"])]
+        table["seconds"] = lengths
+        if len(unreadable) == len(table):
+            raise ValueError(
+                f"no sound in the dataset could be read. {next(iter(unreadable.values()), 'It is empty.')}"
+            )
+        if unreadable:
+            warnings.warn(f"{len(unreadable)} row(s) left out; see report.", UserWarning, stacklevel=4)
+        table = table[table["seconds"].notna()]
+    return Corpus(table, unreadable, stored)
+
+
+def _stored_labels(ds: Any, column: str) -> list[Any]:
+    """Give a column of labels; numbers of classes become their names."""
+    names, values = getattr(ds.features[column], "names", None), list(ds[column])
+    if names is None:
+        return values
+    return [None if value is None or value < 0 else names[value] for value in values]
+
+
+def _stored_seconds(stored: Callable[[int], Any], row: int, name: str, unreadable: dict[str, str]) -> float | None:
+    """Measure a sound in a dataset, by its header where it is a file; one that cannot be read is listed."""
+    try:
+        sound = stored(row)
+        if (
+            isinstance(sound, Mapping)
+            and sound.get("array") is None
+            and (file := sound.get("bytes") or sound.get("path"))
+        ):
+            return audio.duration(file)
+        return len(decoded(sound, name)) / SAMPLE_RATE
+    except (ValueError, TypeError, OSError) as error:
+        unreadable[name] = f"{name}: {error}"
+        return None
+
+
+WHOLE = {"start": 0.0, "end": None}
+
+
+def span(utterance: Any) -> dict[str, Any]:
+    """Say between which seconds of its file an utterance is, as `audio.load` takes it, from a row of a table."""
+    start, end = (utterance.get(name) for name in PIECE)
+    return {"start": 0.0 if pd.isna(start) else float(start), "end": None if pd.isna(end) else float(end)}
+
+
+def _check_pieces(table: pd.DataFrame) -> None:
+    """Turn the columns ``start`` and ``end`` into numbers, refuse times that cannot be, and fill in ``seconds``."""
+    for name in PIECE:
+        given = table[name] if name in table else pd.Series(np.nan, index=table.index)
+        table[name] = pd.to_numeric(given, errors="coerce").astype(float)
+        wrong = (table[name].isna() & given.notna()) | (table[name] < 0) | np.isinf(table[name])
+        if wrong.any():
+            utterance, found = table["id"][wrong].iloc[0], str(given[wrong].iloc[0])
+            raise ValueError(
+                f"{name} of utterance {utterance!r} is {found!r}; expected seconds from the beginning of its file."
+            )
+    begin = table["start"].fillna(0.0)
+    if (wrong := table["end"] <= begin).any():
+        one = table[wrong].iloc[0]
+        raise ValueError(f"utterance {one['id']!r} ends at {one['end']:g} s, not behind its start; correct the times.")
+    table["seconds"] = table["seconds"].astype(float).fillna(table["end"] - begin)
 
 
 def folder(path: str | os.PathLike[str], layout: str = "auto") -> Corpus:
@@ -339,6 +540,8 @@ def folder(path: str | os.PathLike[str], layout: str = "auto") -> Corpus:
         How the files are laid out; ``"auto"`` takes the first of these layouts that fits most files:
 
         - ``"metadata"``: a ``metadata.csv`` with a column ``path``, relative to the folder, and any others;
+        - ``"kaldi"``: ``wav.scp`` without commands; if there are, ``segments``, ``utt2spk``, ``text``, ``utt2dur`` and
+          ``spk2gender``, session = recording;
         - ``"librispeech"``: ``84/121123/84-121123-0000.flac``, session = chapter, texts from
           ``84-121123.trans.txt``, sexes from ``SPEAKERS.TXT``;
         - ``"libritts"``: ``84/121123/84_121123_000007_000001.wav``, session = chapter, texts from
@@ -369,23 +572,73 @@ def folder(path: str | os.PathLike[str], layout: str = "auto") -> Corpus:
     if not os.path.isdir(root):
         raise ValueError(f"{path} is a file, expected a folder; use Batch.from_files for files.")
     unreadable: dict[str, str] = {}
-    if layout == "metadata" or (layout == "auto" and os.path.exists(os.path.join(root, "metadata.csv"))):
-        rows = _metadata(Path(root))
-    else:
-        rows = _tree(root, layout, unreadable)
-    for row, name in zip(rows, _short_names([in_utf_8(row["relative"]) for row in rows]), strict=True):
+    lists = {"metadata": "metadata.csv", "kaldi": "wav.scp"}
+    there = [name for name, file in lists.items() if os.path.exists(os.path.join(root, file))]
+    chosen = next(iter(there), layout) if layout == "auto" else layout
+    if chosen == "kaldi":
+        return _measured(manifests.kaldi(root), unreadable, str(path))
+    rows = _metadata(Path(root)) if chosen == "metadata" else _tree(root, layout, unreadable)
+    paths = [row.pop("relative") for row in rows]
+    _name_rows(rows, paths)
+    for row, relative in zip(rows, paths, strict=True):
         # links stay as they are: DVC, git-annex and the hub link to files that are named by a hash
-        row["path"] = os.path.abspath(os.path.join(root, row.pop("relative")))
-        row["id"] = _label(row.get("id")) or name
+        row |= {"path": os.path.abspath(os.path.join(root, relative)), "seconds": None}
+    return _measured(rows, unreadable, str(path))
+
+
+def manifest(source: Any) -> Corpus:
+    """Open the speech that a list of another tool names; the tool itself is not needed.
+
+    Parameters
+    ----------
+    source
+        - A Kaldi folder (``wav.scp``; see `folder`).
+        - ``cuts.jsonl`` or ``cuts.jsonl.gz`` of lhotse, or a ``CutSet`` in memory: cuts of recordings in files, with
+          speaker, sex, language and text of their supervisions. A cut with several supervisions is one utterance.
+        - A JSONL manifest of NeMo: ``audio_filepath``, ``duration``, ``offset``, ``text``, ``speaker`` and others.
+        - A TSV of Common Voice (``validated.tsv``), with the folder ``clips`` beside it.
+
+    Returns
+    -------
+    Corpus
+        Its rows have the order of the list. Paths are looked for beside the list, then from the current folder. Files
+        that do not exist are left out with a warning and listed in ``report``; those whose length the list does not
+        say are measured.
+
+    Raises
+    ------
+    ValueError
+        If the list is of another kind, or something in it cannot be; the message names file and line.
+    """
+    rows = manifests.read(source)
+    _name_rows(rows, [row["path"] for row in rows])
+    return _measured(rows, {}, str(source) if isinstance(source, str | os.PathLike) else "the CutSet")
+
+
+def _name_rows(rows: list[dict[str, Any]], paths: list[str]) -> None:
+    """Name the utterances without an id after their files, and pieces of files also after their starts."""
+    whole = list(dict.fromkeys(map(in_utf_8, paths)))
+    names = dict(zip(whole, _short_names(whole), strict=True))
+    for row, path in zip(rows, paths, strict=True):
+        name, start = names[in_utf_8(path)], span(row)["start"]
+        row["id"] = _label(row.get("id")) or (name if span(row) == WHOLE else f"{name}-{start:g}")
+
+
+def _measured(rows: list[dict[str, Any]], unreadable: dict[str, str], source: str) -> Corpus:
+    """Make a corpus of utterances with ``path`` and ``id``; ask the files for ``seconds`` where they are not known."""
+    readable, there = [], dict[str, bool]()
+    for row in rows:
+        path, piece, where = row["path"], span(row), row.pop("where", None)
         try:
-            row["seconds"] = audio.duration(row["path"])
+            if row.get("seconds") is None or not there.setdefault(path, os.path.exists(path)):
+                row["seconds"] = audio.duration(path, **piece)
+            readable.append(row)
         except (ValueError, OSError) as error:
-            unreadable[row["path"]] = str(error)
-    readable = [row for row in rows if row["path"] not in unreadable]
+            unreadable[path if piece == WHOLE else row["id"]] = f"{where}: {error}" if where else str(error)
     if not readable:
-        raise ValueError(f"no sound file in {path} could be read. {next(iter(unreadable.values()))}")
+        raise ValueError(f"no sound file in {source} could be read. {next(iter(unreadable.values()))}")
     if unreadable:
-        warnings.warn(f"{len(unreadable)} file(s) in {path} left out; see report.", UserWarning, stacklevel=2)
+        warnings.warn(f"{len(unreadable)} file(s) in {source} left out; see report.", UserWarning, stacklevel=3)
     paths = pd.Series([row.pop("path") for row in readable], dtype=object)
     return Corpus(pd.DataFrame(readable).assign(path=paths), unreadable)
 
@@ -448,7 +701,8 @@ def _metadata(root: Path) -> list[dict[str, Any]]:
     table = read_table(file, {name: str for name in COLUMNS if name != "seconds"})
     if "path" not in table or table.empty:
         raise ValueError(f"{file} needs a column path and at least a row; its columns are {list(table)}.")
-    if (wrong := table["path"].isna() | table["path"].duplicated()).any():
+    pieces = ["path", *(name for name in ("start",) if name in table)]
+    if (wrong := table["path"].isna() | table.duplicated(pieces)).any():
         lines = (table.index[wrong] + 2).tolist()
         raise ValueError(f"{file} needs a different path in each row; see line(s) {lines}.")
     return table.rename(columns={"path": "relative"}).to_dict("records")

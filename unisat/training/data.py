@@ -30,15 +30,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from unisat import audio, corpus
 from unisat.config import UniSpeechSatConfig
-from unisat.corpus import Corpus
+from unisat.corpus import PIECE, Corpus, span
 from unisat.frames import SAMPLE_RATE, conv_length, valid_positions
 from unisat.training.targets import MOST_UNREADABLE, Targets, too_many
 
 LABELS = {"id", "speaker", "session", "text", "sentence", "sex", "accent"}
 """Columns of a table that are always read as strings."""
-
-EXACT = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
-"""Codings of samples (soundfile's subtypes, also of FLAC) in which a jump ends exactly on the sample."""
 
 
 def manifest(
@@ -127,7 +124,7 @@ def _table(file: Path, kept: Callable[[Corpus], Corpus]) -> Corpus:
         unreadable[path] = f"{path} does not exist."
     for row in np.flatnonzero(~known):
         try:
-            seconds[row] = audio.duration(paths[row])
+            seconds[row] = audio.duration(paths[row], **span(table.iloc[row]))
         except (ValueError, OSError) as error:
             unreadable[paths[row]] = str(error)
     table["seconds"] = seconds
@@ -168,7 +165,8 @@ def union(corpora: Mapping[str, Corpus]) -> Corpus:
     if not tables:
         raise ValueError("there is no speech: give at least one source.")
     shared = [name for name in tables[0] if all(name in table for table in tables)]
-    whole = pd.concat([table[shared].astype(object) for table in tables], ignore_index=True)
+    shared += [name for name in PIECE if name not in shared and any(name in table for table in tables)]
+    whole = pd.concat([table.reindex(columns=shared).astype(object) for table in tables], ignore_index=True)
     whole["seconds"] = whole["seconds"].astype(float)
     unreadable = {path: why for part in corpora.values() for path, why in part.report.itertuples(index=False)}
     return Corpus(whole, unreadable)
@@ -221,10 +219,7 @@ def read_crop(path: str | Path, start: int, samples: int) -> Float[Tensor, " sam
         if len(sounds) == 1 and file.samplerate == SAMPLE_RATE and file.channels == 1:
             if start >= file.frames:
                 raise ValueError(f"{path} has {file.frames} samples and none from {start} on: its manifest says more.")
-            skip = start if file.subtype.startswith(EXACT) else 0
-            if skip:
-                file.seek(skip)  # never to 0, after which MP3 would be decoded differently
-            part = file.read(start - skip + samples, dtype="float32")[start - skip :]
+            part = file.part(start, start + samples)[:, 0]
             if not np.isfinite(part).all():
                 raise ValueError(f"{path} has NaN or infinite samples between {start} and {start + samples}.")
             return torch.from_numpy(np.ascontiguousarray(part))
@@ -545,7 +540,10 @@ class TrainingData:
         labels = self.targets[entry["id"]]
         samples = round(float(entry["seconds"]) * SAMPLE_RATE)
         start = int(share * (max(0, samples - crop) // self.hop + 1)) * self.hop
-        wave = self.cache.crop(str(entry["path"]), start, crop)
+        piece = span(entry)
+        if piece["end"] is not None:
+            crop = min(crop, samples - start)
+        wave = self.cache.crop(str(entry["path"]), start + round(piece["start"] * SAMPLE_RATE), crop)
         if len(wave) < self.receptive_field:
             raise ValueError(f"{entry['path']} is shorter than its manifest says: {samples} samples.")
         frames, whole = (conv_length(size, self.receptive_field, self.hop) for size in (len(wave), samples))

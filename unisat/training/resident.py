@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from unisat import audio
+from unisat.corpus import Corpus
 from unisat.frames import valid_positions
 from unisat.training.data import MisalignedTargetsError, TrainingBatch, TrainingData
 
@@ -22,8 +22,8 @@ FULL_SCALE = 2**15
 """What 16-bit samples are divided by."""
 
 
-def decode(paths: list[str], workers: int = 8) -> tuple[Int[Tensor, " samples"], np.ndarray]:
-    """Give all samples of some files as 16-bit integers, and where each file begins, with the end of the last.
+def decode(corpus: Corpus, workers: int = 8) -> tuple[Int[Tensor, " samples"], np.ndarray]:
+    """Give all samples of a corpus as 16-bit integers, and where each utterance begins, with the end of the last.
 
     Raises
     ------
@@ -31,11 +31,11 @@ def decode(paths: list[str], workers: int = 8) -> tuple[Int[Tensor, " samples"],
         If a file cannot be read.
     """
 
-    def read(path: str) -> np.ndarray:
-        return (audio.load(path) * FULL_SCALE).round().clamp(-FULL_SCALE, FULL_SCALE - 1).short().numpy()
+    def read(row: int) -> np.ndarray:
+        return (corpus.waveform(row) * FULL_SCALE).round().clamp(-FULL_SCALE, FULL_SCALE - 1).short().numpy()
 
     with ThreadPoolExecutor(workers) as pool:
-        waves = list(pool.map(read, paths))
+        waves = list(pool.map(read, range(len(corpus))))
     starts = np.concatenate([[0], np.cumsum([len(wave) for wave in waves])]).astype(np.int64)
     return torch.from_numpy(np.concatenate(waves)), starts
 
@@ -54,7 +54,7 @@ class ResidentData(TrainingData):
     def __init__(self, *arguments: Any, device: torch.device | str, **options: Any) -> None:
         super().__init__(*arguments, **{**options, "cache_mb": 0})
         self.device = torch.device(device)
-        store, self.starts = decode(self.table["path"].tolist())
+        store, self.starts = decode(Corpus(self.table))
         self.store = store.to(self.device)
         labels = [self.targets[name] for name in self.table["id"]]
         self.label_starts = np.concatenate([[0], np.cumsum([len(part) for part in labels])]).astype(np.int64)

@@ -128,8 +128,8 @@ class FeatureStore:
         file.parent.mkdir(parents=True, exist_ok=True)
         total = 0
         with file.open("wb") as written:
-            for utterance in tqdm(corpus.table.itertuples(), total=len(corpus), desc="features"):
-                waveform = audio.load(utterance.path)
+            for row in tqdm(range(len(corpus)), desc="features"):
+                waveform = corpus.waveform(row)
                 for speed in speeds or [1.0]:
                     faster = waveform
                     if speed != 1:
@@ -144,7 +144,7 @@ class FeatureStore:
                         features.tofile(written)
                     self.starts.append(total)
                     self.frames.append(len(features))
-                    self.voices.append((speed, utterance.speaker))
+                    self.voices.append((speed, corpus.table["speaker"].iloc[row]))
                     total += len(features)
         self.features = np.memmap(file, np.float16, "r", shape=(total, model.config.conv_dim[-1]))
 

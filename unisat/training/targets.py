@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from unisat import audio
 from unisat.acoustics import mfcc
 from unisat.clusters import Clusters, entropy, fit, lloyd
-from unisat.corpus import Corpus
+from unisat.corpus import PIECE, Corpus
 from unisat.files import reading, save_json, whole_file, whole_folder, writing
 from unisat.frames import SAMPLE_RATE, conv_length, valid_positions
 from unisat.model import UniSpeechSatModel
@@ -307,11 +307,10 @@ class Reader:
 
     def read(self, row: int) -> Float[Tensor, " samples"] | None:
         """Give a waveform, or None where the file cannot be read."""
-        path = self.corpus.table["path"].iloc[row]
         try:
-            return audio.load(path)
+            return self.corpus.waveform(row)
         except (ValueError, OSError) as error:
-            self.unreadable[str(path)] = str(error)
+            self.unreadable[str(self.corpus.table["id"].iloc[row])] = str(error)
             warnings.warn(f"left out: {error}", UserWarning, stacklevel=2)
             too_many(self.unreadable, len(self.corpus))
             return None
@@ -498,7 +497,8 @@ def write_targets(
 def _content(corpus: Corpus, features: Features, mean_off: MeanOff | None) -> str:
     """Hash of what is clustered: the utterances, and the features with the weights of their model."""
     digest = hashlib.sha256(json.dumps([features.describe(), (mean_off or MeanOff()).describe()]).encode())
-    for row in corpus.table[["id", "speaker", "path", "seconds"]].itertuples(index=False):
+    pieces = [name for name in PIECE if name in corpus.table]
+    for row in corpus.table[["id", "speaker", "path", "seconds", *pieces]].itertuples(index=False):
         digest.update("\t".join(map(str, row)).encode())
     if isinstance(features, HiddenFeatures):
         for weight in features.model.state_dict().values():

@@ -200,7 +200,7 @@ class SpeakersView(Picture):
             samples = self.speech.waveforms[row]
         else:
             assert self.speech is not None
-            samples = load(self.speech.table["path"].iloc[row])
+            samples = self.speech.waveform(row)
         return samples if seconds is None else samples[: round(seconds * SAMPLE_RATE)]
 
     # showing
@@ -335,4 +335,4 @@ def _those(speech: Corpus | Batch, ids: Sequence[str]) -> Corpus | Batch:
             "was collected from."
         )
     rows = [there[name] for name in ids]
-    return speech[rows] if isinstance(speech, Batch) else Corpus(speech.table.iloc[rows])
+    return speech[rows]

@@ -280,8 +280,9 @@ def run(
     model : UniSpeechSatModel or a model that holds one
         The model, in evaluation mode.
     audio
-        A `unisat.Batch`; a path or a list of paths; a waveform or a list of them, with ``sampling_rate``; or a
-        tensor (batch, samples) with its ``attention_mask``, which the model gets as it is.
+        A `unisat.Batch`; a path or a list of paths; a row of a dataset with a column ``audio``, or a list of them; a
+        waveform or a list of them, with ``sampling_rate``; or a tensor (batch, samples) with its ``attention_mask``,
+        which the model gets as it is.
     *selectors : str or re.Pattern
         Which sites, as in `capture`.
     sampling_rate : int, optional
@@ -329,11 +330,13 @@ def as_inputs(
 
 
 def as_batch(audio: Any, sampling_rate: int | None = None) -> Batch:
-    """Make a `unisat.Batch` of what `run` takes: a Batch, paths, or waveforms with their rate."""
+    """Make a `unisat.Batch` of what `run` takes: a Batch, paths, rows of a dataset, or waveforms with their rate."""
     if isinstance(audio, Batch):
         return audio
-    one = isinstance(audio, str | Path | Tensor | np.ndarray)
+    one = isinstance(audio, str | Path | Tensor | np.ndarray | Mapping)
     items = [audio] if one else list(audio)
+    if items and all(isinstance(item, Mapping) for item in items):
+        return Batch.from_rows(items)
     if items and all(isinstance(item, str | Path) for item in items):
         return Batch.from_files(items)
     return Batch.from_arrays(items, sampling_rate=sampling_rate)
