@@ -5,6 +5,7 @@
 
 from unisat.deprecation import old_modules
 from unisat.plots._attention import pattern
+from unisat.plots._directions import direction
 from unisat.plots._heads import activity, alignment, tokens
 from unisat.plots._interventions import attribution, effect_map, effects
 from unisat.plots._layer_weights import layer_weights
@@ -45,6 +46,7 @@ __all__ = [
     "code_usage",
     "describe",
     "det",
+    "direction",
     "effect_map",
     "effects",
     "embedding",

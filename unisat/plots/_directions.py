@@ -1,0 +1,32 @@
+"""Where rows lie between two classes, and ABX errors over layers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from unisat.plots._style import CLASSES, axes, beside, literal
+
+
+def direction(table: pd.DataFrame, first: str, second: str, *, bins: int = 40, ax: Axes | None = None) -> Axes:
+    """Histograms of where held-out rows of two classes lie; the means of the classes lie at 0 and 1.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `Direction.held_out`: ``label`` and ``place``.
+    first, second : str
+        The two values.
+    bins : int
+        Number of bars.
+    """
+    ax = axes(ax, 6.4, 3.0)
+    edges = np.histogram_bin_edges(table["place"], bins).tolist()
+    for name, colour in zip((first, second), CLASSES, strict=False):
+        places = table["place"][table["label"] == name]
+        ax.hist(places, edges, color=colour, alpha=0.6, density=True, label=literal(name))
+    ax.axvline(0.5, color="black", linestyle=":", linewidth=1, label="threshold")
+    ax.set(xlabel=f"place: 0 is the mean of {literal(first)}, 1 that of {literal(second)}", ylabel="density")
+    beside(ax)
+    return ax
