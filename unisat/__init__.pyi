@@ -40,11 +40,13 @@ from .interpret.interventions.attribution import attribute as attribute
 from .interpret.interventions.edits import (
     Ablate as Ablate,
     Edit as Edit,
+    Erase as Erase,
     Patch as Patch,
     Placebo as Placebo,
     Project as Project,
     Steer as Steer,
 )
+from .interpret.interventions.erase import erase as erase
 from .interpret.interventions.intervene import intervene as intervene
 from .interpret.interventions.sweep import sweep as sweep
 from .interpret.features.bank import FeatureBank as FeatureBank
