@@ -79,6 +79,7 @@ def kmeans_table():
 
 
 RESULTS = {
+    "abx": lambda **o: us.abx(bank(), label="sentence", by=()).plot(**o),
     "attribution": lambda **o: plots.attribution(torch.zeros(1500), torch.ones(4), seconds=SECONDS, **o),
     "code_heat_map": lambda **o: codes().heatmap("speaker", **o),
     "code_usage": lambda **o: codes().plot(**o),

@@ -55,6 +55,7 @@ from .interpret.layers.directions import direction as direction
 from .interpret.layers.similarity import layer_similarity as layer_similarity
 from .interpret.layers.subspaces import subspaces as subspaces
 from .interpret.layers.weights import fit_layer_weights as fit_layer_weights, layer_weights as layer_weights
+from .interpret.probing.abx import abx as abx
 from .interpret.probing.probes import probe_layers as probe_layers
 from .interpret.speakers.maps import embed as embed
 from .interpret.speakers.trials import verify_trials as verify_trials
