@@ -11,7 +11,7 @@ from conftest import shuffled, small_config
 import unisat as us
 from unisat import shortcuts
 from unisat.interpret.interventions.edit_text import from_json, to_json
-from unisat.interpret.interventions.edits import Ablate, Edit, Patch, Placebo, Project, Steer
+from unisat.interpret.interventions.edits import Ablate, Edit, Erase, Patch, Placebo, Project, Steer
 from unisat.interpret.interventions.intervene import _INSTALLED, active_scopes, intervene
 
 FRAMES = [45, 9, 1]  # of `ragged`
@@ -755,6 +755,7 @@ def test_edits_as_text_do_the_same(one_model, batch):
         Patch("block.*.attn.z", source, head=1, align="stretch"),
         Steer("hidden.2", noise(16).numpy(), 1 / 3),
         Project("hidden.2", noise(2, 16), keep=True),
+        Erase("hidden.2", torch.eye(16)[:2], torch.ones(16), whiten=torch.eye(16)),
         Placebo(Patch("hidden.1", source, align="crop"), seed=5),
         Placebo(Project("hidden.1", torch.eye(16)[:2]), seed=(1, 2, 3), match="variance"),
     ]

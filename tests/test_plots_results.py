@@ -79,10 +79,12 @@ def kmeans_table():
 
 
 RESULTS = {
+    "abx": lambda **o: us.abx(bank(), label="sentence", by=()).plot(**o),
     "attribution": lambda **o: plots.attribution(torch.zeros(1500), torch.ones(4), seconds=SECONDS, **o),
     "code_heat_map": lambda **o: codes().heatmap("speaker", **o),
     "code_usage": lambda **o: codes().plot(**o),
     "det": lambda **o: us.verify_trials(bank(), 0, n_boot=10).plot("det", **o),
+    "direction": lambda **o: us.direction(bank(), "hidden.0", "speaker", "0", "1", groups=None, draws=2).plot(**o),
     "effect_map": lambda **o: swept().heatmap(**o),
     "effects": lambda **o: swept().plot(**o),
     "embedding": lambda **o: us.embed(bank(), "hidden.0", method="pca", n_neighbors=5).plot(**o),

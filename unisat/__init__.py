@@ -12,10 +12,10 @@ model     `load` the built-in one; the reference's classes: `UniSpeechSatModel`,
 speech    `Batch` of waveforms, `corpus` of files, `audio` reading, `frames` and seconds, `Segments` of labels
 watch     `sites` that can be seen; `capture`, `run`; `encode_long`; `attention_statistics`,
           `rollout`, `value_norms`
-change    `intervene` with `Ablate`, `Patch`, `Steer`, `Project`, `Edit` and their `Placebo`;
-          `sweep` over places; `attribute` an output to the sound; `metrics`
+change    `intervene` with `Ablate`, `Patch`, `Steer`, `Project`, `Erase`, `Edit` and their `Placebo`;
+          `erase` a label; `sweep` over places; `attribute` an output to the sound; `metrics`
 collect   `collect` features of a corpus into a `FeatureBank`
-measure   `probe_layers`, `verify_trials`, `embed`, `layer_similarity`, `subspaces`,
+measure   `probe_layers`, `abx`, `verify_trials`, `embed`, `layer_similarity`, `subspaces`, `direction`,
           `layer_weights`, `fit_layer_weights`; `codebook_usage`, `units`; `ctc_lens`,
           `unit_lens`, `kmeans_lens`
 show      `plots`, `widgets`, `listen`

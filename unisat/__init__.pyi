@@ -40,18 +40,22 @@ from .interpret.interventions.attribution import attribute as attribute
 from .interpret.interventions.edits import (
     Ablate as Ablate,
     Edit as Edit,
+    Erase as Erase,
     Patch as Patch,
     Placebo as Placebo,
     Project as Project,
     Steer as Steer,
 )
+from .interpret.interventions.erase import erase as erase
 from .interpret.interventions.intervene import intervene as intervene
 from .interpret.interventions.sweep import sweep as sweep
 from .interpret.features.bank import FeatureBank as FeatureBank
 from .interpret.features.collect import collect as collect
+from .interpret.layers.directions import direction as direction
 from .interpret.layers.similarity import layer_similarity as layer_similarity
 from .interpret.layers.subspaces import subspaces as subspaces
 from .interpret.layers.weights import fit_layer_weights as fit_layer_weights, layer_weights as layer_weights
+from .interpret.probing.abx import abx as abx
 from .interpret.probing.probes import probe_layers as probe_layers
 from .interpret.speakers.maps import embed as embed
 from .interpret.speakers.trials import verify_trials as verify_trials

@@ -5,6 +5,7 @@
 
 from unisat.deprecation import old_modules
 from unisat.plots._attention import pattern
+from unisat.plots._directions import abx, direction
 from unisat.plots._heads import activity, alignment, tokens
 from unisat.plots._interventions import attribution, effect_map, effects
 from unisat.plots._layer_weights import layer_weights
@@ -35,6 +36,7 @@ __all__ = [
     "MAGNITUDE",
     "SIGNED",
     "CellFigure",
+    "abx",
     "activity",
     "alignment",
     "attribution",
@@ -45,6 +47,7 @@ __all__ = [
     "code_usage",
     "describe",
     "det",
+    "direction",
     "effect_map",
     "effects",
     "embedding",

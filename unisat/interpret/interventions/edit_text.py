@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from unisat.interpret.activations.sites import matches
-from unisat.interpret.interventions.edits import Ablate, Intervention, Patch, Placebo, Project, Recorded, Steer
+from unisat.interpret.interventions.edits import Ablate, Erase, Intervention, Patch, Placebo, Project, Recorded, Steer
 
-EDITS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Ablate, Patch, Steer, Project, Placebo)}
+EDITS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Ablate, Patch, Steer, Project, Erase, Placebo)}
 
 
 def to_json(*edits: Intervention) -> str:

@@ -401,6 +401,95 @@ class Project(_Chosen):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class Erase(_Chosen):
+    """Remove what tells the classes of a label apart from every frame; `unisat.erase` finds it in a bank.
+
+    A value x becomes ``x - W⁺ Bᵀ B W (x - mean)``: it is whitened by W, loses the directions B, and is turned back (W⁺
+    is the pseudo-inverse of W). Without W this removes the directions B themselves.
+
+    Parameters
+    ----------
+    site, time
+        Where, as in `Ablate`; all of its channels.
+    basis : (rank, channels)
+        Orthonormal directions, one in each row, of whitened values.
+    mean : (channels,)
+        The point that stays where it is.
+    whiten : (channels, channels), optional
+        The matrix W, which is symmetric.
+    """
+
+    basis: Tensor | np.ndarray = field(repr=False)
+    mean: Tensor | np.ndarray = field(repr=False)
+    whiten: Tensor | np.ndarray | None = field(default=None, kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.head is not None or self.dims is not None:
+            raise ValueError("Erase removes directions of all channels of a site; leave head and dims out.")
+        shapes = [None if one is None else tuple(np.shape(one)) for one in (self.basis, self.mean, self.whiten)]
+        width = shapes[0][-1] if shapes[0] else 0
+        if len(shapes[0] or ()) != 2 or shapes[1] != (width,) or shapes[2] not in (None, (width, width)):
+            raise ValueError(
+                f"Erase takes basis (rank, channels), mean (channels,) and whiten (channels, channels), got {shapes}."
+            )
+
+    @property
+    def rank(self) -> int:
+        """How many directions are removed."""
+        return len(self.basis)
+
+    def check(self, site: Site) -> None:
+        """Refuse a site of another width, and attention, which has no channels."""
+        super().check(site)
+        _needs_channels("Erase", site)
+        fit("mean", self.mean, site, self.chosen(site))
+
+    def change(self, part: Rows, place: Place) -> Rows:
+        """Give the values without the directions."""
+        return self.remove(part, torch.as_tensor(self.basis))
+
+    def apply(self, values: Any) -> Any:
+        """Erase the values of an array or a tensor (…, channels), such as those of a bank's site.
+
+        Examples
+        --------
+        >>> erased = us.FeatureBank.from_arrays(bank.table, {site: edit.apply(bank[site])}, bank.settings)
+        """
+        rows = torch.as_tensor(values)
+        if rows.shape[-1:] != self.mean.shape or not rows.is_floating_point():
+            raise ValueError(
+                f"values must be decimal numbers of shape (…, {len(self.mean)}), got {tuple(rows.shape)} of "
+                f"{str(rows.dtype).removeprefix('torch.')}."
+            )
+        done = self.remove(rows.double(), torch.as_tensor(self.basis)).to(rows.dtype)
+        return done if isinstance(values, Tensor) else done.numpy()
+
+    def remove(
+        self, part: Float[Tensor, "*rows channels"], directions: Float[Tensor, "*seeds rank channels"]
+    ) -> Float[Tensor, "*rows channels"]:
+        """Remove orthonormal directions of the whitened values."""
+        read = write = directions.double().cpu()
+        if self.whiten is not None:
+            whiten = torch.as_tensor(self.whiten).double().cpu()
+            read, write = directions.double().cpu() @ whiten, directions.double().cpu() @ _pinv(whiten)
+        centred = part - torch.as_tensor(self.mean).to(part)
+        return part - (centred @ read.mT.to(part)) @ write.to(part)
+
+    def random(self, turned: Float[Tensor, "seeds channels channels"]) -> Float[Tensor, "seeds rank channels"]:
+        """Give as many random directions of the whitened values for each rotation, where these vary at all."""
+        rows = torch.as_tensor(self.basis).double().cpu() @ turned.double()
+        if self.whiten is not None:
+            whiten = torch.as_tensor(self.whiten).double().cpu()
+            rows = rows @ whiten @ _pinv(whiten)
+        return torch.linalg.qr(rows.mT)[0].mT
+
+
+def _pinv(whiten: Float[Tensor, "channels channels"]) -> Float[Tensor, "channels channels"]:
+    return torch.linalg.pinv(whiten, hermitian=True, rtol=1e-9)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Edit(Intervention):
     """Replace each utterance's values by what a function makes of them.
 
@@ -450,9 +539,12 @@ class Placebo(Intervention):
     varies, so that they remove less than directions that were chosen by looking; ``match="variance"`` asks what *any*
     directions do that remove as much.
 
+    An `Erase` loses as many random directions in its place. Where it whitens, they are random directions of the
+    whitened values. There all directions vary alike, so that the same rank removes the same share of the variance.
+
     Parameters
     ----------
-    of : Ablate, Patch, Steer, Project or Edit
+    of : Ablate, Patch, Steer, Project, Erase or Edit
         The other edit.
     seed : int or sequence of int
         Seed of the rotation, which is the same in each forward pass; or one for each utterance of the batch.
@@ -489,6 +581,8 @@ class Placebo(Intervention):
         if len(seeds) not in (1, len(part)):
             raise ValueError(f"Placebo has {len(seeds)} seeds for {len(part)} utterances; give one, or one for each.")
         turned = torch.stack([rotation(part.shape[-1], seed) for seed in seeds])
+        if isinstance(self.of, Erase):
+            return self.of.remove(part, self.of.random(turned))
         if not isinstance(self.of, Project):
             return part + (self.of.change(part, place) - part) @ turned.to(part)
         own = self.of.orthonormal(place.site, place.chosen).double().cpu()

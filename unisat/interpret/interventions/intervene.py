@@ -126,7 +126,7 @@ def intervene(model: nn.Module, *edits: Intervention, allow_train: bool = False)
     ----------
     model : UniSpeechSatModel or a model that holds one
         The model may be compiled; inside the block it runs eagerly, since compiled code does not call hooks.
-    *edits : Ablate, Patch, Steer, Project, Edit or Placebo
+    *edits : Ablate, Patch, Steer, Project, Erase, Edit or Placebo
         The edits in the order in which they are applied, after those of blocks around this one. `unisat.capture`
         records edited values, whether it is opened before or after.
     allow_train : bool
