@@ -183,7 +183,7 @@ def alone(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             who = path.read_text(encoding="utf-8", errors="replace") or "another process"
             raise BlockingIOError(
-                f"{who} is at work in {folder}. Wait for its end, or write to another folder (out)."
+                f"{who} is at work in {folder}. Wait for its end, or write to another folder."
             ) from error
         except (ImportError, OSError):  # Windows and some network drives have no such locks
             pass
