@@ -17,6 +17,9 @@ from typing import Any
 
 from torch import Tensor
 
+LFS = b"version https://git-lfs"
+"""How the pointers begin that git-lfs leaves in place of files which were not fetched."""
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
