@@ -90,6 +90,7 @@ def test_broken_files_say_what_to_do(tmp_path, ramp):
     soundfile.write(tmp_path / "good.flac", ramp, 16_000)
     broken = {
         "noise.wav": (b"this is not sound" * 50, "could not be read as sound .*ffmpeg"),
+        "pointer.wav": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 377\n", "run git lfs pull"),
         "nothing.wav": (b"", "could not be read as sound"),
         "cut.wav": ((tmp_path / "good.wav").read_bytes()[:44], "holds no samples"),
         "cut.flac": ((tmp_path / "good.flac").read_bytes()[:-300], r"could not be read as sound \("),

@@ -224,7 +224,12 @@ def test_an_interrupted_collection_goes_on(one_model, corpus, tmp_path, monkeypa
         np.testing.assert_array_equal(again[site], whole[site])
     assert bank.sites == whole.sites
     assert bank.table["id"].tolist() == whole.table["id"].tolist()
-    assert {path.name.split("-")[0] for path in (tmp_path / "bank").iterdir()} == {"bank.json", "collect.json", "part"}
+    assert {path.name.split("-")[0] for path in (tmp_path / "bank").iterdir()} == {
+        ".lock",
+        "bank.json",
+        "collect.json",
+        "part",
+    }
     with pytest.raises(ValueError, match=r"holds a bank made otherwise: reduce \(mean\+std there\), seed \(0 there\)"):
         us.collect(one_model, corpus, reduce="mean", batch_seconds=0.3, folder=tmp_path / "bank", seed=1)
     (tmp_path / "other").mkdir()
@@ -331,15 +336,18 @@ def test_two_processes_give_the_bank_of_one(one_model, corpus, tmp_path):
     program.write_text(
         textwrap.dedent(
             """
-            import os, sys, time
+            import sys, time
+            from datetime import timedelta
+            import torch
             import unisat as us
             from unisat.interpret.activations.reduce import Moments
 
+            torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=4))
             model = us.UniSpeechSatModel.from_pretrained(sys.argv[1])
             corpus = us.corpus.folder(sys.argv[2])
             bank = us.collect(model, corpus, "hidden.*", batch_seconds=0.3, folder=sys.argv[3], baselines=["untrained"])
             assert len(bank) == 8
-            time.sleep(int(os.environ["RANK"]))  # one may be done before the other begins
+            time.sleep(5 * torch.distributed.get_rank())  # one may be done before the group of all gives up the other
             us.collect(model, corpus, "hidden.2", reduce=Moments(), batch_seconds=0.3, folder=sys.argv[4])
             """
         )
@@ -357,6 +365,19 @@ def test_two_processes_give_the_bank_of_one(one_model, corpus, tmp_path):
     moments = us.collect(one_model, corpus, "hidden.2", reduce=Moments(), batch_seconds=0.3).statistics("hidden.2")
     for name, value in us.FeatureBank.load(tmp_path / "m").statistics("hidden.2").items():
         np.testing.assert_allclose(value, moments[name], rtol=1e-6, atol=1e-6)
+
+
+def test_one_call_at_a_time_writes_to_a_folder(one_model, corpus, tmp_path):
+    def meanwhile(values, valid):
+        with pytest.raises(OSError, match=r"process \d+ on .* is at work in .*bank"):
+            us.collect(one_model, corpus, folder=tmp_path / "bank")
+        return values.mean(1)
+
+    us.collect(one_model, corpus, "hidden.2", reduce=meanwhile, folder=tmp_path / "bank")
+    # a call that was refused or has ended keeps nobody out
+    with pytest.raises(ValueError, match="made otherwise"):
+        us.collect(one_model, corpus, folder=tmp_path / "bank")
+    us.collect(one_model, corpus, "hidden.2", reduce=meanwhile, folder=tmp_path / "bank")
 
 
 def test_batches_are_of_like_length_and_bounded():

@@ -131,7 +131,10 @@ def test_files_that_are_no_config(tmp_path):
     with pytest.raises(ValueError, match="model_type='wav2vec2': a checkpoint of another family"):
         UniSpeechSatConfig.from_pretrained(tmp_path)
     path.write_text('{"hidden_size": ')
-    with pytest.raises(ValueError, match="is not JSON"):
+    with pytest.raises(ValueError, match="is not JSON .*downloaded whole"):
+        UniSpeechSatConfig.from_pretrained(tmp_path)
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 377\n")
+    with pytest.raises(ValueError, match="is not JSON .*run git lfs pull"):
         UniSpeechSatConfig.from_pretrained(tmp_path)
     path.write_text("[1]")
     with pytest.raises(ValueError, match="holds a list"):

@@ -347,6 +347,10 @@ def test_am_softmax_by_hand():
         scores = [30 * (c - 0.4 * (k == label)) for k, c in enumerate(cosine)]
         total += math.log(sum(math.exp(s) for s in scores)) - scores[label]
     assert objective(x, labels).item() == pytest.approx(total / 5, rel=1e-4)
+    half, x = objective.bfloat16(), x.bfloat16()
+    rounded = half(x, labels)
+    assert rounded.dtype == torch.float32
+    assert rounded.item() == pytest.approx(objective.float()(x.float(), labels).item(), rel=1e-5)
 
 
 def test_the_shortest_clip_for_an_xvector():

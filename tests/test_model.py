@@ -360,6 +360,17 @@ def test_recorded_code_is_the_same(one_model, how):
     torch.testing.assert_close(again(other), model(other), atol=1e-5, rtol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.wrong_types
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("how", ["export", "trace"])
+def test_lengths_are_not_recorded(one_model, how):
+    waveforms, mask = torch.zeros(1, 3000), torch.ones(1, 3000, dtype=torch.long)
+    record = torch.export.export if how == "export" else torch.jit.trace
+    with pytest.raises(ValueError, match="attention_mask cannot be exported or traced.*Leave the mask out"):
+        record(one_model, (waveforms, mask))
+
+
 @pytest.mark.filterwarnings("ignore:.*quantiz")
 def test_every_linear_layer_can_be_exchanged(model, ragged):
     """Tools that quantize ask for layers whose class is `torch.nn.Linear` itself."""

@@ -122,3 +122,12 @@ def test_ties_and_bad_temperature():
     assert one_hot(torch.tensor([1.0, 3.0, 3.0])).tolist() == [0, 1, 0]
     with pytest.raises(ValueError, match="temperature=0.0 must be positive"):
         gumbel_choice(torch.zeros(2, 3), 0.0)
+
+
+@pytest.mark.wrong_types
+def test_hidden_states_of_another_shape_are_named(quantizer, hidden):
+    for other in (hidden[0], hidden[..., :5], hidden[None]):
+        with pytest.raises(ValueError, match=r"must be \(batch, frames, 16\), got \("):
+            quantizer(other)
+    with pytest.raises(TypeError, match="hidden_states must be a tensor, got list"):
+        quantizer(hidden.tolist())

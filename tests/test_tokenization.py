@@ -459,6 +459,7 @@ def test_arguments_of_tutorials(tokenizer):
     plain = tokenizer(texts, padding=True)
     assert tokenizer(texts, padding=True, truncation=True, add_special_tokens=False) == plain
     assert tokenizer.encode_plus("AB") == tokenizer("AB")
+    assert tokenizer.batch_encode_plus(["AB", "C"], padding=True) == tokenizer(["AB", "C"], padding=True)
     tokenizer.extra["model_max_length"] = 1
     assert [len(ids) for ids in tokenizer(texts, truncation=True).input_ids] == [1, 1]
     assert tokenizer.padding_side == "right"

@@ -24,6 +24,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from unisat.files import LFS
 from unisat.frames import SAMPLE_RATE
 
 SUFFIXES = tuple(
@@ -285,6 +286,9 @@ def opened(source: Any, name: str | None = None) -> Iterator[tuple[list[Sound], 
         # TypeError: a headerless .raw
         except (soundfile.SoundFileError, TypeError) as error:
             reason = getattr(error, "error_string", str(error)).rstrip(".")
+            file.seek(0)
+            if file.read(len(LFS)) == LFS:
+                raise ValueError(f"{name} holds no sound but a pointer to it; run git lfs pull.") from error
             raise ValueError(
                 f"{name} could not be read as sound ({reason}); WAV, FLAC, Ogg, Opus and MP3 are, anything else "
                 "can be converted, for example with: ffmpeg -i INPUT output.wav"

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unisat.files import save_tensors
+from unisat.files import LFS, save_tensors
 
 CONFIG_NAME = "config.json"
 SAFETENSORS_NAME = "model.safetensors"
@@ -33,7 +33,7 @@ _OLD_NAMES = {
 }
 # how files begin that often lie where weights should be, and what they are
 _NO_WEIGHTS = {
-    b"version https://git-lfs": "a pointer to them; run git lfs pull",
+    LFS: "a pointer to them; run git lfs pull",
     b"<": "a web page; fetch them again",
     b"{": "JSON; fetch them again",
     b"\x1f\x8b": "packed with gzip; unpack them",

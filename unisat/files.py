@@ -17,6 +17,9 @@ from typing import Any
 
 from torch import Tensor
 
+LFS = b"version https://git-lfs"
+"""How the pointers begin that git-lfs leaves in place of files which were not fetched."""
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -183,7 +186,7 @@ def alone(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             who = path.read_text(encoding="utf-8", errors="replace") or "another process"
             raise BlockingIOError(
-                f"{who} is at work in {folder}. Wait for its end, or write to another folder (out)."
+                f"{who} is at work in {folder}. Wait for its end, or write to another folder."
             ) from error
         except (ImportError, OSError):  # Windows and some network drives have no such locks
             pass

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unisat.config import UniSpeechSatConfig
 from unisat.frames import SAMPLE_RATE, valid_positions
-from unisat.modules import recorded
+from unisat.modules import exported, recorded
 
 LOUDEST = 1e15
 """Samples beyond this are refused: their squares, summed in a norm, could pass what float32 holds."""
@@ -90,6 +90,11 @@ def check_waveforms(
     lengths = torch.full((batch,), samples, device=input_values.device)
     if attention_mask is not None:
         check_tensor("attention_mask", attention_mask)
+        if exported():
+            raise ValueError(
+                "code with an attention_mask cannot be exported or traced: it would keep the lengths of this batch. "
+                "Leave the mask out and export for one length; torch.compile takes masks."
+            )
         if attention_mask.shape != input_values.shape:
             raise ValueError(
                 f"attention_mask {tuple(attention_mask.shape)} must have the shape of input_values "

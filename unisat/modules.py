@@ -63,6 +63,12 @@ def recorded() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
+def exported() -> bool:
+    """Whether torch records this code without a way back to Python: `torch.export`, `torch.jit.trace`."""
+    exporting = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+    return exporting or torch.jit.is_tracing()
+
+
 def bit_sum(weight: Tensor) -> int:
     """Give a number that changes with any bit of the weights, and with their order.
 

@@ -20,7 +20,7 @@ from unisat.modules import GradientCheckpointingLayer
 
 # what the reference's `from_pretrained` takes besides: for the hub, without an effect here, and with another answer
 _HUB = ("cache_dir", "force_download", "local_files_only", "token")
-_NO_EFFECT = ("low_cpu_mem_usage", "trust_remote_code", "use_safetensors")
+_NO_EFFECT = ("attn_implementation", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors")
 _INSTEAD = {
     "device_map": "a model lies on one device; move it: from_pretrained(...).to(device)",
     "output_loading_info": "what does not fit is an error, and what starts fresh a warning, which names all of it",

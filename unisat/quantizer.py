@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from unisat.config import UniSpeechSatConfig
-from unisat.inputs import check_number
+from unisat.inputs import check_number, check_tensor
 from unisat.precision import widen, xlogx
 
 
@@ -112,7 +112,18 @@ class GumbelVectorQuantizer(nn.Module):
             True on the frames that count for the perplexities; None for all. Every frame is quantized all the same.
         generator : torch.Generator, optional
             Source of the Gumbel noise in training; None is torch's own.
+
+        Raises
+        ------
+        ValueError
+            If the hidden states are of another width, or the mask is of another shape.
         """
+        check_tensor("hidden_states", hidden_states)
+        if hidden_states.ndim != 3 or hidden_states.shape[2] != self.weight_proj.in_features:
+            raise ValueError(
+                f"hidden_states must be (batch, frames, {self.weight_proj.in_features}), got "
+                f"{tuple(hidden_states.shape)}; the quantizer reads hidden states of the transformer."
+            )
         batch, frames, _ = hidden_states.shape
         logits = widen(self.weight_proj(hidden_states)).view(batch, frames, self.num_groups, self.num_vars)
         probabilities = logits.softmax(-1)

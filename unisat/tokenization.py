@@ -277,7 +277,7 @@ class Wav2Vec2CTCTokenizer:
         lengths = (padding, max_length, truncation, pad_to_multiple_of, return_attention_mask, return_tensors)
         return self.pad({"input_ids": ids[0] if isinstance(text, str) else ids}, *lengths)
 
-    encode_plus = __call__
+    encode_plus = batch_encode_plus = __call__
 
     def pad(
         self,

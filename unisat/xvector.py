@@ -15,7 +15,7 @@ from unisat.frames import SAMPLE_RATE, conv_length, hop, receptive_field, valid_
 from unisat.heads import HeadModel, check_classes
 from unisat.inputs import check_tensor
 from unisat.outputs import XVectorOutput
-from unisat.precision import widen
+from unisat.precision import full_precision, widen
 
 
 class TDNNLayer(nn.Module):
@@ -55,9 +55,14 @@ class AMSoftmaxLoss(nn.Module):
 
     def forward(self, logits: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
         """Loss of ``logits`` for speakers ``labels``."""
-        cosine = F.normalize(logits, dim=1) @ F.normalize(self.weight, dim=0)  # (batch, speakers)
-        margin = self.margin * F.one_hot(labels, self.weight.shape[1]).to(cosine)
-        return F.cross_entropy(self.scale * (cosine - margin), labels)
+        return _am_softmax(logits, self.weight, labels, self.scale, self.margin)
+
+
+@full_precision  # 30 times the rounding of a cosine in bfloat16 is a tenth
+def _am_softmax(logits: Tensor, weight: Tensor, labels: Tensor, scale: float, margin: float) -> Tensor:
+    cosine = F.normalize(logits, dim=1) @ F.normalize(weight, dim=0)  # (batch, speakers)
+    margins = margin * F.one_hot(labels, weight.shape[1]).to(cosine)
+    return F.cross_entropy(scale * (cosine - margins), labels)
 
 
 def pool_statistics(

@@ -10,6 +10,7 @@ import hashlib
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tqdm.auto import tqdm
 from unisat.config import UniSpeechSatConfig
 from unisat.corpus import Batch, Corpus
 from unisat.deprecation import renamed
+from unisat.files import alone
 from unisat.frames import SAMPLE_RATE, hop, receptive_field, stack_length
 from unisat.interpret.activations.capture import capture, parse_bytes
 from unisat.interpret.activations.reduce import PerUtterance, Reducer, describe, per_utterance
@@ -119,6 +121,8 @@ def collect(
     ValueError
         If the reducer does not fit a site, nothing can be read, the bank would be larger than the budget, or the folder
         holds a bank with other settings.
+    OSError
+        If another call is at work in the folder.
     """
     inner = unwrap(model)
     backbone = find_backbone(inner)[1]
@@ -149,16 +153,16 @@ def collect(
     elif reduce == "frames":
         _check_budget(chosen, table, config, parse_bytes(budget))
     rank, world = processes()
-    store = Store(None if folder is None else Path(folder), settings, table, reduce, rank, world, speech.mark)
-    # batches are shared by number, not among those that are left: another process may have finished some already
-    shared = [(number, store.left(plan[number])) for number in range(rank, len(plan), world)]
-    mine = [(number, rows) for number, rows in shared if len(rows)]
     twins = {f"untrained.{n}.": untrained_twin(backbone, seed + n) for n in range(fresh)}
-    work = _Work({"": inner, **twins}, chosen, reduce, [name for name in kinds if name in ACOUSTIC], store, pooling)
-    ahead = ReadAhead(speech, mine, backbone.device, least=settings["receptive_field"])
-    with evaluating(inner):
+    with evaluating(inner), nullcontext() if folder is None or rank else alone(Path(folder)):
+        store = Store(None if folder is None else Path(folder), settings, table, reduce, rank, world, speech.mark)
+        # batches are shared by number, not among those that are left: another process may have finished some already
+        shared = [(number, store.left(plan[number])) for number in range(rank, len(plan), world)]
+        mine = [(number, rows) for number, rows in shared if len(rows)]
+        work = _Work({"": inner, **twins}, chosen, reduce, [name for name in kinds if name in ACOUSTIC], store, pooling)
+        ahead = ReadAhead(speech, mine, backbone.device, least=settings["receptive_field"])
         _measure_all(work, ahead, progress=progress and rank == 0)
-    bank = store.finish()
+        bank = store.finish()
     bank.timing = ahead.timing()
     return bank if pooling is None else pooling.bank(bank)
 

@@ -6,7 +6,10 @@ import copy
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from functools import cache
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -49,6 +52,12 @@ def processes() -> tuple[int, int]:
     return 0, 1
 
 
+@cache
+def _patient(everybody: Any) -> Any:
+    """Make a group of all processes that waits: one may need hours longer, and the usual group waits for minutes."""
+    return torch.distributed.new_group(timeout=timedelta(days=365), backend="gloo")
+
+
 STATE = "~"
 """Prefix of the names under which a part keeps what corpus-wide reducers gathered."""
 
@@ -82,6 +91,8 @@ class Store:
             )
         if folder is not None:
             self._open(folder)
+        if world > 1:
+            self.group = _patient(torch.distributed.group.WORLD)
 
     def _open(self, folder: Path) -> None:
         """Go on with what an earlier call left in the folder, if its settings and the sound were the same."""
@@ -92,7 +103,7 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         if started.exists():
             self._compare(folder, ours, json.loads(started.read_text(encoding="utf-8")))
-        elif any(not path.name.lstrip(".").startswith(("collect", "part-")) for path in folder.iterdir()):
+        elif any(not re.match(r"\.?(collect|part-)|\.lock$", path.name) for path in folder.iterdir()):
             raise ValueError(f"{folder} holds other files; give a bank a folder of its own.")
         with whole_file(started) as partial:
             partial.write_text(json.dumps(ours, indent=2), encoding="utf-8")
@@ -160,14 +171,19 @@ class Store:
         self.flush()
         if self.folder is None:
             return self._in_memory()
-        if self.world > 1:
-            torch.distributed.barrier()
-        if self.rank == 0:
-            remove_partial(self.folder)
-            self._index(self.folder)
-        if self.world > 1:
-            torch.distributed.barrier()
+        self._meet()
+        try:
+            if self.rank == 0:
+                remove_partial(self.folder)
+                self._index(self.folder)
+        finally:
+            self._meet()
         return FeatureBank.load(self.folder)
+
+    def _meet(self) -> None:
+        """Wait for the other processes."""
+        if self.world > 1:
+            torch.distributed.barrier(self.group)
 
     def _in_memory(self) -> FeatureBank:
         statistics = {site: _arrays(reducer.value()) for site, reducer in self.reducers.items()}
