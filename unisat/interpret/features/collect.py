@@ -142,13 +142,8 @@ def collect(
     settings |= {"hop": hop(config.conv_stride)}
     settings |= {"receptive_field": receptive_field(config.conv_kernel, config.conv_stride)}
     settings |= {"batch_seconds": batch_seconds, "max_seconds": max_seconds, "do_normalize": do_normalize, "seed": seed}
-    pooling = None
-    if segments is not None:
-        if frames != "valid" or set(kinds) - {"untrained"}:
-            raise ValueError("segments pool all frames, and acoustic baselines have none; leave frames and those out.")
-        pooling = Pooling.of(segments, pool, table, settings["hop"], settings["receptive_field"], max_seconds)
-        for site in chosen:
-            pooling.check(site, len(config.conv_dim))
+    pooling = _pooling(segments, pool, chosen, table, settings, len(config.conv_dim))
+    if pooling is not None:
         reduce, settings = "frames", settings | pooling.settings() | {"reduce": "segments"}
     elif reduce == "frames":
         _check_budget(chosen, table, config, parse_bytes(budget))
@@ -184,6 +179,25 @@ def _check_choices(
         if frames != "valid" and site.conv_layers != len(config.conv_dim):
             raise ValueError(f"{site.name} has no masked frames: masks lie on the frames behind the convolutions.")
     return [name for name in BASELINES if name in baselines]
+
+
+def _pooling(
+    segments: Segments | None,
+    pool: Pool,
+    chosen: Sequence[Site],
+    table: pd.DataFrame,
+    settings: Mapping[str, Any],
+    convolutions: int,
+) -> Pooling | None:
+    """Match the segments, if there are any, with the utterances and the sites."""
+    if segments is None:
+        return None
+    if settings["frames"] != "valid" or set(settings["baselines"]) - {"untrained"}:
+        raise ValueError("segments pool all frames, and acoustic baselines have none; leave frames and those out.")
+    found = Pooling.of(segments, pool, table, settings["hop"], settings["receptive_field"], settings["max_seconds"])
+    for site in chosen:
+        found.check(site, convolutions)
+    return found
 
 
 def _check_budget(chosen: Sequence[Site], table: pd.DataFrame, config: UniSpeechSatConfig, limit: int) -> None:
