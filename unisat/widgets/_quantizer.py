@@ -199,7 +199,8 @@ class QuantizerView(Picture):
             part = waveform[start : round(SAMPLE_RATE * (seconds + AROUND))]
             sounds = {"around the frame": Sound(part, start / SAMPLE_RATE), "the utterance": Sound(waveform)}
         style = {"border": 0, "na_rep": "–", "float_format": "{:.1f}".format}
-        return Look(caption=caption, sounds=sounds, html=self.table.to_html(index=False, **style))
+        shown = self.table.drop(columns="unseen_below")  # the sentence says it; a narrow page has no room
+        return Look(caption=caption, sounds=sounds, html=shown.to_html(index=False, **style))
 
     def _use(self, group: int, moved: float) -> Iterator[str]:
         """What to say of all frames, and of training."""
