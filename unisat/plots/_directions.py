@@ -33,7 +33,7 @@ def direction(table: pd.DataFrame, first: str, second: str, *, bins: int = 40, a
 
 
 def abx(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """ABX error over layers with its 95 % interval; chance is a dotted line.
+    """ABX error of each site with its 95 % interval; chance is a dotted line.
 
     Parameters
     ----------
@@ -42,11 +42,10 @@ def abx(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """
     ax = axes(ax, 6.4, 3.0)
     x = np.arange(len(table))
-    ax.plot(x, table["error"], color=CLASSES[0], marker="o", markersize=4, label="ABX error")
+    # no line from site to site: spectra and other models are no further layers
+    ax.plot(x, table["error"], color=CLASSES[0], marker="o", markersize=4, linestyle="none", label="ABX error")
     if table["low"].notna().all():
-        ax.fill_between(
-            x, table["low"], table["high"], color=CLASSES[0], alpha=0.2, linewidth=0, label="95 % over speakers"
-        )
+        ax.vlines(x, table["low"], table["high"], color=CLASSES[0], alpha=0.5, label="95 % over speakers")
     ax.axhline(0.5, color="black", linestyle=":", linewidth=1, label="chance")
     label_layers(ax, table["site"].tolist())
     ax.set(ylabel="ABX error", ylim=(0, max(0.55, float(table["error"].max()) + 0.05)))
