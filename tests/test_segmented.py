@@ -1,5 +1,7 @@
 """Banks with a row for each segment: against slices of all frames, and with planted words."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,8 @@ import torch
 from conftest import shuffled, small_config
 
 import unisat as us
+from unisat.acoustics import log_mel, mfcc
+from unisat.interpret.features.collect import BASELINES
 from unisat.interpret.features.labels import frame_codes
 from unisat.segments import span
 
@@ -84,6 +88,36 @@ def test_what_is_measured_on_them(model, speech, segments):
     assert again["untrained.0.hidden.1"].shape == found["hidden.1"].shape
 
 
+@pytest.mark.parametrize("pool", ["mean", "centre"])
+def test_baselines_are_the_sound_of_each_segment(model, speech, segments, pool):
+    kinds = ["logmel", "mfcc", "loudness"]
+    found = us.collect(model, speech, "hidden.1", segments=segments, pool=pool, baselines=kinds, **QUIET)
+    for row, one in enumerate(found.table.itertuples()):
+        wave = speech.waveforms[speech.ids.index(one.utterance)]
+        sound = wave[round(16_000 * one.start) : round(16_000 * one.end)]
+        level = 10 * math.log10(sound.double().square().mean())
+        np.testing.assert_allclose(found["loudness"][row], [level, len(sound) / 16_000], rtol=1e-4)
+        for name, frames in {"logmel": log_mel(wave).numpy(), "mfcc": mfcc(wave).numpy()}.items():
+            middles = [(160 * t + 200) / 16_000 for t in range(len(frames))]
+            inside = [t for t, middle in enumerate(middles) if one.start <= middle < one.end]
+            nearest = int(np.abs(np.array(middles) - (one.start + one.end) / 2).argmin())
+            expected = frames[inside].mean(0) if pool == "mean" and inside else frames[nearest]
+            np.testing.assert_allclose(found[name][row], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_utterances_without_segments_have_no_rows_of_sound(model, speech, segments):
+    some = segments.where(id=["u1"])
+    found = us.collect(model, speech, "hidden.1", segments=some, baselines=["mfcc", "loudness"], **QUIET)
+    assert found["mfcc"].shape == (3, 39)
+    assert found["loudness"].shape == (3, 2)
+
+
+def test_a_probe_has_its_floors_in_one_call(model, speech, segments):
+    bank = us.collect(model, speech, "hidden.1", segments=segments, baselines=BASELINES, untrained_seeds=1, **QUIET)
+    report = us.probe_layers(bank.where(label=["AA", "K"]), "label", cv=2, seeds=1, n_boot=10, progress=False)
+    assert {"untrained", "logmel", "mfcc", "loudness"} <= set(report.table()["control"])
+
+
 def test_probes_hold_speakers_out_by_themselves():
     draw = np.random.default_rng(0)
     table = pd.DataFrame({"id": [f"u{n}" for n in range(240)], "speaker": np.repeat([f"s{n}" for n in range(12)], 20)})
@@ -123,7 +157,7 @@ def test_what_does_not_fit_is_refused_before_anything_runs(model, speech, segmen
         us.collect(model, speech, "hidden.1", segments=segments.where(id="u9"), **QUIET)
     with pytest.raises(ValueError, match="conv.0 has no row for each frame behind the convolutions"):
         us.collect(model, speech, "conv.0", segments=segments, **QUIET)
-    with pytest.raises(ValueError, match="leave frames and those out"):
-        us.collect(model, speech, "hidden.1", segments=segments, baselines=["mfcc"], **QUIET)
+    with pytest.raises(ValueError, match="leave frames='visible' out"):
+        us.collect(model, speech, "hidden.1", segments=segments, frames="visible", **QUIET)
     with pytest.raises(ValueError, match="pool='max' must be 'mean' or 'centre'"):
         us.collect(model, speech, "hidden.1", segments=segments, pool="max", **QUIET)

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from unisat.frames import SAMPLE_RATE
 
+HOP, WINDOW = 160, 400
+"""Samples from one frame of MFCC or log-mel bands to the next, and of each frame."""
 LEAST_DB = -100.0
 """Level given to silence, in dB of full scale."""
 

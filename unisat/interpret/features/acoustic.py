@@ -1,9 +1,10 @@
-"""Acoustic baselines of an utterance: measures of the sound itself, without a model."""
+"""Acoustic baselines of an utterance or a segment: measures of the sound itself, without a model."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from unisat import acoustics
@@ -17,9 +18,14 @@ ACOUSTIC = {
 }
 
 
-def acoustic(name: str, waveform: Tensor) -> np.ndarray:
+def acoustic(name: str, waveform: Float[Tensor, " samples"]) -> Float[np.ndarray, " dim"]:
     """Measure an acoustic baseline of one utterance as it was recorded; `ACOUSTIC` describes each baseline."""
     if name == "loudness":
         return np.array([acoustics.loudness(waveform), len(waveform) / SAMPLE_RATE], dtype=np.float32)
-    rows = acoustics.log_mel(waveform) if name == "logmel" else acoustics.mfcc(waveform)
+    rows = spectrum(name, waveform)
     return mean_std(rows[None], torch.ones(1, len(rows), dtype=torch.bool))[0].numpy()
+
+
+def spectrum(name: str, waveform: Float[Tensor, " samples"]) -> Float[Tensor, "frames dim"]:
+    """Give the frames of ``logmel`` or ``mfcc``, 100 a second."""
+    return acoustics.log_mel(waveform) if name == "logmel" else acoustics.mfcc(waveform)

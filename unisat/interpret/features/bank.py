@@ -158,13 +158,13 @@ class FeatureBank:
 
     def __getitem__(self, site: str) -> np.ndarray:
         """Values (utterances, ...); of a frame-wise site (frames, ...), one utterance after the other."""
-        self._check(site)
-        if self.is_frames(site):
-            pieces = [self.frames(site, row) for row in range(len(self))]
-            return np.concatenate(pieces)
+        frames, places = self.is_frames(site), self._where[:, 1]
+        if len(self._parts) == 1 and np.array_equal(places, np.arange(len(self._parts[0].rows))):
+            return self._parts[0].arrays[site]
+        if frames:
+            return np.concatenate([self.frames(site, row) for row in range(len(self))])
         if len(self._parts) == 1:
-            array, places = self._parts[0].arrays[site], self._where[:, 1]
-            return array if np.array_equal(places, np.arange(len(array))) else array[places]
+            return self._parts[0].arrays[site][places]
         first = self._parts[0].arrays[site]
         out = np.empty((len(self), *first.shape[1:]), first.dtype)
         order = np.argsort(self._where[:, 0], kind="stable")

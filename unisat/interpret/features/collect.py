@@ -86,8 +86,9 @@ def collect(
         (``mask_time_prob`` and the like of the config), the same frames for the same ``seed`` and id.
     baselines : iterable of {"untrained", "logmel", "mfcc", "loudness"}
         What to measure besides, from the same sound: the architecture with fresh weights (``untrained_seeds`` times,
-        at sites such as ``untrained.0.hidden.3``), and acoustic statistics. A curve over layers says little without
-        them.
+        at sites such as ``untrained.0.hidden.3``), and acoustic statistics: of an utterance mean and standard
+        deviation of log-mel bands and MFCC, of a segment what ``pool`` makes of their frames. A curve over layers says
+        little without them.
     batch_seconds : float, optional
         Most seconds of audio in one batch, padding included. The default is 10 on a CPU, whose caches do not hold
         larger batches, and 80 elsewhere.
@@ -192,8 +193,8 @@ def _pooling(
     """Match the segments, if there are any, with the utterances and the sites."""
     if segments is None:
         return None
-    if settings["frames"] != "valid" or set(settings["baselines"]) - {"untrained"}:
-        raise ValueError("segments pool all frames, and acoustic baselines have none; leave frames and those out.")
+    if settings["frames"] != "valid":
+        raise ValueError(f"segments pool all frames of theirs; leave frames={settings['frames']!r} out.")
     found = Pooling.of(segments, pool, table, settings["hop"], settings["receptive_field"], settings["max_seconds"])
     for site in chosen:
         found.check(site, convolutions)
@@ -266,18 +267,18 @@ def _measure_all(work: _Work, ahead: ReadAhead, *, progress: bool) -> None:
 
 def _measure(work: _Work, batch: PaddedBatch, ahead: ReadAhead) -> dict[str, np.ndarray]:
     """Measure one batch; give its arrays by name."""
-    inputs, settings = {"attention_mask": batch.attention_mask}, work.store.settings
+    inputs, settings, names = {"attention_mask": batch.attention_mask}, work.store.settings, work.ids(batch.rows)
+    counts = None if work.pooling is None else work.pooling.counts(names)
     counted: Tensor | None = None
     if settings["frames"] != "valid":
-        ids = [work.store.table["id"].iloc[row] for row in batch.rows]
-        mask = inputs["mask_time_indices"] = draw_masks(batch.lengths, ids, work.config, settings["seed"])
+        mask = inputs["mask_time_indices"] = draw_masks(batch.lengths, names, work.config, settings["seed"])
         counted = mask if settings["frames"] == "masked" else ~mask
     arrays: dict[str, np.ndarray] = {}
     for prefix, model in work.models.items():
         here = [site for site in work.sites if not prefix or site.in_backbone]
         if not here:
             continue
-        reducers = {site.name: _reducer(work, site, prefix + site.name, batch.rows, counted) for site in here}
+        reducers = {site.name: _reducer(work, site, prefix + site.name, batch.rows, names, counted) for site in here}
         device = next(model.parameters()).device
         with capture(model, *reducers, reduce=reducers) as trace, torch.inference_mode(), ahead.working():
             there = {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
@@ -286,12 +287,16 @@ def _measure(work: _Work, batch: PaddedBatch, ahead: ReadAhead) -> dict[str, np.
             arrays[prefix + site.name] = _kept(trace[site.name], prefix + site.name, work, len(batch.rows))
             if work.reduce == "frames":
                 valid = trace.valid(site.name)
-                rows = (valid if counted is None else valid & counted).sum(1).numpy()
-                if work.pooling is not None:
-                    rows = work.pooling.counts(work.ids(batch.rows))
-                arrays[prefix + site.name + LENGTHS] = rows
+                frames = (valid if counted is None else valid & counted).sum(1).numpy()
+                arrays[prefix + site.name + LENGTHS] = frames if counts is None else counts
     for name in work.acoustic:
-        arrays[name] = np.stack([acoustic(name, batch.waveforms[row]) for row in batch.rows])
+        waves = (batch.waveforms[row] for row in batch.rows)
+        if work.pooling is None:
+            arrays[name] = np.stack([acoustic(name, wave) for wave in waves])
+        else:
+            pairs = zip(waves, names, strict=True)
+            arrays[name] = np.concatenate([work.pooling.acoustic(name, wave, one) for wave, one in pairs])
+            arrays[name + LENGTHS] = counts
     return arrays
 
 
@@ -311,7 +316,12 @@ def _kept(values: Tensor, name: str, work: _Work, utterances: int) -> np.ndarray
 
 
 def _reducer(
-    work: _Work, site: Site, name: str, rows: Sequence[int], counted: Bool[Tensor, "batch frames"] | None
+    work: _Work,
+    site: Site,
+    name: str,
+    rows: Sequence[int],
+    ids: Sequence[str],
+    counted: Bool[Tensor, "batch frames"] | None,
 ) -> PerUtterance:
     """Make the function that the hook at a site calls with what it sees."""
 
@@ -327,7 +337,7 @@ def _reducer(
     if isinstance(work.reduce, Reducer):
         return gather
     if (pooling := work.pooling) is not None:
-        return lambda values, valid: pooling.pool(values, valid, work.ids(rows))
+        return lambda values, valid: pooling.pool(values, valid, ids)
     if work.reduce == "frames":
         return lambda values, valid: values[counting(valid)]
     keep = per_utterance(work.reduce, site, work.config)

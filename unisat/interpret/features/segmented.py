@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -13,18 +14,16 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from unisat import acoustics
 from unisat.frames import SAMPLE_RATE, frame_seconds
 from unisat.interpret.activations.sites import Site
+from unisat.interpret.features.acoustic import acoustic, spectrum
 from unisat.interpret.features.bank import FeatureBank, Part
 from unisat.segments import Segments, span
 
 Pool = Literal["mean", "centre"]
 SLACK = 0.05
 """Seconds by which a segment may end after its utterance: tools round, and cut sound at other places."""
-
-
-KEPT = 64
-"""Utterances whose matrices are kept from one site to the next."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +46,9 @@ class Pooling:
     how: Pool
     rows: dict[str, np.ndarray]
     spans: Int[np.ndarray, "segments 3"]
-    _kept: dict[tuple[str, int], Tensor] = field(default_factory=dict, init=False, repr=False)
+    _plans: dict[Any, tuple[Int[Tensor, " frames"], Int[Tensor, " segments"]]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     @classmethod
     def of(
@@ -82,11 +83,7 @@ class Pooling:
                 f"{one['end']:g} s; are they of another recording, or of the file that this was cut from?"
             )
         places = {str(name): rows.to_numpy() for name, rows in chosen.table.groupby("id").groups.items()}
-        start, end = chosen.table["start"], chosen.table["end"]
-        middle = float(frame_seconds(1, [receptive_field], [hop])[0])
-        nearest = np.maximum(np.round(((start + end).to_numpy() / 2 - middle) * SAMPLE_RATE / hop), 0).astype(int)
-        spans = np.column_stack([span(start, end, hop=hop, receptive_field=receptive_field), nearest])
-        return cls(chosen, how, places, spans)
+        return cls(chosen, how, places, _spans(chosen.table, hop, receptive_field))
 
     def check(self, site: Site, convolutions: int) -> None:
         """Refuse a site whose frames are not the model's, or that has no frames."""
@@ -114,31 +111,53 @@ class Pooling:
 
         A segment in which no frame's centre lies has the frame whose centre is nearest.
         """
-        found = []
-        for utterance, length, name in zip(values, valid.sum(1).tolist(), ids, strict=True):
-            if name not in self.rows:
-                continue
-            if self.how == "centre":
-                nearest = np.minimum(self.spans[self.rows[name], 2], length - 1)
-                found.append(utterance[torch.from_numpy(nearest).to(utterance.device)])
-                continue
-            means = self._shares(name, length).to(utterance.device) @ utterance[:length].flatten(1).float()
-            found.append(means.unflatten(1, utterance.shape[1:]))
-        return torch.cat(found) if found else values[:0, 0]
+        key = values.shape[1], tuple(valid.sum(1).tolist()), tuple(ids)
+        if key not in self._plans:  # sites of one batch share it
+            self._plans.clear()
+            self._plans[key] = self._plan(*key)
+        frames, sizes = (part.to(values.device) for part in self._plans[key])
+        chosen = values.flatten(0, 1)[frames]
+        if self.how == "centre" or not len(sizes):
+            return chosen
+        means = torch.segment_reduce(chosen.flatten(1).float(), "mean", lengths=sizes)
+        return means.unflatten(1, values.shape[2:])
 
-    def _shares(self, name: str, length: int) -> Float[Tensor, "segments frames"]:
-        """What each frame of an utterance is of each segment's mean; the last few are kept, for the next site."""
-        if (name, length) not in self._kept:
-            first, last, nearest = self.spans[self.rows[name]].T
-            nearest = np.minimum(nearest, length - 1)
-            short = (last <= first) | (first >= length)
-            first, last = np.where(short, nearest, first), np.where(short, nearest + 1, np.minimum(last, length))
-            place = np.arange(length)
-            shares = ((place >= first[:, None]) & (place < last[:, None])) / (last - first)[:, None]
-            if len(self._kept) >= KEPT:
-                self._kept.clear()
-            self._kept[name, length] = torch.from_numpy(shares.astype(np.float32))
-        return self._kept[name, length]
+    def _plan(
+        self, width: int, lengths: Sequence[int], ids: Sequence[str]
+    ) -> tuple[Int[Tensor, " frames"], Int[Tensor, " segments"]]:
+        """Frames of all segments of a batch, counted through its utterances, and how many each segment has."""
+        counts = self.counts(ids)
+        places = np.concatenate([self.rows.get(name, np.empty(0, dtype=int)) for name in ids])
+        first, last, nearest = self.spans[places].T
+        length = np.repeat(lengths, counts)
+        nearest = np.minimum(nearest, length - 1)
+        alone = (last <= first) | (first >= length) | (self.how == "centre")
+        first, last = np.where(alone, nearest, first), np.where(alone, nearest + 1, np.minimum(last, length))
+        sizes = last - first
+        begin = first + np.repeat(np.arange(len(ids)) * width, counts) - (np.cumsum(sizes) - sizes)
+        return torch.from_numpy(np.arange(sizes.sum()) + np.repeat(begin, sizes)), torch.from_numpy(sizes)
+
+    def acoustic(
+        self, name: str, waveform: Float[Tensor, " samples"], utterance: str
+    ) -> Float[np.ndarray, "segments dim"]:
+        """Measure an acoustic baseline of each segment of an utterance; spectra are pooled as the model's frames are.
+
+        An utterance too short for a frame of 25 ms has NaN.
+        """
+        mine = self.segments.table.iloc[self.rows.get(utterance, np.empty(0, dtype=int))]
+        if name == "loudness":
+            ends = (mine[["start", "end"]].to_numpy() * SAMPLE_RATE).round().astype(int)
+            rows = [acoustic(name, waveform[start:end]) for start, end in ends]
+            return np.stack(rows) if rows else np.empty((0, 2), dtype=np.float32)
+        frames = spectrum(name, waveform)
+        if not len(frames):
+            return np.full((len(mine), frames.shape[1]), np.nan, dtype=np.float32)
+        return self._sound.pool(frames[None], torch.ones(1, len(frames), dtype=torch.bool), [utterance]).numpy()
+
+    @cached_property
+    def _sound(self) -> Pooling:
+        """The same for frames of spectra."""
+        return replace(self, spans=_spans(self.segments.table, acoustics.HOP, acoustics.WINDOW))
 
     def bank(self, utterances: FeatureBank) -> FeatureBank:
         """Give a bank with a row for each segment, from one whose frame-wise sites have a row for each segment.
@@ -157,3 +176,10 @@ class Pooling:
         made = FeatureBank(table.assign(seconds=table["duration"]), [Part(np.arange(len(table)), arrays)])
         made.settings, made.timing = utterances.settings, utterances.timing
         return made
+
+
+def _spans(table: pd.DataFrame, hop: int, receptive_field: int) -> Int[np.ndarray, "segments 3"]:
+    start, end = table["start"], table["end"]
+    middle = float(frame_seconds(1, [receptive_field], [hop])[0])
+    nearest = np.maximum(np.round(((start + end).to_numpy() / 2 - middle) * SAMPLE_RATE / hop), 0).astype(int)
+    return np.column_stack([span(start, end, hop=hop, receptive_field=receptive_field), nearest])
