@@ -1,15 +1,18 @@
 """What each layer of the built-in checkpoint knows about recorded voices, with every control: docs/layers.md.
 
-    python benchmarks/layers.py
+    python benchmarks/layers.py [--only phone words ...]
 
-On the recorded speech beside this clone, the first two seconds of each file. Features are collected once into
-build/layers and taken from there the next time.
+On the recorded speech beside this clone, the first two seconds of each file, and for phones on the people that ship.
+Features are collected once into build/layers and taken from there the next time. With --only the other sections stay as
+they are in the page, if it is of the same checkpoint.
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import hashlib
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +46,12 @@ TARGETS = {
         "LibriSpeech or speechocean762?",
         "Where a recording comes from (room, microphone, accent): what a curve over speakers may be reading instead.",
     ),
+    "phone": (
+        "Which phone is it?",
+        "One frame, the one at each phone's centre, of speakers that the probe never heard: the people who ship, with "
+        "phones by forced alignment. Of log-mel and MFCC it is the frame's values, the mean of the utterance's phones "
+        "taken off; loudness is the phone's, with its length. Phones that occur fewer than 50 times are left out.",
+    ),
 }
 
 
@@ -56,11 +65,26 @@ def recordings() -> us.corpus.Corpus:
     return us.corpus.Corpus(table)
 
 
+@cache
 def bank() -> us.FeatureBank:
     """Pooled features of every recording: the model, three untrained twins, acoustic baselines."""
     folder = ROOT / "build" / "layers"
     model = us.load("tiny")
     return us.collect(model, recordings(), "hidden.*", baselines=BASELINES, max_seconds=SECONDS, folder=folder)
+
+
+def phones() -> us.FeatureBank:
+    """The same of the frame at each phone's centre, the utterance's mean taken off the spectra."""
+    said = us.Segments.people().tier("phone")
+    asked = {"segments": said, "pool": "centre", "baselines": BASELINES, "folder": ROOT / "build" / "layers-phones"}
+    found = us.collect(us.load("tiny"), us.corpus.people(), "hidden.*", **asked)
+    values = {site: found[site] for site in found.sites}
+    for name in ("logmel", "mfcc"):
+        frames = pd.DataFrame(values[name])
+        values[name] = (frames - frames.groupby(found.table["utterance"]).transform("mean")).to_numpy()
+    often = found.table["label"].value_counts()
+    named = us.FeatureBank.from_arrays(found.table, values, found.settings)
+    return named.where(label=often[often >= 50].index.tolist())
 
 
 def codebook() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -102,20 +126,20 @@ def made_from() -> str:
     return found.hexdigest()[:16]
 
 
-def reports(everything: us.FeatureBank) -> dict[str, us.interpret.LayerReport]:
-    """Probes of each target."""
-    unseen = everything.where(split="unseen")
-    sexed = everything.where(sex=["F", "M"])
-    return {
+def report(target: str) -> us.interpret.LayerReport:
+    """Probes of a target."""
+    if target == "phone":
+        return us.probe_layers(phones(), "label", groups="speaker", probe="lda", metrics=["bal_acc"])
+    if target == "speaker":
         # a speaker's utterances are separate recordings, most of one day: the split is by utterance
-        "speaker": us.probe_layers(unseen, "speaker", groups=None, probe="lda", pool="mean"),
-        "sex": us.probe_layers(sexed, "sex", pool="mean"),
-        "corpus": us.probe_layers(sexed.where(corpus=["ls", "so"]), "corpus", pool="mean"),
-    }
+        return us.probe_layers(bank().where(split="unseen"), target, groups=None, probe="lda", pool="mean")
+    sexed = bank().where(sex=["F", "M"])
+    return us.probe_layers(sexed if target == "sex" else sexed.where(corpus=["ls", "so"]), target, pool="mean")
 
 
-def verification(everything: us.FeatureBank) -> pd.DataFrame:
+def verification() -> pd.DataFrame:
     """Equal error rate of the trial list at each layer and of each control, by cosine and behind LDA."""
+    everything = bank()
     unseen, train = everything.where(split="unseen"), everything.where(split="train")
     untrained = [f"untrained.{seed}.{site}" for site in everything.hidden for seed in range(3)]
     rows = []
@@ -154,16 +178,18 @@ def probe_table(report: us.interpret.LayerReport) -> list[str]:
     for row in rows[rows["control"] == "trained"].itertuples():
         cells = [number(row.value, row.low, row.high)]
         for control in ("untrained", "shuffle", "random_attribute"):
-            other = by[control, row.site]
-            cells.append(number(other.value, other.low, other.high))
+            other = by.get((control, row.site))
+            cells.append(number(other.value, other.low, other.high) if other else "")
         mark = "**" if row.layer in best else ""
-        lines.append(f"| {mark}{row.layer}{mark} | {' | '.join(cells)} | {row.selectivity:+.3f} |")
+        selectivity = f"{row.selectivity:+.3f}" if np.isfinite(row.selectivity) else ""
+        lines.append(f"| {mark}{row.layer}{mark} | {' | '.join(cells)} | {selectivity} |")
     for control in ACOUSTIC:
         row = by[control, control]
         lines.append(f"| {control} | {number(row.value, row.low, row.high)} | | | | |")
     settings = report.settings
     some = rows.iloc[0]
-    lines += ["", f"{some.n} utterances, {settings['n_speakers']} speakers, {settings['folds']} folds by "]
+    units = "phones" if settings["target"] == "label" else "utterances"
+    lines += ["", f"{some.n} {units}, {settings['n_speakers']} speakers, {settings['folds']} folds by "]
     lines[-1] += (
         f"{settings['groups']}, {settings['seeds']} seeds, probe: {settings['probe']}, chance {some.chance:.3f}. "
     )
@@ -224,13 +250,53 @@ def words_table(table: pd.DataFrame) -> list[str]:
     return [*lines, "", f"{table['frames'].iloc[0]:,} frames; words are shuffled as {table['shuffled'].iloc[0]}."]
 
 
-def page(
-    found: dict[str, us.interpret.LayerReport],
-    trials: pd.DataFrame,
-    usage: tuple[pd.DataFrame, pd.DataFrame],
-    known: pd.DataFrame,
-) -> str:
-    """docs/layers.md."""
+def probed(target: str) -> list[str]:
+    """The section of a target; its picture and its numbers are written too."""
+    found = report(target)
+    found.plot("bal_acc").figure.savefig(DOCS / "images" / f"layers-{target}.png", dpi=90)
+    before = pd.read_csv(DOCS / "layers.csv", dtype={"layer": "Int64"})
+    numbers = [before[before["target"] != target], found.table().assign(target=target).round(6)]
+    pd.concat(numbers).to_csv(DOCS / "layers.csv", index=False)
+    note = TARGETS[target][1]
+    if target == "phone":
+        spoken = {*us.corpus.people().table["speaker"]}
+        heard = len(spoken & {*us.load("tiny").config.id2label.values()})  # of its x-vector head
+        note += f" The checkpoint, which was told no labels, has heard other speech of {heard} of the {len(spoken)}."
+    picture = f"![Balanced accuracy over layers, with controls](images/layers-{target}.png)"
+    return [note, "", picture, "", *probe_table(found)]
+
+
+def trials() -> list[str]:
+    """The section of the trial list."""
+    lines = [*verification_table(verification()), ""]
+    lines += ["Channels are standardised (cosine), and LDA is fitted, on the training speakers. The rates of "]
+    lines[-1] += "[the card](../unisat/checkpoints/tiny/README.md) take the mean off only."
+    return lines
+
+
+def codes() -> list[str]:
+    """The section of the codebook."""
+    about = "Codes of the contrastive layer at masked frames, over whole recordings of the 36 unseen speakers."
+    return [about, "", *codebook_tables(*codebook())]
+
+
+def clusters() -> list[str]:
+    """The section of words."""
+    lines = ["PNMI: the share of the uncertainty about the spoken word that one of 100 clusters takes away."]
+    lines[-1] += " What is left of it when words are shuffled within speakers or utterances is the floor."
+    return [*lines, "", *words_table(words())]
+
+
+SECTIONS = {
+    **{name: (title, partial(probed, name)) for name, (title, _) in TARGETS.items()},
+    "trials": ("Is it the same speaker? Equal error rate on 36 unseen speakers", trials),
+    "codebook": ("What the codebook does", codes),
+    "words": ("What clusters of frames know of words", clusters),
+}
+
+
+def page(sections: dict[str, str]) -> str:
+    """docs/layers.md, from its sections by name."""
     lines = ["# What the layers of the built-in checkpoint know", ""]
     lines += [f"Written by `python benchmarks/layers.py` on {datetime.date.today().isoformat()}, as it comes out, "]
     lines[-1] += f"from checkpoint and masks `{made_from()}`."
@@ -238,22 +304,8 @@ def page(
     lines[-1] += "speakers, then seeds; the untrained columns are three models with fresh weights (in the "
     lines[-1] += "table of trials: mean, and least to most). Bold: layers that cannot be told from the best one. "
     lines[-1] += "`logmel` and `mfcc` are means and standard deviations of what a microphone hears."
-    for target, report in found.items():
-        title, note = TARGETS[target]
-        lines += ["", f"## {title}", "", note, ""]
-        lines += [f"![Balanced accuracy over layers, with controls](images/layers-{target}.png)", ""]
-        lines += probe_table(report)
-    lines += ["", "## Is it the same speaker? Equal error rate on 36 unseen speakers", ""]
-    lines += verification_table(trials)
-    lines += ["", "Channels are standardised (cosine), and LDA is fitted, on the training speakers. The rates of "]
-    lines[-1] += "[the card](../unisat/checkpoints/tiny/README.md) take the mean off only."
-    lines += ["", "## What the codebook does", ""]
-    lines += ["Codes of the contrastive layer at masked frames, over whole recordings of the 36 unseen speakers."]
-    lines += ["", *codebook_tables(*usage)]
-    lines += ["", "## What clusters of frames know of words", ""]
-    lines += ["PNMI: the share of the uncertainty about the spoken word that one of 100 clusters takes away."]
-    lines[-1] += " What is left of it when words are shuffled within speakers or utterances is the floor."
-    lines += ["", *words_table(known)]
+    for name, (title, _) in SECTIONS.items():
+        lines += ["", f"## {title}", "", sections[name]]
     lines += ["", "## How to read this", ""]
     lines += [
         "A speaker's recordings here are mostly of one day and one microphone: telling 36 speakers apart is also "
@@ -266,16 +318,23 @@ def page(
     return "\n".join(lines) + "\n"
 
 
+def written(text: str) -> dict[str, str]:
+    """The sections of a page by name, if it is of this checkpoint."""
+    if made_from() not in text:
+        raise SystemExit("docs/layers.md is of another checkpoint: run this without --only.")
+    parts = dict(part.split("\n\n", 1) for part in text.split("\n## ")[1:])
+    return {name: parts[title].strip() for name, (title, _) in SECTIONS.items() if title in parts}
+
+
 def main() -> None:
-    """Measure everything and write the page, its pictures and a table of every number."""
-    everything = bank()
-    found = reports(everything)
-    for target, report in found.items():
-        report.plot("bal_acc").figure.savefig(DOCS / "images" / f"layers-{target}.png", dpi=90)
-    trials = verification(everything)
-    numbers = pd.concat([report.table().assign(target=target) for target, report in found.items()])
-    numbers.round(6).to_csv(DOCS / "layers.csv", index=False)
-    (DOCS / "layers.md").write_text(page(found, trials, codebook(), words()))
+    """Measure, and write the page, its pictures and a table of every number."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    only = parser.parse_args().only
+    sections = written((DOCS / "layers.md").read_text()) if len(only) < len(SECTIONS) else {}
+    for name in only:
+        sections[name] = "\n".join(SECTIONS[name][1]())
+    (DOCS / "layers.md").write_text(page(sections))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ change    `intervene` with `Ablate`, `Patch`, `Steer`, `Project`, `Erase`, `Edit
           `erase` a label; `sweep` over places; `attribute` an output to the sound; `metrics`
 collect   `collect` features of a corpus into a `FeatureBank`
 measure   `probe_layers`, `abx`, `verify_trials`, `embed`, `layer_similarity`, `subspaces`, `direction`,
-          `layer_weights`, `fit_layer_weights`; `codebook_usage`, `units`; `ctc_lens`,
+          `analogies`, `layer_weights`, `fit_layer_weights`; `codebook_usage`, `units`; `ctc_lens`,
           `unit_lens`, `kmeans_lens`
 show      `plots`, `widgets`, `listen`
 train     `losses`, `masking`, `mixing`; the command ``unisat pretrain``; `unisat.training`

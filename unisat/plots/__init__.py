@@ -5,7 +5,7 @@
 
 from unisat.deprecation import old_modules
 from unisat.plots._attention import pattern
-from unisat.plots._directions import abx, direction
+from unisat.plots._directions import abx, analogies, direction
 from unisat.plots._heads import activity, alignment, tokens
 from unisat.plots._interventions import attribution, effect_map, effects
 from unisat.plots._layer_weights import layer_weights
@@ -39,6 +39,7 @@ __all__ = [
     "abx",
     "activity",
     "alignment",
+    "analogies",
     "attribution",
     "axes",
     "code_counts",

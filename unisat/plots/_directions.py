@@ -1,4 +1,4 @@
-"""Where rows lie between two classes, and ABX errors over layers."""
+"""Where rows lie between two classes, analogies and ABX errors over layers."""
 
 from __future__ import annotations
 
@@ -28,6 +28,28 @@ def direction(table: pd.DataFrame, first: str, second: str, *, bins: int = 40, a
         ax.hist(places, edges, color=colour, alpha=0.6, density=True, label=literal(name))
     ax.axvline(0.5, color="black", linestyle=":", linewidth=1, label="threshold")
     ax.set(xlabel=f"place: 0 is the mean of {literal(first)}, 1 that of {literal(second)}", ylabel="density")
+    beside(ax)
+    return ax
+
+
+def analogies(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Share of analogies that each site gets right, with its 95 % interval, and the ranges of the floors.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `Analogies.table`.
+    """
+    ax = axes(ax, 6.4, 3.0)
+    sites = table["site"].drop_duplicates().tolist()
+    for place, (what, colour) in enumerate(zip(table["what"].drop_duplicates(), CLASSES, strict=False)):
+        some = table[table["what"] == what]
+        x = np.arange(len(some)) + 0.12 * (place - 1.5)  # beside each other, so that no range hides another
+        ax.plot(x, some["accuracy"], color=colour, marker="o", markersize=4, linestyle="none", label=what)
+        ax.vlines(x, some["low"], some["high"], color=colour, alpha=0.5)
+    ax.axhline(float(table["chance"].iloc[0]), color="black", linestyle=":", linewidth=1, label="chance")
+    label_layers(ax, sites)
+    ax.set(ylabel="right analogies", ylim=(0, None))
     beside(ax)
     return ax
 

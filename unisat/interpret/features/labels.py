@@ -6,11 +6,11 @@ A row without a label has None, NaN, an empty string or a negative number.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from unisat.interpret.features.bank import FeatureBank
@@ -86,6 +86,42 @@ def row_labels(
     if framewise:
         return frame_labels(labels, bank.ids, bank.lengths(site), name)
     return _flat(labels, len(bank), f"{name!r} must be a column, or one label for each of the {len(bank)} utterances")
+
+
+def row_column(bank: FeatureBank, site: str, name: str) -> Shaped[np.ndarray, " rows"]:
+    """Give what a column says of each row of a site, which may be nothing."""
+    if name not in bank.table:
+        bank.labels(name)  # says which columns there are
+    column = plain(bank.table[name])
+    return np.repeat(column, bank.lengths(site)) if bank.is_frames(site) else column
+
+
+class Labelled(NamedTuple):
+    """The rows of a site that have a label: their features, the label's number, the names, and which rows they are."""
+
+    title: str
+    values: Float[np.ndarray, "rows dim"]
+    codes: Int[np.ndarray, " rows"]
+    names: list[str]
+    rows: Int[np.ndarray, " rows"]
+
+
+def labelled(bank: FeatureBank, site: str, label: str | FrameLabels) -> Labelled:
+    """Find the rows of a site that have a label, a column or one as `row_labels` takes it.
+
+    Of a bank with ``reduce="mean+std"`` the values are the means.
+
+    Raises
+    ------
+    ValueError
+        If there is no such column, or no row has a label.
+    """
+    title = label if isinstance(label, str) else "label"
+    given = row_column(bank, site, label) if isinstance(label, str) else row_labels(bank, site, label)
+    codes, names = label_codes(given, title)
+    rows = np.flatnonzero(codes >= 0)
+    pool = "mean" if bank.settings.get("reduce") == "mean+std" else None
+    return Labelled(title, bank.features(site, pool)[rows], codes[rows], names, rows)
 
 
 def label_codes(

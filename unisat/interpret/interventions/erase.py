@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unisat.interpret.features.bank import FeatureBank
-from unisat.interpret.features.labels import FrameLabels, label_codes, row_labels
+from unisat.interpret.features.labels import FrameLabels, labelled
 from unisat.interpret.interventions.edits import Erase
 
 Method = Literal["means", "leace"]
@@ -57,14 +57,11 @@ def erase(bank: FeatureBank, site: str, label: str | FrameLabels, *, method: Met
     """
     if method not in get_args(Method):
         raise ValueError(f"method={method!r} must be one of {', '.join(get_args(Method))}.")
-    title = label if isinstance(label, str) else "label"
-    codes, names = label_codes(row_labels(bank, site, label), title)
+    title, values, codes, names, _ = labelled(bank, site, label)
     if len(names) < 2:
         raise ValueError(f"{title!r} has one class only, {names[0]!r}; there is nothing to erase.")
-    pool = "mean" if bank.settings.get("reduce") == "mean+std" else None
-    values = bank.features(site, pool)[codes >= 0]
     mean = values.mean(0)
-    centred, codes = values - mean, codes[codes >= 0]
+    centred = values - mean
     whiten = _whitening(centred, bank[site].dtype == np.float64) if method == "leace" else None
     means = _class_means(centred, codes)
     size = float(np.linalg.norm(values))

@@ -14,7 +14,7 @@ from torch import Tensor
 from unisat.inputs import check_number
 from unisat.interpret.activations.capture import Trace
 from unisat.interpret.features.bank import FeatureBank
-from unisat.interpret.features.labels import FrameLabels, row_labels
+from unisat.interpret.features.labels import FrameLabels, labelled, row_column
 from unisat.interpret.interventions.edits import Steer
 from unisat.interpret.probing.classifiers import group_folds, lda_log_probabilities, ridge_scores
 from unisat.interpret.result import Result, plots
@@ -188,8 +188,7 @@ def direction(
     for name, number, least in (("cv", cv, 2), ("draws", draws, 1), ("n_boot", n_boot, 1)):
         if number < least:
             raise ValueError(f"{name}={number} must be at least {least}.")
-    title = label if isinstance(label, str) else "label"
-    values, high, who, ids = _two_classes(bank, site, label, (first, second), groups)
+    title, values, high, who, ids = _two_classes(bank, site, label, (first, second), groups)
     folds = _folds(high, who, cv, seed, (title, first, second, groups or "utterance"))
     axis = _fit(values, high, method)
     if not axis.scale > 1e-10 * float(np.abs(values).max()):
@@ -213,29 +212,19 @@ def direction(
 
 def _two_classes(
     bank: FeatureBank, site: str, label: str | FrameLabels, pair: tuple[str, str], groups: str | None
-) -> tuple[Values, Second, np.ndarray, np.ndarray]:
-    """The rows of two classes, which are of the second one, and the group and the utterance of each."""
-    given = row_labels(bank, site, label) if not isinstance(label, str) else _column(bank, site, label)
-    said = np.array([str(one) for one in given], dtype=object)
+) -> tuple[str, Values, Second, np.ndarray, np.ndarray]:
+    """The label's name, the rows of two classes, which are of the second one, and the group and utterance of each."""
+    title, values, codes, names, rows = labelled(bank, site, label)
     for name in pair:
-        if not (said == name).any():
-            there = ", ".join(map(repr, sorted(set(said))[:8]))
-            raise ValueError(f"no row is {name!r}; there are {there}.")
+        if name not in names:
+            raise ValueError(f"no row is {name!r}; there are {', '.join(map(repr, names[:8]))}.")
     if pair[0] == pair[1]:
         raise ValueError(f"first and second are both {pair[0]!r}; a direction leads from one value to another.")
-    keep = np.isin(said, pair)
+    low, high = map(names.index, pair)
+    keep = np.isin(codes, [low, high])
     column = groups or ("utterance" if "utterance" in bank.table else "id")
-    who = _column(bank, site, column).astype(str)[keep]
-    pool = "mean" if bank.settings.get("reduce") == "mean+std" else None
-    return bank.features(site, pool)[keep], said[keep] == pair[1], who, _column(bank, site, "id").astype(str)[keep]
-
-
-def _column(bank: FeatureBank, site: str, name: str) -> np.ndarray:
-    """A column for each row of a site; rows may be without a value."""
-    if name not in bank.table:
-        bank.labels(name)  # says which columns there are
-    column = bank.table[name].to_numpy(dtype=object)
-    return np.repeat(column, bank.lengths(site)) if bank.is_frames(site) else column
+    who, ids = (row_column(bank, site, name).astype(str)[rows[keep]] for name in (column, "id"))
+    return title, values[keep], codes[keep] == high, who, ids
 
 
 def _folds(
