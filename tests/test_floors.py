@@ -13,8 +13,8 @@ import pytest
 import unisat
 
 PACKAGE = Path(unisat.__file__).parent
-LOW = """acoustics audio checkpoint clusters fairseq fast feature_extraction group_norm inputs losses manifests masking
-    mixing quantizer shortcuts tokenization""".split()
+LOW = """acoustics audio checkpoint clusters fairseq fast feature_extraction group_norm inputs layouts losses manifests
+    masking mixing quantizer shortcuts tokenization""".split()
 FLOOR = {
     **dict.fromkeys(["config", "deprecation", "files", "frames", "modules", "outputs", "precision"], 0),
     **dict.fromkeys(LOW, 1),

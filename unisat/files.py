@@ -52,6 +52,11 @@ def shipped(name: str) -> Path:
     raise FileNotFoundError(f"the speech that comes with unisat ({name}) is missing; install unisat again.")
 
 
+def in_utf_8(name: str) -> str:
+    r"""Write the bytes of a file's name that are not in UTF-8 as ``\xe9``: no table takes them as they are."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Give a new folder beside ``folder`` to write into, and move it to ``folder`` when all of it is on the disk."""

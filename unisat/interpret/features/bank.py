@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 from unisat.config import nearest
-from unisat.corpus import in_utf_8
 from unisat.deprecation import OldAttribute, old_keywords
-from unisat.files import save_tensors, whole_file
+from unisat.files import in_utf_8, save_tensors, whole_file
 from unisat.interpret.activations.sites import hidden_sites
 from unisat.interpret.features.known import known, plain, whole_columns
 
