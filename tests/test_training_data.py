@@ -1,5 +1,6 @@
 """Batches: aligned crops, honest buckets, mixed speakers, and every batch a function of its number."""
 
+import json
 import math
 import os
 
@@ -72,6 +73,34 @@ def test_manifests(speech, name):
     assert len(both) == 300
     assert both.table["id"].iloc[0] == "x/00"
     assert both.table["speaker"].nunique() == 4 + 24
+
+
+def listed(speech, *lines):
+    """A list of NeMo over the ramps."""
+    file = speech / "list.jsonl"
+    file.write_text("\n".join(json.dumps({"duration": 1.0, **line}) for line in lines), encoding="utf-8")
+    return file
+
+
+def test_lists_of_other_tools_are_sources(speech):
+    lines = [{"audio_filepath": f"{n:02d}.wav", "speaker": f"s{n % 4}", "offset": 0.1 * (n > 5)} for n in range(8)]
+    file = listed(speech, *lines)
+    found = manifest(file, speaker=["s0", "s1"])
+    expected = us.corpus.manifest(file).where(speaker=["s0", "s1"]).table
+    pd.testing.assert_frame_equal(found.table, expected)
+    data = TrainingData(found, counting(found), small_config(), crop_seconds=1.2, batch_seconds=4.0, do_normalize=False)
+    batch = data[0]
+    for values, name, start in zip(batch.input_values, batch.ids, batch.starts.tolist(), strict=True):
+        file, offset = int(name[:2]), 1600 * (int(name[:2]) > 5)  # a ramp says which sample of which file it is
+        assert values[0].item() == pytest.approx((offset + start + 40_000 * file) / 1e6, abs=1e-7)
+    (speech / "wav.scp").write_text("a 00.wav\nb 01.wav\n", encoding="utf-8")
+    assert manifest(speech / "wav.scp").table["id"].tolist() == ["a", "b"]
+
+
+def test_a_list_with_many_files_gone_is_refused(speech):
+    lines = [{"audio_filepath": f"{n:02d}.wav"} for n in range(20)]
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match="8 of 20 files could not be"):
+        manifest(listed(speech, *lines))
 
 
 def test_manifests_without_lengths_or_files(speech, tmp_path):

@@ -48,6 +48,11 @@ def read(source: Any) -> Rows:
     )
 
 
+def is_list(file: Path) -> bool:
+    """Whether a file is named as one of these lists is."""
+    return file.name == "wav.scp" or file.name.removesuffix(".gz").endswith((".tsv", ".jsonl", ".json"))
+
+
 def kaldi(folder: str | os.PathLike[str]) -> Rows:
     """Read ``wav.scp`` (files, no commands), and if they are there ``segments``, ``utt2spk``, ``text`` and others."""
     root = Path(folder)

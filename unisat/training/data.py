@@ -28,7 +28,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from unisat import audio, corpus
+from unisat import audio, corpus, manifests
 from unisat.config import UniSpeechSatConfig
 from unisat.corpus import PIECE, Corpus, span
 from unisat.frames import SAMPLE_RATE, conv_length, valid_positions
@@ -51,8 +51,9 @@ def manifest(
     Parameters
     ----------
     source
-        ``"builtin"``; a folder (see `unisat.corpus.folder`); or a table, CSV or Parquet, with a column ``path``
-        (relative to the table's folder) and, if known, ``id``, ``speaker``, ``seconds`` and others.
+        ``"builtin"``; a folder (see `unisat.corpus.folder`); a list of Kaldi, lhotse, NeMo or Common Voice (see
+        `unisat.corpus.manifest`); or a table, CSV or Parquet, with a column ``path`` (relative to the table's folder)
+        and, if known, ``id``, ``speaker``, ``seconds`` and others.
     without, within
         Tables (CSV) with a column ``speaker``: the speakers in them are left out, or no others are kept.
     where
@@ -77,9 +78,10 @@ def manifest(
 
     if source == "builtin":
         return kept(corpus.builtin())
-    if not Path(source).is_dir():
-        return _table(Path(source), kept)
-    found = corpus.folder(source)
+    file = Path(source)
+    if not file.is_dir() and not manifests.is_list(file):
+        return _table(file, kept)
+    found = corpus.folder(file) if file.is_dir() else corpus.manifest(file)
     unreadable = dict(found.report.itertuples(index=False, name=None))
     too_many(unreadable, len(found) + len(unreadable))
     return kept(found)

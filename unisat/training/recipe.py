@@ -25,8 +25,9 @@ class Data:
     Attributes
     ----------
     train, valid : dict
-        The sources of speech by name. Each is a table with a ``source`` (a CSV or Parquet manifest, a folder, or
-        ``"builtin"``) and conditions, ``{source = "speech/metadata.csv", split = "train"}``. They are the arguments of
+        The sources of speech by name. Each is a table with a ``source`` (a CSV or Parquet table, a list of another tool
+        that `unisat.corpus.manifest` reads, a folder, or ``"builtin"``) and conditions,
+        ``{source = "speech/metadata.csv", split = "train"}``. They are the arguments of
         `unisat.training.data.manifest`.
     weights : dict
         The share of each training source in what is heard, up to a common factor. Either all sources have a weight
