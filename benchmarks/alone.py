@@ -61,6 +61,27 @@ def corpus_16() -> dict:
     return corpus(16)
 
 
+def segments(each: int = 50) -> dict:
+    """Rows for 10,000 segments of 200 utterances of 5 s over a mean for each utterance, in turn; the built-in model."""
+    import pandas as pd
+
+    import unisat as us
+
+    speech = us.Batch.from_arrays(noise(*[5.0] * 200), sampling_rate=us.frames.SAMPLE_RATE)
+    rows = [(name, "phone", n * 5 / each, (n + 1) * 5 / each, "x") for name in speech.ids for n in range(each)]
+    said = us.Segments(pd.DataFrame(rows, columns=["id", "tier", "start", "end", "label"]))
+    model, ratios = us.load("tiny"), []
+    for _ in range(6):
+        start = time.perf_counter()
+        us.collect(model, speech, "hidden.*", reduce="mean", progress=False)
+        means = time.perf_counter() - start
+        start = time.perf_counter()
+        us.collect(model, speech, "hidden.*", segments=said, progress=False)
+        ratios.append((time.perf_counter() - start) / means)
+    found = {"ratio": statistics.median(ratios[1:]), "least": min(ratios[1:]), "most": max(ratios[1:])}
+    return {**found, "segments": len(said)}
+
+
 def contrastive(form: str = "matrix") -> dict:
     """Memory that forward and backward of the contrastive loss add, in MB, by the matrix of cosines."""
     import torch.nn.functional as F
@@ -116,7 +137,8 @@ def long_chunks() -> dict:
 
 
 ALONE = {
-    one.__name__: one for one in (long, long_chunks, capture, corpus, corpus_16, contrastive, contrastive_gathered)
+    one.__name__: one
+    for one in (long, long_chunks, capture, segments, corpus, corpus_16, contrastive, contrastive_gathered)
 }
 
 if __name__ == "__main__":
