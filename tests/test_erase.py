@@ -31,6 +31,17 @@ def accuracy(values, codes):
     return (said.argmax(1) == codes).mean()
 
 
+def test_rows_without_a_label_are_left_out():
+    """Of a column as of a sequence."""
+    bank, codes = planted()
+    bank.table.loc[::3, "speaker"] = None
+    edit = us.erase(bank, "hidden.1", "speaker")
+    known = us.erase(bank.known("speaker"), "hidden.1", "speaker")
+    given = us.erase(bank, "hidden.1", np.where(np.arange(len(codes)) % 3 == 0, -1, codes))
+    for other in (known, given):
+        np.testing.assert_allclose(edit.apply(bank["hidden.1"]), other.apply(bank["hidden.1"]))
+
+
 @pytest.mark.parametrize("method", ["means", "leace"])
 def test_class_means_become_equal_and_a_probe_knows_nothing(method):
     bank, codes = planted()

@@ -80,6 +80,9 @@ def kmeans_table():
 
 RESULTS = {
     "abx": lambda **o: us.abx(bank(), label="sentence", by=()).plot(**o),
+    "analogies": lambda **o: us.analogies(
+        bank(), "sentence", [("0", "1"), ("2", "3")], sites=["hidden.0", "logmel"], draws=2, n_boot=5
+    ).plot(**o),
     "attribution": lambda **o: plots.attribution(torch.zeros(1500), torch.ones(4), seconds=SECONDS, **o),
     "code_heat_map": lambda **o: codes().heatmap("speaker", **o),
     "code_usage": lambda **o: codes().plot(**o),
