@@ -71,7 +71,7 @@ def segments(each: int = 50) -> dict:
     rows = [(name, "phone", n * 5 / each, (n + 1) * 5 / each, "x") for name in speech.ids for n in range(each)]
     said = us.Segments(pd.DataFrame(rows, columns=["id", "tier", "start", "end", "label"]))
     model, ratios = us.load("tiny"), []
-    for _ in range(6):
+    for _ in range(5):
         start = time.perf_counter()
         us.collect(model, speech, "hidden.*", reduce="mean", progress=False)
         means = time.perf_counter() - start
