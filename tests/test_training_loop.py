@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import ROOT
 
 import unisat as us
 from unisat.cli import main
@@ -363,6 +364,45 @@ def test_torchrun_trains(speech, tmp_path):
     assert float(rows[0]["frames"]) > 1.5 * int((alone.train[0].targets >= 0).sum()) / 2
     with pytest.raises(ValueError, match=r"processes was 2, is 1"):
         run(speech, tmp_path / "out", optimizer__steps=4)
+
+
+def readme_command(name, folder):
+    """The README's command of a launcher, with the recipe ``folder/recipe.toml``, as words."""
+    (line,) = re.findall(rf"^{name} .*?tiny-1.toml", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    module = {"torchrun": "torch.distributed.run", "accelerate": "accelerate.commands.accelerate_cli"}[name]
+    words = line.replace("recipes/tiny-1.toml", str(folder / "recipe.toml")).split()
+    return [sys.executable, "-m", module, *words[1:]]
+
+
+def toml(given, place=""):
+    """A recipe's values as TOML, one a line."""
+    lines = []
+    for name, value in given.items():
+        nested = isinstance(value, dict)
+        lines += [toml(value, f"{place}{name}.")] if nested else [f"{place}{name} = {json.dumps(value)}"]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("name", ["torchrun", "accelerate"])
+def test_the_commands_of_the_readme_start_two_processes_on_a_cpu(speech, tmp_path, name):
+    pytest.importorskip("accelerate", reason="pretraining needs Accelerate: pip install 'unisat[train]'")
+    (tmp_path / "recipe.toml").write_text(toml(values(speech, tmp_path / "out", optimizer__steps=2)))
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = readme_command(name, tmp_path)
+
+    def called(words):
+        return subprocess.run(words, capture_output=True, encoding="utf-8", env=environment, cwd=tmp_path)
+
+    if name == "accelerate":  # without --multi_gpu it starts one process, in which nothing says how many were meant
+        one = called([word for word in command if word != "--multi_gpu"])
+        assert one.returncode != 0 and "started one" in one.stderr, one.stderr[-3000:]
+        assert " ".join(command[3:6]) in one.stderr  # the same words as in the README
+        assert not (tmp_path / "out" / "checkpoints").exists()
+    done = called(command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 processes on cpu" in done.stderr
+    assert checkpoints.newest(tmp_path / "out" / "checkpoints").state["processes"] == 2
+    assert done.stdout.split() == [str(tmp_path / "out" / "model")]
 
 
 def test_bf16_trains_like_float32(speech, whole, tmp_path):
