@@ -24,7 +24,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from unisat.files import LFS
+from unisat.files import fetched_by
 from unisat.frames import SAMPLE_RATE
 
 SUFFIXES = tuple(
@@ -287,8 +287,8 @@ def opened(source: Any, name: str | None = None) -> Iterator[tuple[list[Sound], 
         except (soundfile.SoundFileError, TypeError) as error:
             reason = getattr(error, "error_string", str(error)).rstrip(".")
             file.seek(0)
-            if file.read(len(LFS)) == LFS:
-                raise ValueError(f"{name} holds no sound but a pointer to it; run git lfs pull.") from error
+            if command := fetched_by(file.read(64)):
+                raise ValueError(f"{name} holds no sound but a pointer to it; run {command}.") from error
             raise ValueError(
                 f"{name} could not be read as sound ({reason}); WAV, FLAC, Ogg, Opus and MP3 are, anything else "
                 "can be converted, for example with: ffmpeg -i INPUT output.wav"
