@@ -31,11 +31,15 @@ from torch.nn.utils.rnn import pad_sequence
 from unisat import audio, corpus
 from unisat.config import UniSpeechSatConfig
 from unisat.corpus import PIECE, Corpus, span
+from unisat.files import places
 from unisat.frames import SAMPLE_RATE, conv_length, valid_positions
 from unisat.training.targets import MOST_UNREADABLE, Targets, too_many
 
 LABELS = {"id", "speaker", "session", "text", "sentence", "sex", "accent"}
 """Columns of a table that are always read as strings."""
+
+MARKED = 10_000
+"""Files of a source whose content a run remembers when it begins; to look at so many takes about a second."""
 
 
 def manifest(
@@ -173,7 +177,7 @@ def union(corpora: Mapping[str, Corpus]) -> Corpus:
 
 
 def begun_with(targets: Targets, splits: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-    """Say what a run is begun with: the labels, and of each source how many utterances, which ones, and their sizes.
+    """Say what a run is begun with: the labels, and of each source how many utterances, which ones, and their sound.
 
     Parameters
     ----------
@@ -185,7 +189,8 @@ def begun_with(targets: Targets, splits: Mapping[str, pd.DataFrame]) -> dict[str
     Returns
     -------
     dict
-        Numbers, and hashes of 16 digits, by names like ``"data.train.voices.sizes"``.
+        Numbers, and hashes of 16 digits, by names like ``"data.train.voices.sizes"``. ``sound`` is of what is in three
+        places of each file, of at most `MARKED` files of a source, and of the pieces of files.
     """
 
     def short(lines: Iterable[str]) -> str:
@@ -197,14 +202,27 @@ def begun_with(targets: Targets, splits: Mapping[str, pd.DataFrame]) -> dict[str
         except OSError:
             return "gone"
 
+    def sound(path: str) -> str:
+        try:
+            return hashlib.sha256(b"".join(places(path))).hexdigest()
+        except OSError:
+            return "gone"
+
+    def of_all(ask: Callable[[str], str], paths: list[str]) -> list[str]:
+        parts = (paths[start : start + 100] for start in range(0, len(paths), 100))
+        with ThreadPoolExecutor(8) as pool:  # network drives answer slowly
+            return list(chain.from_iterable(pool.map(lambda part: [*map(ask, part)], parts)))
+
     found: dict[str, Any] = {"labels": targets.hash_labels()[:16]}
     for split, table in splits.items():
         for source, part in table.groupby(table["id"].str.split("/").str[0], sort=False):
             name = f"data.{split}.{str(source).removeprefix('valid-')}"
             rows = (f"{row.id}\t{row.speaker}\t{row.seconds:.6f}" for row in part.itertuples())
-            with ThreadPoolExecutor(8) as pool:  # network drives answer slowly
-                sizes = list(pool.map(size, part["path"]))
+            files = part["path"].unique().tolist()
+            sizes, sounds = of_all(size, part["path"].tolist()), of_all(sound, files[:: -(-len(files) // MARKED)])
+            pieces = part.reindex(columns=PIECE).astype(float).fillna({"start": 0.0}).to_numpy().tolist()
             found |= {f"{name}.utterances": len(part), f"{name}.ids": short(rows), f"{name}.sizes": short(sizes)}
+            found[f"{name}.sound"] = short([*sounds, *map(str, pieces)])
     return found
 
 

@@ -237,11 +237,12 @@ class Trainer:
         self._refuse(changed, "another recipe", "values")
 
     def _check_begun(self, state: dict[str, Any]) -> None:
-        """Refuse to go on with other speech or labels; checkpoints of earlier versions know only their labels."""
+        """Refuse to go on with other speech or labels; checkpoints of earlier versions do not know all of it."""
         if not state:
             return
         known = {"labels": state["label_hash"][:16], **state.get("begun_with", {})}
-        ours = self.begun_with if "begun_with" in state else {"labels": self.begun_with["labels"]}
+        kinds = {name.rpartition(".")[2] for name in known}
+        ours = {name: value for name, value in self.begun_with.items() if name.rpartition(".")[2] in kinds}
         names = sorted({*known, *ours})
         changed = {name: (known.get(name), ours.get(name)) for name in names if known.get(name) != ours.get(name)}
         self._refuse(changed, "other data", "data")
