@@ -26,6 +26,7 @@ from torch import Tensor
 
 from unisat.files import fetched_by
 from unisat.frames import SAMPLE_RATE
+from unisat.precision import widest
 
 SUFFIXES = tuple(
     f".{ending}"
@@ -188,8 +189,8 @@ def normalize(waveform: Tensor) -> Float[Tensor, " samples"]:
             "before padding."
         )
     # in float64 the mean of equal samples is exactly that sample
-    double = waveform.double()
-    centred = double - double.mean()
+    wide = widest(waveform)
+    centred = wide - wide.mean()
     return (centred / (centred.square().mean() + 1e-7).sqrt()).to(waveform.dtype)
 
 
