@@ -212,10 +212,9 @@ def card(results: dict) -> str:
     ]
     if simple:
         lines[-1] += (
-            f" **Plain {plain} statistics ({best[plain]:.3f} by the better back end) still tell these voices apart better** "
-            "than "
+            f" **Plain {plain} statistics have a lower rate ({best[plain]:.3f} by the better back end)** than "
             + " and ".join({"tiny": "any layer", "x-vector": "the x-vector head"}[label] for label in simple)
-            + ": the model has heard a few hours of speech, and few utterances of each speaker."
+            + ", though the intervals overlap: the model has heard a few hours of speech, and few utterances of each speaker."
         )
     lines.append("")
     table = pd.DataFrame(results["words"]).set_index("frames of")
