@@ -16,6 +16,8 @@ settings.load_profile("unisat")
 THREADS = torch.get_num_threads()
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 377\n"  # a file that was not fetched
+ANNEX = b"/annex/objects/SHA256E-s377--00.wav\n"
 
 
 def small_config(**changes):

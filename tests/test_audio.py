@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import ANNEX, POINTER
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -90,7 +91,8 @@ def test_broken_files_say_what_to_do(tmp_path, ramp):
     soundfile.write(tmp_path / "good.flac", ramp, 16_000)
     broken = {
         "noise.wav": (b"this is not sound" * 50, "could not be read as sound .*ffmpeg"),
-        "pointer.wav": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 377\n", "run git lfs pull"),
+        "pointer.wav": (POINTER, "run git lfs pull"),
+        "annex.wav": (ANNEX, "run git annex get"),
         "nothing.wav": (b"", "could not be read as sound"),
         "cut.wav": ((tmp_path / "good.wav").read_bytes()[:44], "holds no samples"),
         "cut.flac": ((tmp_path / "good.flac").read_bytes()[:-300], r"could not be read as sound \("),

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import POINTER
 
 from unisat.interpret.features import bank as module
 from unisat.interpret.features.bank import FeatureBank, Part
@@ -156,14 +157,20 @@ def test_damaged_files_of_a_bank_are_named(bank, tmp_path):
     whole = index.read_bytes()
     for content in (whole[:40], b"[]", whole.replace(b'"rows"', b'"row"'), b"\xff"):
         index.write_bytes(content)
-        with pytest.raises(ValueError, match=r"bank\.json is damaged \(.*\); where collect made the bank"):
+        with pytest.raises(ValueError, match=r"bank\.json is damaged .*\. Where collect made the bank"):
             FeatureBank.load(tmp_path)
     index.write_bytes(whole)
     for size in (60, 4):
         with part.open("r+b") as file:
             file.truncate(size)
-        with pytest.raises(ValueError, match=r"part-00000\.safetensors is damaged \(.*\); delete it"):
+        with pytest.raises(ValueError, match=r"part-00000\.safetensors is damaged .*\. Delete it"):
             FeatureBank.load(tmp_path)
+    part.write_bytes(POINTER)
+    with pytest.raises(ValueError, match=r"part-00000\.safetensors is only a pointer .*; run git lfs pull"):
+        FeatureBank.load(tmp_path)
+    part.unlink()
+    with pytest.raises(FileNotFoundError, match=r"bank of 1 part\(s\), and part-00000\.safetensors are not there"):
+        FeatureBank.load(tmp_path)
 
 
 @pytest.mark.parametrize("elsewhere", ["../other.safetensors", "/etc/part-0.safetensors", "a/part-0.safetensors", 3])

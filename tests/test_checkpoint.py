@@ -3,12 +3,13 @@ import contextlib
 import gzip
 import json
 import pickle
+import re
 import shutil
 import zipfile
 
 import pytest
 import torch
-from conftest import shuffled, small_config
+from conftest import ANNEX, POINTER, shuffled, small_config
 from safetensors.torch import load_file, save_file
 
 from unisat import UniSpeechSatForCTC, UniSpeechSatModel, checkpoint
@@ -289,7 +290,8 @@ def test_damaged_bytes_of_a_bin_end_in_a_sentence(saved, zipped):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 377\n", "git lfs pull"),
+        (POINTER, "git lfs pull"),
+        (ANNEX, "git annex get"),
         (b"<!DOCTYPE html><html>Not Found</html>", "a web page"),
         (b'\n{"error": "404"}', "JSON; fetch"),
         (gzip.compress(b"x" * 99, mtime=0), "packed with gzip; unpack"),
@@ -425,6 +427,26 @@ def test_names_that_people_call(one_model):
     assert torch.equal(one_model.get_feat_extract_output_lengths(torch.tensor([3000])), frames)
     assert one_model._get_feat_extract_output_lengths(3000) == int(frames)
     assert not head.can_generate()
+    before = head.lm_head.weight.clone()
+    head.tie_weights()
+    assert torch.equal(head.lm_head.weight, before)
+    head.post_init()
+    assert not torch.equal(head.lm_head.weight, before)  # the reference's constructors end so
+    instead = {
+        "generate": "processor.batch_decode",
+        "generation_config": "no text token by token",
+        "resize_token_embeddings": "vocab_size=",
+        "get_input_embeddings": "feature_extractor",
+        "set_input_embeddings": "feature_extractor",
+        "get_output_embeddings": "lm_head",
+        "push_to_hub": "huggingface_hub.upload_folder",
+    }
+    for name, successor in instead.items():
+        with pytest.raises(AttributeError, match=rf"UniSpeechSatForCTC has no {name}: .*{re.escape(successor)}"):
+            getattr(head, name)
+        assert not hasattr(one_model, name)  # as the Trainer asks
+    with pytest.raises(AttributeError, match="'UniSpeechSatForCTC' object has no attribute 'lm_haed'"):
+        getattr(head, "lm_" + "haed")
     with pytest.warns(DeprecationWarning, match="is now UniSpeechSatForCTC.freeze_feature_encoder"):
         UniSpeechSatForCTC(small_config()).freeze_feature_extractor()
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import ANNEX, POINTER
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -74,6 +75,13 @@ def test_a_damaged_file_of_clusters_is_named(tmp_path, size):
     Clusters(torch.rand(3, 2), 0.5).save(tmp_path)
     (tmp_path / "kmeans.safetensors").write_bytes((tmp_path / "kmeans.safetensors").read_bytes()[:size])
     with pytest.raises(ValueError, match=r"kmeans.safetensors is damaged .* Make the targets again"):
+        Clusters.load(tmp_path)
+
+
+@pytest.mark.parametrize(("content", "command"), [(POINTER, "git lfs pull"), (ANNEX, "git annex get")])
+def test_a_pointer_to_a_file_of_clusters_is_not_called_damaged(tmp_path, content, command):
+    (tmp_path / "kmeans.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"kmeans.safetensors is only a pointer to the file .*; run {command}"):
         Clusters.load(tmp_path)
 
 

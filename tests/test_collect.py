@@ -219,9 +219,14 @@ def test_an_interrupted_collection_goes_on(one_model, corpus, tmp_path, monkeypa
     before = len(calls)
     again = us.collect(one_model, corpus, batch_seconds=0.3, folder=tmp_path / "bank")
     assert len(calls) == before  # nothing was left to do
+    sorted((tmp_path / "bank").glob("part-*"))[1].unlink()
+    with pytest.raises(FileNotFoundError, match=r"bank of \d part\(s\), and part-\d+\.safetensors .* same collect"):
+        us.FeatureBank.load(tmp_path / "bank")
+    mended = us.collect(one_model, corpus, batch_seconds=0.3, folder=tmp_path / "bank")
     for site in whole.sites:
         np.testing.assert_array_equal(bank[site], whole[site])
         np.testing.assert_array_equal(again[site], whole[site])
+        np.testing.assert_array_equal(mended[site], whole[site])
     assert bank.sites == whole.sites
     assert bank.table["id"].tolist() == whole.table["id"].tolist()
     assert {path.name.split("-")[0] for path in (tmp_path / "bank").iterdir()} == {

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from conftest import POINTER
 
 from unisat import UniSpeechSatConfig
 
@@ -133,7 +134,7 @@ def test_files_that_are_no_config(tmp_path):
     path.write_text('{"hidden_size": ')
     with pytest.raises(ValueError, match="is not JSON .*downloaded whole"):
         UniSpeechSatConfig.from_pretrained(tmp_path)
-    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 377\n")
+    path.write_bytes(POINTER)
     with pytest.raises(ValueError, match="is not JSON .*run git lfs pull"):
         UniSpeechSatConfig.from_pretrained(tmp_path)
     path.write_text("[1]")

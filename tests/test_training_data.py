@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -508,6 +509,7 @@ def test_a_batch_never_shrinks_to_one(speech):
     broken = TrainingData(corpus, counting(corpus), small_config(), **options)
     first, second = whole.rows(0)
     (speech / "bad.wav").write_bytes(b"not a sound")
+    broken.table = broken.table.copy()
     broken.table.loc[first, "path"] = str(speech / "bad.wav")
     with pytest.warns(UserWarning, match="left out: .*bad"):
         batch = broken[0]
@@ -717,3 +719,67 @@ def test_pieces_of_one_file_are_trained_on_as_files_are(speech, cache_mb):
     joined = union({"one": manifest(speech / "table.csv"), "other": pieces})
     assert torch.equal(joined.waveform(15), torch.tensor(waves[3]))
     assert torch.equal(joined.waveform(3), torch.tensor(waves[3]))
+
+
+# large tables
+
+
+@pytest.fixture
+def many(tmp_path):
+    """A table of 20,000 rows, of whose paths no two are the same."""
+    (tmp_path / "real").mkdir()
+    for number in range(500):
+        (tmp_path / "real" / f"utterance-{number}.wav").touch()
+    lines = ["path,id,speaker,seconds"]
+    for who in range(40):
+        (tmp_path / f"speaker-{who}").symlink_to("real")
+        lines += [f"speaker-{who}/utterance-{n}.wav,s{who}-{n},s{who},1.0" for n in range(500)]
+    (tmp_path / "many.csv").write_text("\n".join(lines))
+    return tmp_path / "many.csv"
+
+
+def test_a_large_table_is_no_heap_of_python_s_strings(many, monkeypatch):
+    if getattr(pd.Series(["a"]).dtype, "storage", "python") != "pyarrow":
+        pytest.skip("this pandas keeps strings as objects of Python; the one of constraints.txt does not")
+    monkeypatch.setattr(data, "BLOCK", 1000)
+    manifest(many)  # what is imported on the way does not count
+    tracemalloc.start()
+    corpus = data.union({"a": manifest(many)})
+    peak = tracemalloc.get_traced_memory()[1] / len(corpus)
+    tracemalloc.stop()
+    assert len(corpus) == 20_000
+    assert all(isinstance(corpus.table[name].dtype, pd.StringDtype) for name in ("path", "id", "speaker"))
+    assert peak < 250  # bytes a row
+
+
+def test_blocks_of_a_table_change_nothing(many, monkeypatch):
+    table = pd.read_csv(many)[:900]
+    table.loc[[3, 500], "id"] = None
+    table.loc[100:120, "speaker"] = None
+    table.to_csv(many.with_name("few.csv"), index=False)
+    whole = manifest(many.with_name("few.csv")).table
+    monkeypatch.setattr(data, "BLOCK", 7)
+    pd.testing.assert_frame_equal(manifest(many.with_name("few.csv")).table, whole)
+    assert whole["path"].tolist() == [str(many.parent / path) for path in table["path"]]
+    assert whole["id"][[3, 500]].tolist() == ["speaker-0/utterance-3", "speaker-1/utterance-0"]
+    assert whole["speaker"].isna().sum() == 21
+    # a file that is gone is found behind every block
+    (many.parent / "real" / "utterance-1.wav").unlink()
+    with pytest.warns(UserWarning, match=r"2 file\(s\) of .*few.csv left out"):
+        assert len(manifest(many.with_name("few.csv"))) == 898
+
+
+def test_unions_keep_what_their_tables_hold():
+    whole = {
+        "path": ["/a", "/b"],
+        "id": ["x", "y"],
+        "speaker": ["s", "t"],
+        "seconds": [1.0, 2.0],
+        "text": ["one", "two"],
+    }
+    empty = {"path": ["/c"], "id": [7], "seconds": [3]}
+    found = data.union({"m": us.corpus.Corpus(pd.DataFrame(whole)), "n": us.corpus.Corpus(pd.DataFrame(empty))}).table
+    assert found["id"].tolist() == ["m/x", "m/y", "n/7"]
+    assert found["speaker"].tolist()[:2] == ["s", "t"]
+    assert found["speaker"].isna().tolist() == [False, False, True]
+    assert found["seconds"].tolist() == [1.0, 2.0, 3.0]

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import ROOT
 
 import unisat as us
 from unisat.cli import main
@@ -191,13 +192,29 @@ def other_sound(folder):
     soundfile.write(folder / "speech" / "3.wav", wave, rate, subtype="PCM_24")
 
 
+def other_sound_of_equal_size(folder):
+    wave, rate = soundfile.read(folder / "speech" / "3.wav")
+    size = (folder / "speech" / "3.wav").stat().st_size
+    soundfile.write(folder / "speech" / "3.wav", wave[::-1], rate)
+    assert (folder / "speech" / "3.wav").stat().st_size == size
+
+
+def other_pieces(folder):
+    header, *lines = (folder / "speech" / "manifest.csv").read_text().splitlines()
+    starts = [0.25 if line.startswith("3.wav") else 0.0 for line in lines]
+    rows = [f"{line},{start}" for line, start in zip(lines, starts, strict=True)]
+    (folder / "speech" / "manifest.csv").write_text("\n".join([f"{header},start", *rows]))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (other_labels, r"other data: labels was '\w+', is '\w+'\. Go on with the old data"),
         (fewer_rows, r"data.train.noise.ids was .*; data.train.noise.utterances was 8, is 7; data.valid.noise.ids"),
         (other_speakers, r"other data: data.train.noise.ids was '\w+', is '\w+'; data.valid.noise.ids was"),
-        (other_sound, r"other data: data.train.noise.sizes was '\w+', is '\w+'; data.valid.noise.sizes was"),
+        (other_sound, r"other data: data.train.noise.sizes was '\w+', is '\w+'; data.train.noise.sound was"),
+        (other_sound_of_equal_size, r"other data: data.train.noise.sound was '\w+', is '\w+'; data.valid.noise.sound"),
+        (other_pieces, r"other data: data.train.noise.sound was '\w+', is '\w+'; data.valid.noise.sound"),
     ],
 )
 def test_other_data_do_not_go_on(begun, tmp_path, change, message, monkeypatch):
@@ -211,10 +228,12 @@ def test_other_data_do_not_go_on(begun, tmp_path, change, message, monkeypatch):
     with pytest.raises(ValueError, match=message):
         run(here / "speech", here / "out", optimizer__steps=2)
     if change is not other_labels:
-        # checkpoints of earlier versions know their labels alone
+        # checkpoints of earlier versions know their labels alone, or all but the sound
         for path in here.glob("out/checkpoints/*/state.json"):
             state = json.loads(path.read_text())
-            del state["begun_with"]
+            known = state.pop("begun_with")
+            if change in (other_sound_of_equal_size, other_pieces):
+                state["begun_with"] = {name: value for name, value in known.items() if not name.endswith("sound")}
             path.write_text(json.dumps(state))
         assert run(here / "speech", here / "out", optimizer__steps=2)
 
@@ -363,6 +382,46 @@ def test_torchrun_trains(speech, tmp_path):
     assert float(rows[0]["frames"]) > 1.5 * int((alone.train[0].targets >= 0).sum()) / 2
     with pytest.raises(ValueError, match=r"processes was 2, is 1"):
         run(speech, tmp_path / "out", optimizer__steps=4)
+
+
+def readme_command(name, folder):
+    """The README's command of a launcher, with the recipe ``folder/recipe.toml``, as words."""
+    (line,) = re.findall(rf"^{name} .*?tiny-1.toml", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    module = {"torchrun": "torch.distributed.run", "accelerate": "accelerate.commands.accelerate_cli"}[name]
+    words = line.replace("recipes/tiny-1.toml", str(folder / "recipe.toml")).split()
+    return [sys.executable, "-m", module, *words[1:]]
+
+
+def toml(given, place=""):
+    """A recipe's values as TOML, one a line."""
+    lines = []
+    for name, value in given.items():
+        nested = isinstance(value, dict)
+        lines += [toml(value, f"{place}{name}.")] if nested else [f"{place}{name} = {json.dumps(value)}"]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("name", ["torchrun", "accelerate"])
+def test_the_commands_of_the_readme_start_two_processes_on_a_cpu(speech, tmp_path, name):
+    pytest.importorskip("accelerate", reason="pretraining needs Accelerate: pip install 'unisat[train]'")
+    (tmp_path / "recipe.toml").write_text(toml(values(speech, tmp_path / "out", optimizer__steps=2)))
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = readme_command(name, tmp_path)
+
+    def called(words):
+        return subprocess.run(words, capture_output=True, encoding="utf-8", env=environment, cwd=tmp_path)
+
+    if name == "accelerate":  # without --multi_gpu it starts one process, in which nothing says how many were meant
+        one = called([word for word in command if word != "--multi_gpu"])
+        assert one.returncode != 0, one.stderr[-3000:]
+        assert "started one" in one.stderr
+        assert " ".join(command[3:6]) in one.stderr  # the same words as in the README
+        assert not (tmp_path / "out" / "checkpoints").exists()
+    done = called(command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 processes on cpu" in done.stderr
+    assert checkpoints.newest(tmp_path / "out" / "checkpoints").state["processes"] == 2
+    assert done.stdout.split() == [str(tmp_path / "out" / "model")]
 
 
 def test_bf16_trains_like_float32(speech, whole, tmp_path):

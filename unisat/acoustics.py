@@ -52,7 +52,7 @@ def log_mel(waveform: Float[Tensor, " samples"], bands: int = 80) -> Float[Tenso
 
 def loudness(waveform: Float[Tensor, " samples"]) -> float:
     """Root mean square of a waveform in dB: 0 for a square wave at full scale, -100 for silence."""
-    power = float(waveform.double().square().mean()) if len(waveform) else 0.0
+    power = float(waveform.cpu().double().square().mean()) if len(waveform) else 0.0
     return max(LEAST_DB, 10 * float(np.log10(power))) if power > 0 else LEAST_DB
 
 

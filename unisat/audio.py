@@ -24,8 +24,9 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from unisat.files import LFS
+from unisat.files import fetched_by
 from unisat.frames import SAMPLE_RATE
+from unisat.precision import widest
 
 SUFFIXES = tuple(
     f".{ending}"
@@ -188,8 +189,8 @@ def normalize(waveform: Tensor) -> Float[Tensor, " samples"]:
             "before padding."
         )
     # in float64 the mean of equal samples is exactly that sample
-    double = waveform.double()
-    centred = double - double.mean()
+    wide = widest(waveform)
+    centred = wide - wide.mean()
     return (centred / (centred.square().mean() + 1e-7).sqrt()).to(waveform.dtype)
 
 
@@ -287,8 +288,8 @@ def opened(source: Any, name: str | None = None) -> Iterator[tuple[list[Sound], 
         except (soundfile.SoundFileError, TypeError) as error:
             reason = getattr(error, "error_string", str(error)).rstrip(".")
             file.seek(0)
-            if file.read(len(LFS)) == LFS:
-                raise ValueError(f"{name} holds no sound but a pointer to it; run git lfs pull.") from error
+            if command := fetched_by(file.read(64)):
+                raise ValueError(f"{name} holds no sound but a pointer to it; run {command}.") from error
             raise ValueError(
                 f"{name} could not be read as sound ({reason}); WAV, FLAC, Ogg, Opus and MP3 are, anything else "
                 "can be converted, for example with: ffmpeg -i INPUT output.wav"

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unisat.files import LFS, save_tensors
+from unisat.files import fetched_by, save_tensors
 
 CONFIG_NAME = "config.json"
 SAFETENSORS_NAME = "model.safetensors"
@@ -33,7 +33,6 @@ _OLD_NAMES = {
 }
 # how files begin that often lie where weights should be, and what they are
 _NO_WEIGHTS = {
-    LFS: "a pointer to them; run git lfs pull",
     b"<": "a web page; fetch them again",
     b"{": "JSON; fetch them again",
     b"\x1f\x8b": "packed with gzip; unpack them",
@@ -201,6 +200,8 @@ def _look(path: Path) -> None:
     """Refuse what often lies where weights should be."""
     with path.open("rb") as file:
         start = file.read(64).lstrip()
+    if command := fetched_by(start):
+        raise ValueError(f"{path} does not hold weights but is a pointer to them; run {command}.")
     for first, what in _NO_WEIGHTS.items():
         if start.startswith(first):
             raise ValueError(f"{path} does not hold weights but is {what}.")

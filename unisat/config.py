@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from unisat import frames
-from unisat.files import LFS
+from unisat.files import fetched_by
 
 CONFIG_NAME = "config.json"
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -94,7 +94,8 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        remedy = "run git lfs pull" if path.read_bytes().startswith(LFS) else "check that it was downloaded whole"
+        command = fetched_by(path.read_bytes())
+        remedy = f"run {command}" if command else "check that it was downloaded whole"
         raise ValueError(f"{path} is not JSON ({error}); {remedy}.") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}; expected a JSON object {{...}}.")

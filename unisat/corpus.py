@@ -243,7 +243,8 @@ class Corpus:
             raise ValueError("a corpus needs at least one utterance, got an empty table.")
         if table["id"].isna().any():
             raise ValueError(f"{table['id'].isna().sum()} of {len(table)} ids are empty; give each utterance a name.")
-        if twice := table["id"][table["id"].duplicated()].tolist():
+        if table["id"].nunique() < len(table):
+            twice = table["id"][table["id"].duplicated()].tolist()
             raise ValueError(f"ids must differ, {twice} come(s) more than once; change the column id.")
         others = [name for name in table if name not in COLUMNS]
         self.table = table.reindex(columns=COLUMNS + others).reset_index(drop=True)
@@ -639,9 +640,9 @@ def read_table(file: Path, dtype: Mapping[str, Any] | type = str) -> pd.DataFram
             encoding = "utf-16" if opened.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8"
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # cells that would be lost
-            return pd.read_csv(
-                file, dtype=dtype, keep_default_na=False, na_values=[""], encoding=encoding, index_col=False
-            )
+            options = {"dtype": dtype, "keep_default_na": False, "na_values": [""], "encoding": encoding}
+            with pd.read_csv(file, **options, index_col=False, chunksize=2**16) as parts:
+                return pd.concat(parts, ignore_index=True)
     except ImportError as error:
         raise ImportError(f"{file} needs pyarrow: pip install 'unisat[train]'.") from error
     except (ValueError, pd.errors.ParserWarning) as error:

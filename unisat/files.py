@@ -17,8 +17,13 @@ from typing import Any
 
 from torch import Tensor
 
-LFS = b"version https://git-lfs"
-"""How the pointers begin that git-lfs leaves in place of files which were not fetched."""
+POINTERS = {b"version https://git-lfs": "git lfs pull", b"/annex/objects/": "git annex get"}
+"""How the pointers begin that stand in place of files which were not fetched, and what fetches the files."""
+
+
+def fetched_by(start: bytes) -> str | None:
+    """Say what fetches a file of which only a pointer is there, from how that begins; None for any other file."""
+    return next((command for first, command in POINTERS.items() if start.startswith(first)), None)
 
 
 @contextmanager
@@ -55,6 +60,16 @@ def shipped(name: str) -> Path:
 def in_utf_8(name: str) -> str:
     r"""Write the bytes of a file's name that are not in UTF-8 as ``\xe9``: no table takes them as they are."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def places(path: str | Path) -> Iterator[bytes]:
+    """Give the size of a file and what is in three places of it: enough to notice other content, and quick to read."""
+    with open(path, "rb", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        yield str(size).encode()
+        for place in (0, size // 2, max(0, size - 4096)):
+            file.seek(place)
+            yield file.read(4096)
 
 
 @contextmanager
@@ -142,6 +157,12 @@ def reading(path: Path, remedy: str) -> Iterator[None]:
     except (FileNotFoundError, PermissionError, MemoryError):
         raise
     except Exception as error:  # each library has errors of its own; torch's are sometimes an OSError without a name
+        start = b""
+        if path.is_file():
+            with path.open("rb") as file:
+                start = file.read(64)
+        if command := fetched_by(start):
+            raise ValueError(f"{path} is only a pointer to the file that belongs there; run {command}.") from error
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} is damaged or only half there ({why}). {remedy}") from error
 

@@ -32,6 +32,11 @@ def widest(tensor: Tensor) -> Tensor:
     return tensor.double() if has_float64(tensor.device) else tensor.float()
 
 
+def float64(tensor: Tensor) -> Tensor:
+    """Convert to float64, on the CPU if the tensor's device has none."""
+    return tensor.double() if has_float64(tensor.device) else tensor.cpu().double()
+
+
 def xlogx(probability: Tensor) -> Tensor:
     """``x ln x``, which is 0 at 0 and has a finite gradient there.
 

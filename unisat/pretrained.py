@@ -27,6 +27,12 @@ _INSTEAD = {
     "safe_serialization=False": "weights are written as safetensors only, which transformers reads too",
     "offload": "put training into `with torch.autograd.graph.save_on_cpu():`",
     "push_to_hub": "upload the folder: huggingface_hub.upload_folder(folder_path=folder, repo_id=name)",
+    "generate": "logits hold all that it says; processor.batch_decode(logits.argmax(-1)) gives the text",
+    "generation_config": "it writes no text token by token",
+    "resize_token_embeddings": "load it with another vocab_size=, with ignore_mismatched_sizes=True",
+    "get_input_embeddings": "it reads sound, and begins with model.base_model.feature_extractor",
+    "set_input_embeddings": "it reads sound, and begins with model.base_model.feature_extractor",
+    "get_output_embeddings": "a head's last layer is model.lm_head or model.classifier",
 }
 _SAVED_THE_SAME = ("max_shard_size", "safe_serialization", "save_function", "token", "variant")
 
@@ -108,6 +114,18 @@ class UniSpeechSatPreTrainedModel(nn.Module):
     def can_generate(cls) -> bool:
         """Whether the model writes text token by token: no."""
         return False
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _INSTEAD:
+            raise AttributeError(f"{type(self).__name__} has no {name}: {_INSTEAD[name]}.")
+        return super().__getattr__(name)
+
+    def post_init(self) -> None:
+        """Draw fresh weights, with which constructors end in the reference."""
+        self.init_weights()
+
+    def tie_weights(self) -> None:
+        """Do nothing, since no two layers share weights."""
 
     def init_weights(self) -> None:
         """Draw fresh weights from torch's generator.

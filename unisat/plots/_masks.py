@@ -37,7 +37,7 @@ def shade(mask_time_indices: Bool[Tensor, " frames"], *, hop: int, ax: Axes) -> 
 
 def set_shade(shaded: PolyCollection, mask_time_indices: Bool[Tensor, " frames"], *, hop: int) -> None:
     """Move what `shade` drew to another mask."""
-    edges = (spans(mask_time_indices).double() * hop / SAMPLE_RATE).tolist()
+    edges = (spans(mask_time_indices).cpu().double() * hop / SAMPLE_RATE).tolist()
     shaded.set_verts([[(start, 0), (start, 1), (end, 1), (end, 0)] for start, end in edges])
 
 

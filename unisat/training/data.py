@@ -31,11 +31,18 @@ from torch.nn.utils.rnn import pad_sequence
 from unisat import audio, corpus, manifests
 from unisat.config import UniSpeechSatConfig
 from unisat.corpus import PIECE, Corpus, span
+from unisat.files import places
 from unisat.frames import SAMPLE_RATE, conv_length, valid_positions
 from unisat.training.targets import MOST_UNREADABLE, Targets, too_many
 
 LABELS = {"id", "speaker", "session", "text", "sentence", "sex", "accent"}
 """Columns of a table that are always read as strings."""
+
+BLOCK = 2**16
+"""Rows of a table that are objects of Python at a time."""
+
+MARKED = 10_000
+"""Files of a source whose content a run remembers when it begins; to look at so many takes about a second."""
 
 
 def manifest(
@@ -109,31 +116,44 @@ def _table(file: Path, kept: Callable[[Corpus], Corpus]) -> Corpus:
         raise ValueError(f"{file} needs a path in each row; row(s) {rows[:10]}, counted from 0, have none.")
     # labels stay strings where a table holds numbers, since targets are found by their id
     for name in LABELS & set(table):
-        table[name] = [None if pd.isna(label) or label == "" else str(label) for label in table[name].tolist()]
-    paths = table["path"].tolist()
-    given = table["id"].tolist() if "id" in table else [None] * len(paths)
-    table["id"] = [corpus.without_suffix(path) if pd.isna(i) else i for i, path in zip(given, paths, strict=True)]
+        table[name] = _mapped(table[name], lambda label: None if pd.isna(label) or label == "" else str(label))
+    if "id" not in table or table["id"].isna().any():
+        named = _mapped(table["path"], corpus.without_suffix)
+        table["id"] = table["id"].where(table["id"].notna(), named) if "id" in table else named
     folder = os.path.abspath(file.parent)
-    table["path"] = [os.path.normpath(os.path.join(folder, path)) for path in paths]
+    table["path"] = _mapped(table["path"], lambda path: os.path.normpath(os.path.join(folder, path)))
     if "seconds" in table:
         table["seconds"] = _numbers(table["seconds"], file)
     # files of rows that are not asked for need not exist
     table = kept(Corpus(table)).table
     unreadable = {}
-    seconds, paths = table["seconds"].to_numpy(float, copy=True), table["path"].tolist()
+    seconds = table["seconds"].to_numpy(float, copy=True)
     known = np.isfinite(seconds) & (seconds > 0)
-    for path in _missing(path for path, one in zip(paths, known, strict=True) if one):
+    for path in _missing(table["path"][known]):
         unreadable[path] = f"{path} does not exist."
     for row in np.flatnonzero(~known):
         try:
-            seconds[row] = audio.duration(paths[row], **span(table.iloc[row]))
+            seconds[row] = audio.duration(table["path"].iloc[row], **span(table.iloc[row]))
         except (ValueError, OSError) as error:
-            unreadable[paths[row]] = str(error)
+            unreadable[table["path"].iloc[row]] = str(error)
     table["seconds"] = seconds
     too_many(unreadable, len(table))
     if unreadable:
         warnings.warn(f"{len(unreadable)} file(s) of {file} left out; see report.", UserWarning, stacklevel=3)
-    return Corpus(table[~table["path"].isin(list(unreadable))], unreadable)
+        table = table[~table["path"].isin(list(unreadable))]
+    return Corpus(table, unreadable)
+
+
+def _blocks(column: pd.Series) -> Iterator[pd.Series]:
+    """Divide a column: its strings are smaller in pandas's arrays than as objects of Python, of which few exist so."""
+    return (column.iloc[start : start + BLOCK] for start in range(0, len(column), BLOCK))
+
+
+def _mapped(column: pd.Series, function: Callable[[Any], str | None]) -> pd.Series:
+    """Give a column of strings, made of each value of a column."""
+    text = object if column.isna().all() else pd.Series([""]).dtype  # a block without a label is still of strings
+    parts = [pd.Series([*map(function, block.tolist())], dtype=text) for block in _blocks(column)]
+    return pd.concat(parts, ignore_index=True).set_axis(column.index)
 
 
 def _numbers(seconds: pd.Series, file: Path) -> pd.Series:
@@ -148,34 +168,46 @@ def _numbers(seconds: pd.Series, file: Path) -> pd.Series:
     return numbers.astype(float)
 
 
-def _missing(paths: Iterable[str]) -> Iterator[str]:
+def _missing(paths: pd.Series) -> Iterator[str]:
     """Give the paths at which there is no file; a folder is listed once instead of asking for each of its files."""
-    folders: dict[str, list[str]] = {}
-    for path in paths:
-        folders.setdefault(os.path.dirname(path), []).append(path)
-    for folder, wanted in folders.items():
-        there: set[str] = set()
-        if len(wanted) > 8:
-            with suppress(OSError), os.scandir(folder) as entries:
-                there = {entry.name for entry in entries if not entry.is_symlink()}
-        yield from (path for path in wanted if os.path.basename(path) not in there and not os.path.exists(path))
+    listed = "", set[str]()  # a folder of which the next block may hold more
+    for block in _blocks(paths):
+        folders: dict[str, list[str]] = {}
+        for path in block.tolist():
+            folders.setdefault(os.path.dirname(path), []).append(path)
+        for folder, wanted in folders.items():
+            if len(wanted) > 8 and folder != listed[0]:
+                listed = folder, set()
+                with suppress(OSError), os.scandir(folder) as entries:
+                    listed = folder, {entry.name for entry in entries if not entry.is_symlink()}
+            there = listed[1] if folder == listed[0] else ()
+            yield from (path for path in wanted if os.path.basename(path) not in there and not os.path.exists(path))
 
 
 def union(corpora: Mapping[str, Corpus]) -> Corpus:
     """Put several corpora into one; ids become ``name/id``, and speakers keep their names."""
-    tables = [part.table.assign(id=[f"{name}/{i}" for i in part.table["id"]]) for name, part in corpora.items()]
+    tables = [part.table.assign(id=f"{name}/" + part.table["id"].astype(str)) for name, part in corpora.items()]
     if not tables:
         raise ValueError("there is no speech: give at least one source.")
     shared = [name for name in tables[0] if all(name in table for table in tables)]
     shared += [name for name in PIECE if name not in shared and any(name in table for table in tables)]
-    whole = pd.concat([table.reindex(columns=shared).astype(object) for table in tables], ignore_index=True)
+    tables = [table.reindex(columns=shared) for table in tables]
+    whole = pd.DataFrame({name: _joined([table[name] for table in tables]) for name in shared})
     whole["seconds"] = whole["seconds"].astype(float)
     unreadable = {path: why for part in corpora.values() for path, why in part.report.itertuples(index=False)}
     return Corpus(whole, unreadable)
 
 
+def _joined(columns: list[pd.Series]) -> pd.Series:
+    """Put columns after one another; strings stay strings, beside columns that are empty."""
+    text = next((column.dtype for column in columns if isinstance(column.dtype, pd.StringDtype)), float)
+    kinds = {text if column.dtype == float and column.isna().all() else column.dtype for column in columns}
+    kind = kinds.pop() if len(kinds) == 1 else object
+    return pd.concat([column.astype(kind) for column in columns], ignore_index=True)
+
+
 def begun_with(targets: Targets, splits: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-    """Say what a run is begun with: the labels, and of each source how many utterances, which ones, and their sizes.
+    """Say what a run is begun with: the labels, and of each source how many utterances, which ones, and their sound.
 
     Parameters
     ----------
@@ -187,7 +219,8 @@ def begun_with(targets: Targets, splits: Mapping[str, pd.DataFrame]) -> dict[str
     Returns
     -------
     dict
-        Numbers, and hashes of 16 digits, by names like ``"data.train.voices.sizes"``.
+        Numbers, and hashes of 16 digits, by names like ``"data.train.voices.sizes"``. ``sound`` is of what is in three
+        places of each file, of at most `MARKED` files of a source, and of the pieces of files.
     """
 
     def short(lines: Iterable[str]) -> str:
@@ -199,14 +232,27 @@ def begun_with(targets: Targets, splits: Mapping[str, pd.DataFrame]) -> dict[str
         except OSError:
             return "gone"
 
+    def sound(path: str) -> str:
+        try:
+            return hashlib.sha256(b"".join(places(path))).hexdigest()
+        except OSError:
+            return "gone"
+
+    def of_all(ask: Callable[[str], str], paths: list[str]) -> list[str]:
+        parts = (paths[start : start + 100] for start in range(0, len(paths), 100))
+        with ThreadPoolExecutor(8) as pool:  # network drives answer slowly
+            return list(chain.from_iterable(pool.map(lambda part: [*map(ask, part)], parts)))
+
     found: dict[str, Any] = {"labels": targets.hash_labels()[:16]}
     for split, table in splits.items():
         for source, part in table.groupby(table["id"].str.split("/").str[0], sort=False):
             name = f"data.{split}.{str(source).removeprefix('valid-')}"
             rows = (f"{row.id}\t{row.speaker}\t{row.seconds:.6f}" for row in part.itertuples())
-            with ThreadPoolExecutor(8) as pool:  # network drives answer slowly
-                sizes = list(pool.map(size, part["path"]))
+            files = part["path"].unique().tolist()
+            sizes, sounds = of_all(size, part["path"].tolist()), of_all(sound, files[:: -(-len(files) // MARKED)])
+            pieces = part.reindex(columns=PIECE).astype(float).fillna({"start": 0.0}).to_numpy().tolist()
             found |= {f"{name}.utterances": len(part), f"{name}.ids": short(rows), f"{name}.sizes": short(sizes)}
+            found[f"{name}.sound"] = short([*sounds, *map(str, pieces)])
     return found
 
 
@@ -430,8 +476,10 @@ class TrainingData:
         table, self.left_out = _usable(corpus, targets, shortest, 2 * processes)
         _warn_of_one_voice(table["speaker"])
         # an utterance without a speaker counts as a speaker of its own
-        self.speakers = [None if pd.isna(name) else str(name) for name in table["speaker"]]
-        self.turns = [name if name is not None else row for row, name in enumerate(self.speakers)]
+        who, names = pd.factorize(table["speaker"])
+        several = [*map(str, names), None]
+        self.speakers = [several[number] for number in who]
+        self.turns = np.where(who < 0, len(names) + np.arange(len(who)), who)
         self.table, self.targets, self.crop = table, targets, crop
         self.crop_seconds, self.batch_seconds, self.do_normalize = crop / SAMPLE_RATE, batch_seconds, do_normalize
         self.seconds, self.grid_seconds = table["seconds"].to_numpy(float), grid_seconds
@@ -441,7 +489,7 @@ class TrainingData:
         self.seed, self.processes, self.rank = seed, processes, rank
         self.cache = SoundCache(cache_mb)
         self.unreadable: dict[str, str] = {}
-        self._plans: OrderedDict[int, list[list[int]]] = OrderedDict()
+        self._plans: OrderedDict[int, list[np.ndarray]] = OrderedDict()
         self._workers: list[tuple[threading.Event, threading.Thread]] = []
         # this number is the same in every epoch, since it depends on the lengths alone
         self.batches_per_epoch = len(self._plan(0)) // processes
@@ -456,8 +504,7 @@ class TrainingData:
         source = self.table["id"].str.split("/").str[0]
         if unknown := sorted({*source} - {*weights}):
             raise ValueError(f"there is no weight for the source(s) {unknown}; weights are {dict(weights)}.")
-        who = pd.Series(self.turns).map(str)
-        spoken = pd.Series(self.seconds).groupby(who).transform("sum")
+        spoken = pd.Series(self.seconds).groupby(self.turns).transform("sum")
         wish = self.seconds * spoken ** (speaker_power - 1)
         wish *= source.map(weights).astype(float) / wish.groupby(source).transform("sum")
         lengths = cropped(self.seconds, self.crop_seconds, self.grid_seconds)
@@ -472,19 +519,19 @@ class TrainingData:
         total = np.concatenate([[0.0], np.cumsum(self.copies[order])])
         return np.repeat(order, np.diff(np.floor(total + draw.random())).astype(int))
 
-    def _plan(self, epoch: int) -> list[list[int]]:
+    def _plan(self, epoch: int) -> list[np.ndarray]:
         if epoch not in self._plans:
             draw = np.random.default_rng([self.seed, 0, epoch])
             heard = self._heard(draw)
             batches = plan(
                 self.seconds[heard],
-                [self.turns[row] for row in heard],
+                self.turns[heard],
                 crop_seconds=self.crop_seconds,
                 batch_seconds=self.batch_seconds,
                 draw=draw,
                 grid_seconds=self.grid_seconds,
             )
-            self._plans[epoch] = [heard[places].tolist() for places in batches]
+            self._plans[epoch] = [heard[places].astype(np.int32) for places in batches]
             while len(self._plans) > 2:
                 self._plans.popitem(last=False)
         return self._plans[epoch]
@@ -494,7 +541,7 @@ class TrainingData:
         epoch, place = divmod(step, self.batches_per_epoch)
         batches = self._plan(epoch)
         # with weights an epoch may have some batches more or less than the first
-        return batches[(place * self.processes + self.rank) % len(batches)]
+        return batches[(place * self.processes + self.rank) % len(batches)].tolist()
 
     def __getitem__(self, step: int) -> TrainingBatch:
         """Read the batch of a step; files that cannot be read are left out and listed in ``unreadable``.
@@ -607,7 +654,8 @@ def _usable(
     corpus: Corpus, targets: Targets | Mapping[str, Tensor], shortest: float, needed: int
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """The utterances that are long enough and have targets, and how many are left out for which reason."""
-    if wrong := [name for name in corpus.table["id"] if not isinstance(name, str)]:
+    ids = corpus.table["id"]
+    if wrong := [] if isinstance(ids.dtype, pd.StringDtype) else [name for name in ids if not isinstance(name, str)]:
         raise ValueError(
             f"{len(wrong)} id(s) are no text, {wrong[:3]} among them; targets are found by the text of an id."
         )
@@ -617,9 +665,11 @@ def _usable(
             f"{len(wrong)} utterance(s) have no finite seconds, {wrong[:3]} among them; correct the table."
         )
     long_enough = seconds >= shortest
-    has_targets = corpus.table["id"].isin(list(targets.index.index if isinstance(targets, Targets) else targets))
+    known = targets.index.index if isinstance(targets, Targets) else pd.Index(list(targets))
+    has_targets = np.concatenate([known.get_indexer(block) >= 0 for block in _blocks(ids)])
     left_out = {"too short": int((~long_enough).sum()), "no targets": int((long_enough & ~has_targets).sum())}
-    table = corpus.table[long_enough & has_targets].reset_index(drop=True)
+    kept = long_enough & has_targets
+    table = corpus.table if kept.all() else corpus.table[kept].reset_index(drop=True)
     if len(table) < needed:
         raise ValueError(
             f"{len(table)} of {len(corpus)} utterances last {shortest:g} s and have targets; {needed} are needed, two "

@@ -237,11 +237,12 @@ class Trainer:
         self._refuse(changed, "another recipe", "values")
 
     def _check_begun(self, state: dict[str, Any]) -> None:
-        """Refuse to go on with other speech or labels; checkpoints of earlier versions know only their labels."""
+        """Refuse to go on with other speech or labels; checkpoints of earlier versions do not know all of it."""
         if not state:
             return
         known = {"labels": state["label_hash"][:16], **state.get("begun_with", {})}
-        ours = self.begun_with if "begun_with" in state else {"labels": self.begun_with["labels"]}
+        kinds = {name.rpartition(".")[2] for name in known}
+        ours = {name: value for name, value in self.begun_with.items() if name.rpartition(".")[2] in kinds}
         names = sorted({*known, *ours})
         changed = {name: (known.get(name), ours.get(name)) for name in names if known.get(name) != ours.get(name)}
         self._refuse(changed, "other data", "data")
@@ -376,9 +377,8 @@ class Trainer:
             sums["frames"] += counted
             seconds += batch.seconds
         names = sorted(sums)
-        totals = torch.tensor([*(sums[name] for name in names), seconds], dtype=torch.float64)
-        totals = self.accelerator.reduce(totals.to(self.accelerator.device), "sum").cpu()
-        whole = dict(zip(names, totals.tolist(), strict=False))
+        *totals, audio_seconds = self._over_processes([*(sums[name] for name in names), seconds])
+        whole = dict(zip(names, totals, strict=True))
         frames = whole.pop("frames")
         row = {name: value / frames for name, value in whole.items()}
 
@@ -392,7 +392,7 @@ class Trainer:
             self.bad_steps = 0
         else:
             self._refuse_step(batch)
-        row |= {"bad_steps": self.bad_steps, "audio_seconds": float(totals[-1])}
+        row |= {"bad_steps": self.bad_steps, "audio_seconds": audio_seconds}
         return {**row, "seconds": time.perf_counter() - began}
 
     def _augmented(self, batch: TrainingBatch, micro: int) -> TrainingBatch:
@@ -403,6 +403,13 @@ class Trainer:
         generator = draws(self.recipe.seed, self.step, micro, self.rank, 2, device=self.accelerator.device)
         lengths = None if batch.attention_mask is None else batch.attention_mask.sum(1)
         return replace(batch, input_values=augment(batch.input_values, settings, generator=generator, lengths=lengths))
+
+    def _over_processes(self, numbers: list[float]) -> list[float]:
+        """Add up numbers over all processes."""
+        totals = torch.tensor(numbers, dtype=torch.float64)
+        # a process that is alone may have a device without float64
+        whole = self.accelerator.reduce(totals.to(self.accelerator.device), "sum") if self.processes > 1 else totals
+        return list(whole.tolist())
 
     def _refuse_step(self, batch: TrainingBatch) -> None:
         """Leave the weights as they are; after too many such steps save the batch and stop."""
@@ -436,8 +443,7 @@ class Trainer:
                 sums[name] += value * counted
             sums["frames"] += counted
         names = sorted(sums)
-        totals = torch.tensor([sums[name] for name in names], dtype=torch.float64, device=self.accelerator.device)
-        whole = dict(zip(names, self.accelerator.reduce(totals, "sum").tolist(), strict=True))
+        whole = dict(zip(names, self._over_processes([sums[name] for name in names]), strict=True))
         frames = whole.pop("frames")
         return {name: value / frames for name, value in whole.items()}
 

@@ -54,7 +54,7 @@ class AttentionView(Picture):
         self.trace, self.batch = trace, batch
         self._tables: dict[int, tuple[pd.DataFrame, str]] = {}  # by utterance: a few hundred numbers each
         site = f"block.{layers[0]}.attn.pattern"
-        self.lengths, self.seconds = trace.lengths(site), trace.seconds(site).double().cpu()
+        self.lengths, self.seconds = trace.lengths(site), trace.seconds(site).cpu().double()
         heads = range(trace[site].shape[1])
         end = self._end(utterance)
         layer_names = [(str(layer), layer) for layer in layers]

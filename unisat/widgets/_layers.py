@@ -61,7 +61,7 @@ class LayersView(Picture):
         if batch is not None:
             check_batch(trace, self.sites[0], batch)
         self.trace, self.batch = trace, batch
-        self.seconds = trace.seconds(self.sites[0]).double().cpu()
+        self.seconds = trace.seconds(self.sites[0]).cpu().double()
         self._kept: dict[Any, Any] = {}
         self._drawn: tuple[int, str] | None = None
         places = [(str(layer), place) for place, layer in enumerate(self.layers)]

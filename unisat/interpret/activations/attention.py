@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from unisat.interpret.activations.capture import Trace
 from unisat.interpret.activations.sites import find_backbone, layer_number
 from unisat.modules import unwrap
+from unisat.precision import float64
 
 
 def measures(
@@ -120,7 +121,7 @@ def rollout(trace: Trace, *, utterance: int = 0) -> Float[Tensor, "layers querie
         )
     out: list[Tensor] = []
     for name in names:
-        weights = trace.ragged(name)[utterance].double().mean(0)
+        weights = float64(trace.ragged(name)[utterance]).mean(0)
         mixed = weights / 2 + torch.eye(len(weights), dtype=weights.dtype, device=weights.device) / 2
         mixed = mixed / mixed.sum(-1, keepdim=True)  # in half precision rows do not quite sum to 1
         out.append(mixed @ out[-1] if out else mixed)
@@ -147,10 +148,11 @@ def value_norms(
     (heads, queries, keys), or (queries, keys) with ``summed``
         Valid frames only.
     """
-    pattern = trace.ragged(f"block.{layer}.attn.pattern")[utterance].double()
-    values = trace.ragged(f"block.{layer}.attn.v")[utterance].double()  # (keys, heads, head_dim)
+    pattern = float64(trace.ragged(f"block.{layer}.attn.pattern")[utterance])
+    values = float64(trace.ragged(f"block.{layer}.attn.v")[utterance])  # (keys, heads, head_dim)
     attention: Any = find_backbone(unwrap(model))[1].encoder.layers[layer].attention
-    weight = attention.out_proj.weight.detach().to(values).unflatten(1, values.shape[1:])  # (hidden, heads, head_dim)
+    weight = float64(attention.out_proj.weight.detach()).to(values)
+    weight = weight.unflatten(1, values.shape[1:])  # (hidden, heads, head_dim)
     arriving = torch.einsum("khd,ohd->hko", values, weight)
     if not summed:
         return pattern * arriving.norm(dim=-1)[:, None]

@@ -25,6 +25,7 @@ from unisat.interpret.activations.reduce import PerUtterance, per_utterance
 from unisat.interpret.activations.sites import TIME_AXES, Selector, Site, find_backbone, itemsize, select, site_list
 from unisat.model import UniSpeechSatModel
 from unisat.modules import unwrap
+from unisat.precision import float64
 
 DEFAULT_BUDGET = "2GB"
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -140,7 +141,7 @@ class Trace(Mapping[str, Tensor]):
         rows = []
         for name, site in self._sites.items():
             value = self[name]
-            parts = torch.cat([part.flatten() for part in self.ragged(name)]).double()
+            parts = float64(torch.cat([part.flatten() for part in self.ragged(name)]))
             axes = ("batch", *("reduced" for _ in value.shape[1:])) if self._reduced else site.shape
             shape = " ".join(f"{axis}={size}" for axis, size in zip(axes, value.shape, strict=True))
             rows.append(

@@ -20,6 +20,7 @@ from unisat.frames import SAMPLE_RATE, frame_seconds, hop
 from unisat.inputs import check_waveforms
 from unisat.interpret.activations.sites import chosen_layers, find_backbone
 from unisat.modules import evaluating, unwrap
+from unisat.precision import float64
 
 MOST_SECONDS = 120.0
 """Length of the longest recording that `chunk_error` runs whole."""
@@ -147,8 +148,8 @@ def chunk_error(
         near |= (parts.seconds - parts.seconds[start]).abs() <= 0.25
     rows = {}
     for layer, state in whole.hidden_states.items():
-        exact = state.double()
-        apart = (parts.hidden_states[layer].double() - exact).square().sum(-1)
+        exact = float64(state)
+        apart = (float64(parts.hidden_states[layer]) - exact).square().sum(-1)
         size = exact.square().sum(-1)
         rows[layer] = {
             "rms": float((apart.sum() / size.sum()).sqrt()),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unisat.config import UniSpeechSatConfig
 from unisat.interpret.activations.sites import TIME_AXES, Site
+from unisat.precision import float64
 
 PerUtterance = Callable[[Tensor, Tensor], Tensor]
 
@@ -89,7 +90,7 @@ class Moments:
 
     def update(self, values: Shaped[Tensor, "batch positions ..."], valid: Bool[Tensor, "batch positions"]) -> None:
         """Take in a batch."""
-        frames = values[valid].flatten(1).double()
+        frames = float64(values[valid].flatten(1))
         self.merge(
             {"frames": torch.tensor(float(len(frames))), "sum": frames.sum(0), "products": frames.mT @ frames},
         )

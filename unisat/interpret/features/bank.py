@@ -21,7 +21,7 @@ from torch import Tensor
 
 from unisat.config import nearest
 from unisat.deprecation import OldAttribute, old_keywords
-from unisat.files import in_utf_8, save_tensors, whole_file
+from unisat.files import in_utf_8, reading, save_tensors, whole_file
 from unisat.interpret.activations.sites import hidden_sites
 from unisat.interpret.features.known import known, plain, whole_columns
 
@@ -30,6 +30,8 @@ SOUND = "rows#sound"
 """Array of a part with a number for the sound that each row was measured of."""
 LENGTHS = "#frames"
 """Suffix of the array with the number of frames of each utterance at a frame-wise site."""
+_ANEW = "Delete it and run the same collect(folder=…) again, which computes its utterances anew."
+
 MOST_MAPS = 16_384
 """Files that are mapped; the parts of a bank with more of them are copied, since Linux maps at most 65,530."""
 
@@ -305,7 +307,7 @@ class FeatureBank:
         Raises
         ------
         FileNotFoundError
-            If the folder holds no bank, or an unfinished one.
+            If the folder holds no bank, an unfinished one, or one of which parts are gone.
         ValueError
             If a file is damaged, or ``bank.json`` names parts elsewhere.
         """
@@ -316,6 +318,12 @@ class FeatureBank:
             raise FileNotFoundError(f"{folder} holds no feature bank (no bank.json){begun}.")
         index = _read_index(folder / "bank.json")
         table = pd.DataFrame(index["table"]["data"], columns=index["table"]["columns"])
+        if gone := [name for name in index["parts"] if not (folder / name).exists()]:
+            raise FileNotFoundError(
+                f"{folder} is a bank of {len(index['parts'])} part(s), and {', '.join(gone[:3])}"
+                f"{f' and {len(gone) - 3} more' if len(gone) > 3 else ''} are not there. Copy them from where the bank "
+                "was made, or run the same collect(folder=…) again, which computes their utterances anew."
+            )
         copied = len(index["parts"]) > MOST_MAPS
         read = [read_part(folder / name, index["arrays"], copied=copied) for name in index["parts"]]
         if index["rows"] is not None:  # parts number the utterances of the corpus, of which some could not be read
@@ -324,7 +332,9 @@ class FeatureBank:
         if (folder / "statistics.safetensors").exists():
             from safetensors.torch import load_file
 
-            for name, value in load_file(folder / "statistics.safetensors").items():
+            with reading(folder / "statistics.safetensors", _ANEW):
+                found = load_file(folder / "statistics.safetensors")
+            for name, value in found.items():
                 site, _, what = name.rpartition("/")
                 statistics.setdefault(site, {})[what] = value.numpy()
         return cls(table, read, statistics, index["about"])
@@ -338,13 +348,10 @@ def write_part(path: Path, part: Part) -> None:
 
 def read_part(path: Path, names: Sequence[str], *, copied: bool = False) -> Part:
     """Map arrays of a safetensors file, or copy them, in the order of ``names``; the file itself has another order."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, "pt") as file:
-            rows, *arrays = (file.get_tensor(name).numpy() for name in (ROWS, *names))
-    except SafetensorError as error:
-        raise damaged(path, error) from error
+    with reading(path, _ANEW), safe_open(path, "pt") as file:
+        rows, *arrays = (file.get_tensor(name).numpy() for name in (ROWS, *names))
     return Part(
         rows.copy() if copied else rows, dict(zip(names, map(np.copy, arrays) if copied else arrays, strict=True))
     )
@@ -352,16 +359,11 @@ def read_part(path: Path, names: Sequence[str], *, copied: bool = False) -> Part
 
 def _read_index(path: Path) -> dict[str, Any]:
     """Read and check ``bank.json``."""
-    try:
+    with reading(path, "Where collect made the bank, the same collect(folder=…) writes it anew."):
         index = json.loads(path.read_text(encoding="utf-8"))
         kept = {name: index[name] for name in ("about", "arrays", "parts", "rows", "table")}
         parts = [str(name) for name in kept["parts"]]
         kept["table"]["columns"], kept["table"]["data"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is damaged ({type(error).__name__}: {error}); where collect made the bank, the same "
-            "collect(folder=…) writes it anew."
-        ) from error
     if elsewhere := [name for name in parts if not re.fullmatch(r"part-[\w-]+\.safetensors", name)]:
         raise ValueError(
             f"{path} names {elsewhere[0]!r} as a part of the bank; expected names such as part-00000.safetensors of "
@@ -377,21 +379,10 @@ def array_names(path: Path) -> list[str]:
 
 def tensor_names(path: Path) -> list[str]:
     """List the names of all that is in a safetensors file, in its order."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, "pt") as file:
-            return list(file.keys())
-    except SafetensorError as error:
-        raise damaged(path, error) from error
-
-
-def damaged(path: Path, error: Exception) -> ValueError:
-    """Make the error for a part that cannot be read."""
-    return ValueError(
-        f"{path} is damaged ({error}); delete it and run the same collect(folder=…) again, which computes its "
-        "utterances anew."
-    )
+    with reading(path, _ANEW), safe_open(path, "pt") as file:
+        return list(file.keys())
 
 
 def write_index(

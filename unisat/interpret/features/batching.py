@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 import warnings
 from collections import deque
@@ -21,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from unisat import audio
 from unisat.corpus import WHOLE, Batch, Corpus, span
+from unisat.files import places
 from unisat.frames import SAMPLE_RATE, valid_positions
 
 
@@ -77,12 +77,9 @@ class Speech:
             if pd.isna(utterance["path"]):  # in a dataset
                 found.update(self.source.waveform(row).numpy().tobytes())
                 return int.from_bytes(found.digest(), "little", signed=True)
-            with suppress(OSError, ValueError), open(utterance["path"], "rb", buffering=0) as file:
-                size = file.seek(0, os.SEEK_END)
-                found.update(str(size).encode())
-                for place in (0, size // 2, max(0, size - 4096)):
-                    file.seek(place)
-                    found.update(file.read(4096))
+            with suppress(OSError, ValueError):
+                for part in places(utterance["path"]):
+                    found.update(part)
         return int.from_bytes(found.digest(), "little", signed=True)
 
     def normalize(self, waveform: Tensor) -> Tensor:

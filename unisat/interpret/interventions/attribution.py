@@ -22,6 +22,7 @@ from unisat.interpret.activations.forward import eagerly, hook
 from unisat.interpret.activations.sites import Site, find_backbone, layer_number, select, site_list
 from unisat.interpret.result import Result, plots
 from unisat.modules import fingerprint, unwrap
+from unisat.precision import float64
 from unisat.xvector import UniSpeechSatForXVector
 
 Target = Callable[[Any], Tensor] | int | tuple[int, int]
@@ -307,10 +308,10 @@ class _Path:
                 f"the target has no gradient at {self.site.name!r}: it reads nothing that comes after this site, or "
                 "was detached."
             )
-        return gradient.double() / self.damping
+        return float64(gradient) / self.damping
 
     def gradient_times_input(self) -> Float[Tensor, " positions"]:
-        return _over_channels(self.gradients(self.input[None])[0] * self.input)
+        return _over_channels(self.gradients(self.input[None])[0] * float64(self.input))
 
     def integrate(
         self, baselines: Sequence[str | Tensor], draws: int, steps: int, seed: int
@@ -325,7 +326,7 @@ class _Path:
                 attribution = self.against(baseline, steps)
                 with torch.no_grad():
                     ends = torch.cat([self.values(end[None]) for end in (self.input, baseline)])
-                value, other = ends.double().tolist()
+                value, other = ends.tolist()
                 total, gap = float(attribution.sum()), value - other
                 relative = abs(total - gap) / abs(gap) if gap else float("nan")
                 name = choice if isinstance(choice, str) else "given"
@@ -336,13 +337,14 @@ class _Path:
     def against(self, baseline: Float[Tensor, "positions ..."], steps: int) -> Float[Tensor, " positions"]:
         """Integrated gradients against one baseline: the way from it times the mean gradient along the way."""
         way = self.input - baseline
-        nodes, weights = (torch.from_numpy(x).to(way.device) for x in np.polynomial.legendre.leggauss(steps))
+        nodes, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(steps))
         shape = (-1, *[1] * way.ndim)
-        gradient = torch.zeros_like(way, dtype=torch.float64)
+        wide = float64(way)
+        gradient = torch.zeros_like(wide)
         for node, weight in zip(nodes.split(self.batch_size), weights.split(self.batch_size), strict=True):
-            share = ((node + 1) / 2).view(shape).to(way.dtype)  # from [-1, 1] to [0, 1]
-            gradient += (weight.view(shape) / 2 * self.gradients(baseline + share * way)).sum(0)
-        return _over_channels(gradient * way)
+            share = ((node + 1) / 2).view(shape).to(way)  # from [-1, 1] to [0, 1]
+            gradient += (weight.view(shape).to(wide) / 2 * self.gradients(baseline + share * way)).sum(0)
+        return _over_channels(gradient * wide)
 
     def baseline(self, choice: str | Tensor, generator: torch.Generator) -> Float[Tensor, "positions ..."]:
         if isinstance(choice, Tensor):

@@ -18,7 +18,7 @@ from unisat.frames import valid_positions
 from unisat.inputs import check_number
 from unisat.interpret.activations.capture import Trace
 from unisat.interpret.activations.sites import Selector, Site
-from unisat.precision import widen
+from unisat.precision import float64, widen
 
 Mode = Literal["zero", "mean", "resample"]
 Align = Literal["error", "crop", "stretch"]
@@ -383,7 +383,7 @@ class Project(_Chosen):
         rows = [fit("basis", row, site, chosen) for row in (basis if basis.ndim > 1 else basis[None])]
         if not rows:
             raise ValueError("basis has no rows: give the vectors that span the subspace, (rank, channels).")
-        _, sizes, directions = torch.linalg.svd(torch.stack(rows).double(), full_matrices=False)
+        _, sizes, directions = torch.linalg.svd(torch.stack(rows).cpu().double(), full_matrices=False)
         precision = torch.finfo(basis.dtype if basis.is_floating_point() else torch.float32).eps
         rank = int((sizes > sizes[0] * precision * max(len(rows), len(chosen))).sum())
         if rank == 0:
@@ -462,25 +462,25 @@ class Erase(_Chosen):
                 f"values must be decimal numbers of shape (…, {len(self.mean)}), got {tuple(rows.shape)} of "
                 f"{str(rows.dtype).removeprefix('torch.')}."
             )
-        done = self.remove(rows.double(), torch.as_tensor(self.basis)).to(rows.dtype)
+        done = self.remove(float64(rows), torch.as_tensor(self.basis)).to(rows)
         return done if isinstance(values, Tensor) else done.numpy()
 
     def remove(
         self, part: Float[Tensor, "*rows channels"], directions: Float[Tensor, "*seeds rank channels"]
     ) -> Float[Tensor, "*rows channels"]:
         """Remove orthonormal directions of the whitened values."""
-        read = write = directions.double().cpu()
+        read = write = directions.cpu().double()
         if self.whiten is not None:
-            whiten = torch.as_tensor(self.whiten).double().cpu()
-            read, write = directions.double().cpu() @ whiten, directions.double().cpu() @ _pinv(whiten)
+            whiten = torch.as_tensor(self.whiten).cpu().double()
+            read, write = directions.cpu().double() @ whiten, directions.cpu().double() @ _pinv(whiten)
         centred = part - torch.as_tensor(self.mean).to(part)
         return part - (centred @ read.mT.to(part)) @ write.to(part)
 
     def random(self, turned: Float[Tensor, "seeds channels channels"]) -> Float[Tensor, "seeds rank channels"]:
         """Give as many random directions of the whitened values for each rotation, where these vary at all."""
-        rows = torch.as_tensor(self.basis).double().cpu() @ turned.double()
+        rows = torch.as_tensor(self.basis).cpu().double() @ turned.double()
         if self.whiten is not None:
-            whiten = torch.as_tensor(self.whiten).double().cpu()
+            whiten = torch.as_tensor(self.whiten).cpu().double()
             rows = rows @ whiten @ _pinv(whiten)
         return torch.linalg.qr(rows.mT)[0].mT
 
@@ -585,11 +585,11 @@ class Placebo(Intervention):
             return self.of.remove(part, self.of.random(turned))
         if not isinstance(self.of, Project):
             return part + (self.of.change(part, place) - part) @ turned.to(part)
-        own = self.of.orthonormal(place.site, place.chosen).double().cpu()
+        own = self.of.orthonormal(place.site, place.chosen).cpu().double()
         if self.match == "rank":
             directions = own @ turned.double()
         else:
-            covariance = torch.cov(part[place.valid].double().cpu().T)
+            covariance = torch.cov(part[place.valid].cpu().double().T)
             directions = torch.stack([as_variable(own, covariance, rows[: len(own)].double()) for rows in turned])
         return self.of.split(part, directions.to(part))
 

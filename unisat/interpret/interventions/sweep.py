@@ -351,4 +351,4 @@ def _measure(metric: Metric | Callable[[Any], Tensor], output: Any, rows: np.nda
     if not isinstance(values, Tensor) or values.shape != (len(rows),) or not torch.isfinite(values).all():
         got = f"{tuple(values.shape)}: {values}" if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(f"metric must give one finite number for each of {len(rows)} utterances, got {got}.")
-    return values.double().cpu().numpy()
+    return values.cpu().double().numpy()

@@ -89,7 +89,7 @@ def perplexity_over_frames(logits: Float[Tensor, "frames entries"], *, points: i
     total, entries = logits.shape
     sizes = np.unique(np.geomspace(min(10, total), total, points).round().astype(int))
     draw = np.random.default_rng(seed)
-    probabilities = logits.double().softmax(-1).cpu().numpy()
+    probabilities = logits.cpu().double().softmax(-1).numpy()
     soft = np.zeros(len(sizes))
     for _ in range(SOFT_DRAWS):
         parts = np.add.reduceat(probabilities[draw.permutation(total)], np.append(0, sizes[:-1]), axis=0)
