@@ -156,7 +156,8 @@ def test_differences_are_paired_and_the_best_is_chosen_anew_in_each_draw():
 
 
 def test_trials_are_those_of_verify_trials_and_their_differences_are_paired():
-    banks = {name: bank(seed, 3, {1, 2}, 0.4, controls(seed, 3)) for name, seed in (("A", 0), ("B", 1))}
+    pooled = {"reduce": "mean+std"}  # of which trials take the means, and all of the spectrum
+    banks = {name: bank(seed, 3, {1, 2}, 0.4, controls(seed, 3), **pooled) for name, seed in (("A", 0), ("B", 1))}
     options = {"exclude_same_session": False, "n_boot": 150, "seed": 3}
     found = us.compare(banks | {"B": shuffled(banks["B"])}, task="verify", **options)
     scored = {}

@@ -15,6 +15,7 @@ from unisat.plots._style import CLASSES, axes, beside, literal
 AXES = {"layer": "layer", "depth": "depth (share of the last layer)"}
 MARKERS = "osD^v<>P"
 FLAT = ("logmel", "mfcc", "loudness")
+BANDS = {"trained": 0.15, "untrained": 0.07}
 
 
 def comparison(
@@ -63,7 +64,7 @@ def comparison(
             label = name if control == "trained" else f"{name}, untrained"
             shown: dict[str, Any] = {"color": colour, "label": label, "markerfacecolor": "white", **look}
             ax.plot(x, curve["value"], **shown)
-            ax.fill_between(x, curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
+            ax.fill_between(x, curve["low"], curve["high"], color=colour, alpha=BANDS[control], linewidth=0)
             if control == "trained":
                 filled = curve["layer"].isin(list((best or {}).get(str(model), ()))).to_numpy()
                 ax.plot(
@@ -114,7 +115,7 @@ def differences(table: pd.DataFrame, *, by: str = "layer", ax: Axes | None = Non
             x = curve[where].to_numpy(float)
             label = name if control == "trained" else f"{name}, untrained"
             ax.plot(x, curve["difference"], color=colour, markersize=4, label=label, **look)
-            ax.fill_between(x, curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
+            ax.fill_between(x, curve["low"], curve["high"], color=colour, alpha=BANDS[control], linewidth=0)
         for best in rows[(rows["at"] == "best") & (rows["control"] == "trained")].itertuples():
             x = end + step * (1 + 0.3 * place)
             ax.plot([x, x], [best.low, best.high], color=colour, linewidth=1.5)

@@ -1,4 +1,4 @@
-"""How layers and models compare: several models on one axis, similarity, subspaces, directions, layer weights, weighted sums, layers over time."""
+"""How layers and models compare: similarity, subspaces, directions, layer weights, sums, layers over time."""
 
 from unisat.deprecation import moved
 

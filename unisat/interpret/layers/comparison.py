@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
+from tqdm.auto import tqdm
 
 from unisat.interpret.activations.sites import hidden_sites
 from unisat.interpret.features.bank import FeatureBank, matched
@@ -78,7 +79,8 @@ class Comparison(Result):
         Notes
         -----
         Each interval is that of one difference. Where you look for a layer in which two models differ, one in twenty
-        such intervals leaves out 0 by chance.
+        such intervals leaves out 0 by chance. The best of more layers is in part the luckiest, so ``best`` speaks a
+        little for the model that has more of them.
         """
         name = self._metric(metric)
         pairs = combinations(self.reports, 2)
@@ -273,7 +275,7 @@ def _verified(
         raise ValueError(f"trials have no control {wrong[0]!r}; they have {', '.join(known)}.")
     check_lacking([name for name in asked if name in lacking(bank, chosen)])
     found: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {}
-    for name, control, site in jobs(bank, chosen, asked):
+    for name, control, site in tqdm(jobs(bank, chosen, asked), desc="trials", disable=not progress):
         scored = verify_trials(bank, name, train=train, pool=None if name in ACOUSTIC else pool, **options)
         rates = np.append(scored.eer(), scored.draws())[None]
         found.setdefault((control, site), []).append({"eer": rates})
