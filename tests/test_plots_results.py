@@ -49,6 +49,12 @@ def probed():
 
 
 @cache
+def compared():
+    options = {"groups": "sentence", "controls": ["untrained", "logmel"], "seeds": 1, "n_boot": 50, "progress": False}
+    return us.compare({"A": bank(), "B": bank()}, "speaker", metrics=["bal_acc"], **options)
+
+
+@cache
 def swept():
     model = shuffled(us.UniSpeechSatModel(small_config()))
     batches = [
@@ -86,7 +92,9 @@ RESULTS = {
     "attribution": lambda **o: plots.attribution(torch.zeros(1500), torch.ones(4), seconds=SECONDS, **o),
     "code_heat_map": lambda **o: codes().heatmap("speaker", **o),
     "code_usage": lambda **o: codes().plot(**o),
+    "comparison": lambda **o: compared().plot(**o),
     "det": lambda **o: us.verify_trials(bank(), 0, n_boot=10).plot("det", **o),
+    "differences": lambda **o: compared().plot("differences", **o),
     "direction": lambda **o: us.direction(bank(), "hidden.0", "speaker", "0", "1", groups=None, draws=2).plot(**o),
     "effect_map": lambda **o: swept().heatmap(**o),
     "effects": lambda **o: swept().plot(**o),
@@ -94,6 +102,7 @@ RESULTS = {
     "kmeans_lens": lambda **o: plots.kmeans_lens(kmeans_table(), **o),
     "layer_similarity": lambda **o: us.layer_similarity(bank()).plot(**o),
     "layer_similarity to one": lambda **o: us.layer_similarity(bank()).plot(to="hidden.1", **o),
+    "layer_similarity of two models": lambda **o: us.layer_similarity(bank(), bank(), names=("A", "B")).plot(**o),
     "layer_weights": lambda **o: us.layer_weights(torch.zeros(3), norms()).plot(**o),
     "lens": lambda **o: plots.lens(
         torch.rand(2, 4), torch.zeros(2, 4).long(), seconds=SECONDS, label="entropy (bits)", limits=(0.0, 1.0), **o

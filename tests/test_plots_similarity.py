@@ -79,3 +79,14 @@ def test_what_is_left_of_each_label_is_a_line_with_its_ranges(layers):
         np.testing.assert_array_equal(np.unique(ax.lines[place + 2].get_ydata()), np.unique(rows["random_high"]))
     assert len(ax.collections) == 2
     assert ax.get_ylabel() == "share of variance left"
+
+
+def test_the_axes_name_both_models():
+    result = compare(bank(2), bank(5), names=("SAT", "$HuBERT"))
+    ax = result.plot()
+    assert ax.images[0].get_array().shape == (2, 5)
+    assert (ticks(ax), ticks(ax, "y")) == (["0", "1", "2", "3", "4"], ["0", "1"])
+    assert (ax.get_ylabel(), ax.get_xlabel()) == ("SAT: layer", r"\$HuBERT: layer")
+    curve = result.plot(to="hidden.4")
+    assert curve.get_title() == r"with hidden.4 of \$HuBERT"
+    assert curve.get_xlabel() == "SAT: layer"

@@ -247,7 +247,7 @@ def with_nan():
         (lambda: layer_similarity(bank(noise(1, 9, 2)), blocks=2), "blocks=2 must be at least 3, or 0"),
         (
             lambda: layer_similarity(bank(noise(1, 9, 2)), bank(noise(1, 8, 2))),
-            r"1 are only in the first \(such as \['u8'\]\) and 0 only in the second",
+            r"the second bank lacks 1 of them \('u8'\)\. Take",
         ),
         (
             lambda: layer_similarity(bank(noise(1, 4, 2)), bank(noise(1, 4, 2), ids=["u0", "u1", "u2", "u2"])),
@@ -265,6 +265,27 @@ def test_more_utterances_than_memory_are_refused_with_how_many_fit(monkeypatch):
     layer_similarity(bank(noise(1, 10, 2), noise(2, 10, 2)))
     with pytest.raises(ValueError, match="take at most 10 utterances"):
         layer_similarity(bank(noise(1, 11, 2), noise(2, 11, 2)))
+
+
+def test_a_model_of_13_layers_beside_one_of_25_is_matched_by_id():
+    common = noise(0, 40, 6)
+    base = [common[:, : 1 + k % 5] @ noise(k, 1 + k % 5, 8) + noise(50 + k, 40, 8) for k in range(13)]
+    large = [common @ noise(100 + k, 6, 12) + noise(200 + k, 40, 12) for k in range(25)]
+    speakers = [f"s{row // 4}" for row in range(40)]
+    first, second = bank(*base, speaker=speakers), bank(*large, speaker=speakers)
+    result = layer_similarity(first, second.take(np.random.default_rng(1).permutation(40)), names=("base", "large"))
+    assert result.values.shape == result.low.shape == (13, 25)
+    for i, j in ((0, 0), (3, 17), (12, 24)):
+        assert result.values[i, j] == pytest.approx(one(layer_similarity(bank(base[i], large[j]))))
+    assert result.settings["names"] == ("base", "large")
+    # both sides in each other's place
+    turned = layer_similarity(second, first, names=("large", "base"))
+    np.testing.assert_allclose(turned.values, result.values.T, atol=1e-12)
+    assert layer_similarity(first, second, kind="cca", blocks=0).values.shape == (13, 25)
+    with pytest.raises(ValueError, match=r"'large' lacks 1 of them \('u0'\)"):
+        layer_similarity(first, second.take(range(1, 40)), names=("base", "large"))
+    with pytest.raises(ValueError, match="names='base' must be two"):
+        layer_similarity(first, second, names="base")
 
 
 # subspaces

@@ -15,8 +15,8 @@ watch     `sites` that can be seen; `capture`, `run`; `encode_long`; `attention_
 change    `intervene` with `Ablate`, `Patch`, `Steer`, `Project`, `Erase`, `Edit` and their `Placebo`;
           `erase` a label; `sweep` over places; `attribute` an output to the sound; `metrics`
 collect   `collect` features of a corpus into a `FeatureBank`
-measure   `probe_layers`, `abx`, `verify_trials`, `embed`, `layer_similarity`, `subspaces`, `direction`,
-          `analogies`, `layer_weights`, `fit_layer_weights`; `codebook_usage`, `units`; `ctc_lens`,
+measure   `probe_layers`, `abx`, `verify_trials`, `compare` models, `embed`, `layer_similarity`, `subspaces`,
+          `direction`, `analogies`, `layer_weights`, `fit_layer_weights`; `codebook_usage`, `units`; `ctc_lens`,
           `unit_lens`, `kmeans_lens`
 show      `plots`, `widgets`, `listen`
 train     `losses`, `masking`, `mixing`; the command ``unisat pretrain``; `unisat.training`

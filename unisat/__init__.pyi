@@ -52,6 +52,7 @@ from .interpret.interventions.sweep import sweep as sweep
 from .interpret.features.bank import FeatureBank as FeatureBank
 from .interpret.features.collect import collect as collect
 from .interpret.layers.analogies import analogies as analogies
+from .interpret.layers.comparison import compare as compare
 from .interpret.layers.directions import direction as direction
 from .interpret.layers.similarity import layer_similarity as layer_similarity
 from .interpret.layers.subspaces import subspaces as subspaces

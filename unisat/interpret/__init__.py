@@ -8,7 +8,7 @@ room                 question
 `interventions`      What happens if a value is changed?
 `probing`            What can be read from a layer?
 `speakers`           Who speaks?
-`layers`             How do layers compare?
+`layers`             How do layers and models compare?
 `units`              Which discrete units does it use?
 `masks`              What is hidden from it?
 `objective`          What does a step of pretraining see?

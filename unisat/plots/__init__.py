@@ -5,6 +5,7 @@
 
 from unisat.deprecation import old_modules
 from unisat.plots._attention import pattern
+from unisat.plots._comparison import comparison, differences
 from unisat.plots._directions import abx, analogies, direction
 from unisat.plots._heads import activity, alignment, tokens
 from unisat.plots._interventions import attribution, effect_map, effects
@@ -46,8 +47,10 @@ __all__ = [
     "code_heat_map",
     "code_track",
     "code_usage",
+    "comparison",
     "describe",
     "det",
+    "differences",
     "direction",
     "effect_map",
     "effects",

@@ -18,7 +18,12 @@ NAMES = {
 
 
 def layer_similarity(
-    table: pd.DataFrame, *, to: str | None = None, chance: float | None = None, ax: Axes | None = None
+    table: pd.DataFrame,
+    *,
+    to: str | None = None,
+    chance: float | None = None,
+    names: tuple[str, str] | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """Heat map of the similarities between two sets of layers; small maps have numbers in the cells.
 
@@ -30,6 +35,8 @@ def layer_similarity(
         Draw a curve instead: the similarity of every ``first`` to this ``second`` site, with its interval.
     chance : float, optional
         Similarity of unrelated layers: a dotted line beside the curve.
+    names : (str, str), optional
+        Names of the models, for the axes: those of ``first`` and of ``second``.
     """
     columns = list(dict.fromkeys(table["second"]))
     rows = list(dict.fromkeys(table["first"]))
@@ -38,8 +45,12 @@ def layer_similarity(
         if to not in columns:
             raise ValueError(f"to={to!r} must be one of the second sites: {', '.join(columns)}.")
         ax = axes(ax, 6.4, 3.4)
-        ax.set_title(f"with {literal(to)}", fontsize=9)
-        return _curve(table[table["second"] == to], rows, name, chance, ax)
+        of = "" if names is None else f" of {literal(names[1])}"
+        ax.set_title(f"with {literal(to)}{of}", fontsize=9)
+        ax = _curve(table[table["second"] == to], rows, name, chance, ax)
+        if names is not None:
+            ax.set_xlabel(f"{literal(names[0])}: {ax.get_xlabel()}")
+        return ax
     values = table["similarity"].to_numpy(float).reshape(len(rows), len(columns))
     ax = axes(ax, 6.0, 4.8)
     limits = (min(0.0, float(np.nanmin(values))), 1.0)
@@ -50,6 +61,11 @@ def layer_similarity(
             ax.text(column, row, f"{value:.2f}", ha="center", va="center", size=8, color="white" if dark else "black")
     label_layers(ax, rows, "y")
     label_layers(ax, columns, "x")
+    if names is not None:
+        ax.set(
+            ylabel=f"{literal(names[0])}: {ax.get_ylabel()}",
+            xlabel=f"{literal(names[1])}: {ax.get_xlabel()}",
+        )
     return ax
 
 

@@ -419,22 +419,27 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | list | dict) else str(value)
 
 
-def matched(bank: FeatureBank, other: FeatureBank) -> FeatureBank:
-    """Give the other bank with its utterances in the order of the first.
+def matched(bank: FeatureBank, other: FeatureBank, names: tuple[str, str]) -> FeatureBank:
+    """Give the other bank with its utterances in the order of the first; ``names`` are those of both in messages.
 
     Raises
     ------
     ValueError
         If the two banks do not hold the same utterances, each of them once.
     """
-    for name, side in (("first", bank), ("second", other)):
+    for name, side in zip(names, (bank, other), strict=True):
         if len(set(side.ids)) < len(side):
-            raise ValueError(f"the {name} bank has {len(side) - len(set(side.ids))} ids more than once.")
-    missing, extra = sorted(set(bank.ids) - set(other.ids)), sorted(set(other.ids) - set(bank.ids))
+            raise ValueError(f"{name} has {len(side) - len(set(side.ids))} ids more than once.")
+    missing, extra = (sorted({*one.ids} - {*two.ids}, key=str) for one, two in ((bank, other), (other, bank)))
     if missing or extra:
+        lacks = [
+            f"{name} lacks {len(lost)} of them ({', '.join(map(repr, lost[:3]))}{', …' * (len(lost) > 3)})"
+            for name, lost in zip(names, (extra, missing), strict=True)
+            if lost
+        ]
         raise ValueError(
-            f"both banks must hold the same utterances; {len(missing)} are only in the first (such as {missing[:1]}) "
-            f"and {len(extra)} only in the second ({extra[:1]}). Take those that both have: bank.where(id=[…])."
+            f"both banks must hold the same utterances; {' and '.join(lacks)}. Take those that both have: "
+            "bank.where(id=[…])."
         )
     place = {name: row for row, name in enumerate(other.ids)}
     return other.take([place[name] for name in bank.ids])

@@ -1,4 +1,4 @@
-"""How layers compare: similarity, subspaces, directions, analogies, layer weights, weighted sums, layers over time."""
+"""How layers and models compare: similarity, subspaces, directions, analogies, weights, sums, layers over time."""
 
 from unisat.deprecation import moved
 

@@ -21,6 +21,7 @@ KINDS = {
 }
 """What `layer_similarity` can measure."""
 
+NAMES = ("the first bank", "the second bank")
 FOLDS = 5
 LIMIT_BYTES = 4_000_000_000  # of Gram matrices
 
@@ -40,6 +41,8 @@ class LayerSimilarity(Result):
         95 % interval over speakers; NaN where speakers are not known or fewer than three.
     chance : float
         The similarity that unrelated layers are expected to have.
+    names : (str, str) or None
+        The models of ``rows`` and ``columns``, for the axes of the picture.
     """
 
     kind: str
@@ -49,6 +52,7 @@ class LayerSimilarity(Result):
     low: Float[np.ndarray, "rows columns"]
     high: Float[np.ndarray, "rows columns"]
     chance: float
+    names: tuple[str, str] | None = None
 
     def table(self) -> pd.DataFrame:
         """Give one row for each pair: ``kind``, ``first``, ``second``, ``similarity``, ``low``, ``high``."""
@@ -58,7 +62,7 @@ class LayerSimilarity(Result):
 
     def plot(self, **options: Any) -> Any:
         """Draw a heat map, or with ``to="hidden.0"`` the curve of similarity to that layer with its interval."""
-        return plots().layer_similarity(self.table(), **{"chance": self.chance, **options})
+        return plots().layer_similarity(self.table(), **{"chance": self.chance, "names": self.names, **options})
 
 
 def layer_similarity(
@@ -71,6 +75,7 @@ def layer_similarity(
     pool: str | None = None,
     components: int | None = None,
     same_speaker: bool = True,
+    names: tuple[str, str] | None = None,
     blocks: int = 20,
     seed: int = 0,
 ) -> LayerSimilarity:
@@ -102,7 +107,7 @@ def layer_similarity(
     bank : FeatureBank
         One row for each utterance (``reduce="mean"``, ``"mean+std"``, …).
     other : FeatureBank, optional
-        Another model's bank of the same utterances, in any order.
+        Another model's bank of the same utterances, in any order. It may have more layers, and other channels.
     sites : sequence of str, optional
         Sites of ``bank``; its ``hidden.*`` if None.
     other_sites : sequence of str, optional
@@ -113,6 +118,8 @@ def layer_similarity(
         Principal components of CCA and projection; if None 10, or fewer where there are not ten utterances for each.
     same_speaker : bool
         Whether pairs of utterances of one speaker count. Only CKA can leave them out, where speakers are known.
+    names : (str, str), optional
+        What the models of ``bank`` and ``other`` are called in pictures and messages.
     blocks : int
         Most blocks of speakers for the jackknife; 0 for no interval.
     seed : int
@@ -127,7 +134,10 @@ def layer_similarity(
         raise ValueError(f"kind={kind!r} must be one of {', '.join(KINDS)}.")
     if blocks < 0 or blocks in (1, 2):
         raise ValueError(f"blocks={blocks} must be at least 3, or 0 for no interval.")
-    second = bank if other is None else matched(bank, other)
+    if names is not None and (isinstance(names, str) or len(names) != 2):
+        raise ValueError(f"names={names!r} must be two: of the first bank's model and of the other's.")
+    called = NAMES if names is None else (repr(names[0]), repr(names[1]))
+    second = bank if other is None else matched(bank, other, called)
     rows, columns = _sites(bank, second, sites, other_sites)
     same = second is bank and rows == columns
     _check_size(kind, len(bank), len(rows) + (0 if same else len(columns)), components)
@@ -145,6 +155,7 @@ def layer_similarity(
     settings |= {"utterances": len(bank), "speakers": None if speakers is None else len(set(speakers)), "pool": pool}
     settings |= {"components": None if kind == "cka" else rank, "same_speaker": same_speaker}
     settings |= {"blocks": 0 if block is None else int(block.max()) + 1, "seed": seed}
+    settings["names"] = names
     return LayerSimilarity(
         kind=kind,
         rows=tuple(rows),
@@ -153,6 +164,7 @@ def layer_similarity(
         low=np.clip(values - reach, -1, 1),
         high=np.clip(values + reach, -1, 1),
         chance=rank / widths[0] if kind == "projection" else 0.0,
+        names=names,
         settings=settings,
     )
 

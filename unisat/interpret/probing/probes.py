@@ -143,7 +143,7 @@ def probe_layers(
     tasks = _tasks(units, kind, grouped, types if "random_attribute" in asked else None, cv, (seed, seeds))
     weights = np.vstack([np.ones(len(voices)), resampled(voices, n_boot, seed=seed)])
     plan = Plan(probe, measured, "standard" if standardize else "centre", seed, weights)
-    found = _measure(units, pool, _jobs(units.bank, chosen, asked), tasks, plan, progress)
+    found = _measure(units, pool, jobs(units.bank, chosen, asked), tasks, plan, progress)
     folds = tasks["trained"].folds
     said = target if isinstance(target, str) else "(given)"
     settings: dict[str, Any] = {"target": said, "kind": kind, "classes": list(units.names)}
@@ -347,11 +347,10 @@ def _check_controls(
     units: _Units, controls: Sequence[str] | None, sites: Sequence[str], types: np.ndarray | None
 ) -> list[str]:
     bank = units.bank
-    lacking = {name for name in ACOUSTIC if name not in bank or bank.is_frames(name) != units.frames}
-    lacking |= {"untrained"} if not all(_untrained(bank, site) for site in sites) else set()
+    absent = lacking(bank, sites)
     if controls is None:
         cannot = {"random_attribute"} if types is None else set()
-        cannot |= lacking & set(ACOUSTIC) if units.frames else set()  # collect gives none of frames
+        cannot |= absent & set(ACOUSTIC) if units.frames else set()  # collect gives none of frames
         asked = [name for name in CONTROLS if name not in cannot]
     else:
         asked = [controls] if isinstance(controls, str) else list(dict.fromkeys(controls))
@@ -364,27 +363,40 @@ def _check_controls(
             "random_attribute needs classes of utterances, and two speakers for each class where the target changes "
             "within a speaker; leave it out of controls."
         )
-    if missing := [name for name in asked if name in lacking]:
-        if units.frames and set(missing) & set(ACOUSTIC):
-            raise ValueError(f"the bank has no {missing[0]} of frames, as the target is; leave it out of controls.")
+    missing = [name for name in asked if name in absent]
+    if units.frames and set(missing) & set(ACOUSTIC):
+        raise ValueError(f"the bank has no {missing[0]} of frames, as the target is; leave it out of controls.")
+    check_lacking(missing)
+    return asked
+
+
+def lacking(bank: FeatureBank, sites: Sequence[str]) -> set[str]:
+    """Say which controls the bank has no values for, of the same kind of rows as the sites."""
+    frames = bank.is_frames(sites[0])
+    absent = {name for name in ACOUSTIC if name not in bank or bank.is_frames(name) != frames}
+    return absent | ({"untrained"} if not all(_untrained(bank, site) for site in sites) else set())
+
+
+def check_lacking(missing: Sequence[str]) -> None:
+    """Refuse to measure without controls that are asked for and not there."""
+    if missing:
         raise ValueError(
             f"the bank lacks {', '.join(missing)}, without which a curve says little: "
-            f"us.collect(…, baselines={missing}) has them measured; or name the controls you want in controls=."
+            f"us.collect(…, baselines={list(missing)}) has them measured; or name the controls you want in controls=."
         )
-    return asked
 
 
 def _untrained(bank: FeatureBank, site: str) -> list[str]:
     return [name for name in bank.sites if re.fullmatch(rf"untrained\.\d+\.{re.escape(site)}", name)]
 
 
-def _jobs(bank: FeatureBank, sites: Sequence[str], asked: Sequence[str]) -> list[tuple[str, str, str]]:
+def jobs(bank: FeatureBank, sites: Sequence[str], asked: Sequence[str]) -> list[tuple[str, str, str]]:
     """List what is measured: which features, for which control and site."""
     own: list[str] = [name for name in ("trained", "shuffle", "random_attribute") if name in ("trained", *asked)]
-    jobs = [(site, control, site) for control in own for site in sites]
+    listed = [(site, control, site) for control in own for site in sites]
     if "untrained" in asked:
-        jobs += [(name, "untrained", site) for site in sites for name in _untrained(bank, site)]
-    return jobs + [(name, name, name) for name in ACOUSTIC if name in asked]
+        listed += [(name, "untrained", site) for site in sites for name in _untrained(bank, site)]
+    return listed + [(name, name, name) for name in ACOUSTIC if name in asked]
 
 
 def _measure(

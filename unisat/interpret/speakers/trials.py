@@ -16,7 +16,15 @@ from unisat.corpus import read_table
 from unisat.interpret.features.bank import FeatureBank
 from unisat.interpret.result import Result, plots
 from unisat.interpret.speakers.plda import fit_plda
-from unisat.interpret.statistics.error_rates import BLOCK, det, eer, eer_interval, min_dcf, trials_needed
+from unisat.interpret.statistics.error_rates import (
+    BLOCK,
+    det,
+    eer,
+    eer_draws,
+    eer_interval,
+    min_dcf,
+    trials_needed,
+)
 from unisat.interpret.statistics.scaling import Scale, scaling
 
 Backend = Literal["cosine", "lda", "plda"]
@@ -70,12 +78,13 @@ class TrialScores(Result):
         ValueError
             If the column is empty for an utterance of the trials.
         """
-        names = FeatureBank.from_arrays(self.utterances.iloc[self._heard()], {}).labels(by)
-        column = np.empty(len(self.utterances), dtype=object)
-        column[self._heard()] = names
-        sides = column[self.enrol].tolist(), column[self.test].tolist()
         how = {"n_boot": self.settings["n_boot"], "seed": self.settings["seed"], "level": level}
-        return eer_interval(self.scores, self.same, sides, **how)
+        return eer_interval(self.scores, self.same, self._sides(by), **how)
+
+    def draws(self) -> Float[np.ndarray, " n_boot"]:
+        """Give the equal error rate in each draw of speakers (`eer_draws`), the same draws for the same trials."""
+        how = {"n_boot": self.settings["n_boot"], "seed": self.settings["seed"]}
+        return eer_draws(self.scores, self.same, self._sides("speaker"), **how)
 
     def histogram(self, bins: int = 50) -> pd.DataFrame:
         """Count the scores of both kinds of trials in bins.
@@ -140,6 +149,13 @@ class TrialScores(Result):
             return plots().trial_scores(self.histogram(), counts=counts, unit=unit, **options)
         row = self.summary().iloc[0]
         return plots().det(self.det(), eer=row["eer"], interval=(row["low"], row["high"]), **options)
+
+    def _sides(self, by: str) -> tuple[list[str], list[str]]:
+        """Give the speaker, or what another column says, of the first and the second recording of each trial."""
+        names = FeatureBank.from_arrays(self.utterances.iloc[self._heard()], {}).labels(by)
+        column = np.empty(len(self.utterances), dtype=object)
+        column[self._heard()] = names
+        return column[self.enrol].tolist(), column[self.test].tolist()
 
     def _heard(self) -> np.ndarray:
         return np.unique(np.concatenate([self.enrol, self.test]))

@@ -190,6 +190,43 @@ def trials_needed(p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0
     return impostors, targets
 
 
+def eer_draws(
+    scores: np.ndarray,
+    same: np.ndarray,
+    speakers: tuple[Sequence[str] | np.ndarray, Sequence[str] | np.ndarray],
+    *,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> Float[np.ndarray, " n_boot"]:
+    """Give the `eer` in each round of a bootstrap over speakers.
+
+    Trials share speakers, so they are not independent and cannot be drawn themselves. Each round draws speakers with
+    replacement. A trial of one speaker counts as often as that speaker was drawn, a trial of two speakers as often as
+    the product of both counts. Rounds without trials of both kinds are drawn anew. The same seed gives the same rounds
+    for other scores of the same trials, so that differences between systems are paired.
+
+    Parameters
+    ----------
+    speakers : two sequences of (trials,)
+        Who speaks in the first and in the second recording of each trial.
+    n_boot, seed : int
+        How many rounds are drawn, and the seed they are drawn from.
+    """
+    scores, same = np.asarray(scores, dtype=float), np.asarray(same, dtype=bool)
+    _check(scores, same, np.ones(len(same)))
+    names, codes = np.unique(np.concatenate([np.asarray(side, dtype=str) for side in speakers]), return_inverse=True)
+    first, second = codes[: len(scores)], codes[len(scores) :]
+    second = np.where(first == second, len(names), second)  # an extra speaker that counts once in every round
+    draw = np.random.default_rng(seed)
+    size, rates = max(1, min(n_boot, BLOCK // min(len(scores), len(names) ** 2))), np.zeros(0)
+    while len(rates) < n_boot:
+        drawn = draw.integers(len(names), size=(size, len(names)))
+        count = np.stack([np.bincount(row, minlength=len(names)) for row in drawn], axis=1)  # (speakers, rounds)
+        count = np.concatenate([count, np.ones_like(count[:1])]).astype(float)
+        rates = np.append(rates, _eer_rounds(scores, same, first, second, count))
+    return rates[:n_boot]
+
+
 def eer_interval(
     scores: np.ndarray,
     same: np.ndarray,
@@ -200,11 +237,7 @@ def eer_interval(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Interval of the `eer` over the speakers that might have been drawn, by a bootstrap over speakers.
-
-    Trials share speakers, so they are not independent and cannot be drawn themselves. Each round draws speakers with
-    replacement. A trial of one speaker counts as often as that speaker was drawn, a trial of two speakers as often as
-    the product of both counts.
+    """Interval of the `eer` over the speakers that might have been drawn, from the rounds of `eer_draws`.
 
     Parameters
     ----------
@@ -218,19 +251,8 @@ def eer_interval(
     n_boot, seed : int
         How many rounds are drawn, and the seed they are drawn from.
     """
-    scores, same = np.asarray(scores, dtype=float), np.asarray(same, dtype=bool)
-    systems = [scores] if versus is None else [scores, np.asarray(versus, dtype=float)]
-    for system in systems:
-        _check(system, same, np.ones(len(same)))
-    names, codes = np.unique(np.concatenate([np.asarray(side, dtype=str) for side in speakers]), return_inverse=True)
-    first, second = codes[: len(scores)], codes[len(scores) :]
-    second = np.where(first == second, len(names), second)  # an extra speaker that counts once in every round
-    draw = np.random.default_rng(seed)
-    size, rates = max(1, min(n_boot, BLOCK // min(len(scores), len(names) ** 2))), np.zeros(0)
-    while len(rates) < n_boot:
-        drawn = draw.integers(len(names), size=(size, len(names)))
-        count = np.stack([np.bincount(row, minlength=len(names)) for row in drawn], axis=1)  # (speakers, rounds)
-        count = np.concatenate([count, np.ones_like(count[:1])]).astype(float)
-        found = [_eer_rounds(system, same, first, second, count) for system in systems]
-        rates = np.append(rates, found[0] if versus is None else found[0] - found[1])
-    return interval(rates[:n_boot], level, groups=len(names))
+    rates = eer_draws(scores, same, speakers, n_boot=n_boot, seed=seed)
+    if versus is not None:
+        rates = rates - eer_draws(versus, same, speakers, n_boot=n_boot, seed=seed)
+    groups = len({*np.asarray(speakers[0], dtype=str), *np.asarray(speakers[1], dtype=str)})
+    return interval(rates, level, groups=groups)
