@@ -6,20 +6,20 @@ import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import nn
 
 from unisat import checkpoint as files
 from unisat import fairseq
-from unisat.config import UniSpeechSatConfig
+from unisat.config import FAMILIES, UniSpeechSatConfig
 from unisat.deprecation import OldAttribute
 from unisat.frames import stack_length
 from unisat.modules import GradientCheckpointingLayer
 
 # what the reference's `from_pretrained` takes besides: for the hub, without an effect here, and with another answer
-_HUB = ("cache_dir", "force_download", "local_files_only", "token")
+HUB = ("cache_dir", "force_download", "local_files_only", "token")
 _NO_EFFECT = ("attn_implementation", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors")
 _INSTEAD = {
     "device_map": "a model lies on one device; move it: from_pretrained(...).to(device)",
@@ -63,7 +63,9 @@ class UniSpeechSatPreTrainedModel(nn.Module):
 
     base_model_prefix = "unispeech_sat"
     main_input_name = "input_values"
-    config_class = UniSpeechSatConfig
+    config_class: ClassVar[type[UniSpeechSatConfig]] = UniSpeechSatConfig
+    optional: ClassVar[tuple[str, ...]] = ()
+    """Weights of the backbone that a checkpoint may lack, and that may be in one without a use."""
     supports_gradient_checkpointing = True
     # losses are means over the batch; the Trainer of transformers 5 asks whether they take num_items_in_batch
     accepts_loss_kwargs = False
@@ -71,10 +73,12 @@ class UniSpeechSatPreTrainedModel(nn.Module):
 
     def __init__(self, config: UniSpeechSatConfig):
         super().__init__()
-        if not isinstance(config, UniSpeechSatConfig):
+        if not isinstance(config, UniSpeechSatConfig) or config.model_type != self.config_class.model_type:
+            other = FAMILIES.get(getattr(config, "model_type", ""))
             raise ValueError(
-                f"{type(self).__name__} is made from a UniSpeechSatConfig, got {type(config).__name__}; "
-                f"for a checkpoint use {type(self).__name__}.from_pretrained(folder)."
+                f"{type(self).__name__} is made from a {self.config_class.__name__}, got {type(config).__name__}; "
+                + (f"use the classes of {other}, such as {other}Model; " if other else "")
+                + f"for a checkpoint use {type(self).__name__}.from_pretrained(folder)."
             )
         self.config = config
         self.name_or_path: str | None = None
@@ -134,6 +138,8 @@ class UniSpeechSatPreTrainedModel(nn.Module):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
+            if module.weight is None:
+                return
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Conv1d):
@@ -227,7 +233,7 @@ class UniSpeechSatPreTrainedModel(nn.Module):
         TypeError
             If an argument of the reference is not taken; the message says what to write instead.
         """
-        hub = {name: changes.pop(name) for name in _HUB if name in changes}
+        hub = {name: changes.pop(name) for name in HUB if name in changes}
         checkpointing = changes.pop("gradient_checkpointing", False)
         for name in _NO_EFFECT:
             changes.pop(name, None)
@@ -236,7 +242,7 @@ class UniSpeechSatPreTrainedModel(nn.Module):
                 _refuse(name, f"{name}=")
         precision = _dtype(changes.pop("torch_dtype", None) if dtype is None else dtype)
         folder = files.find_folder(name_or_path, revision, subfolder, **hub)
-        config = config or UniSpeechSatConfig.from_pretrained(folder)
+        config = config or cls.config_class.from_pretrained(folder)
         config = config.replace(**changes) if changes else config
         state = files.read_weights(folder) if state_dict is None else state_dict
         model = cls._filled(config, state, str(folder), precision, ignore_mismatched_sizes)
@@ -284,6 +290,7 @@ class UniSpeechSatPreTrainedModel(nn.Module):
             model,
             state,
             cls.base_model_prefix,
+            optional=cls.optional,
             source=source,
             dtype=dtype,
             fresh=lambda: cls(config).state_dict(),
