@@ -110,7 +110,8 @@ class Wav2Vec2BaseModelOutput(ModelOutput):
     Attributes
     ----------
     last_hidden_state : (batch, frames, hidden)
-        Output of the last layer (pre-LN models: behind the final layer norm).
+        Output of the last layer (pre-LN models: behind the final layer norm), or of the convolutional adapter behind
+        it, which some models of wav2vec 2.0, WavLM and data2vec have; it has fewer frames then.
     extract_features : (batch, frames, conv_dim[-1])
         Output of the convolutions behind the layer norm of the feature projection.
     hidden_states : tuple of num_hidden_layers + 1 tensors (batch, frames, hidden), optional
@@ -119,23 +120,30 @@ class Wav2Vec2BaseModelOutput(ModelOutput):
     attentions : tuple of num_hidden_layers tensors (batch, heads, query frames, key frames), optional
         Attention weights before dropout; None for a layer that LayerDrop skipped.
     valid : (batch, frames)
-        True on frames of the utterance, False on padding. Not in the reference.
+        True on frames of `last_hidden_state` that are the utterance, False on padding. Not in the reference.
     lengths : (batch,)
-        Valid frames of each utterance. Not in the reference.
+        Valid frames of `last_hidden_state` in each utterance. Not in the reference.
     conv_features : (batch, conv_dim[-1], frames)
         Output of the convolutions before any norm. Not in the reference.
     mask_time_indices : (batch, frames)
         True on frames that a given or a drawn mask hid. Not in the reference.
     """
 
-    last_hidden_state: Float[Tensor, "batch frames hidden"]
+    last_hidden_state: Float[Tensor, "batch last_frames last"]
     extract_features: Float[Tensor, "batch frames channels"]
     hidden_states: tuple[Float[Tensor, "batch frames hidden"], ...] | None = None
     attentions: tuple[Float[Tensor, "batch heads queries keys"] | None, ...] | None = None
-    valid: Bool[Tensor, "batch frames"] = ours()
+    valid: Bool[Tensor, "batch last_frames"] = ours()
     lengths: Int[Tensor, " batch"] = ours()
     conv_features: Float[Tensor, "batch channels frames"] = ours()
     mask_time_indices: Bool[Tensor, "batch frames"] = ours()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class BaseModelOutput(Wav2Vec2BaseModelOutput):
+    """What `HubertModel` returns: in the reference without ``extract_features``, which have no position here."""
+
+    extract_features: Float[Tensor, "batch frames channels"] = ours()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
