@@ -254,8 +254,8 @@ class Encoder(nn.Module):
         """Make the attention of a layer."""
         return Attention(config)
 
-    def position_bias(self, frames: int) -> Float[Tensor, "heads frames frames"] | None:
-        """Give what each layer gets to add to its scores: nothing."""
+    def position_bias(self, frames: int, start: int = 0, stop: int | None = None) -> Tensor | None:
+        """Give what each layer gets to add to its scores of queries ``start`` to ``stop``: nothing."""
         return None
 
     def forward(

@@ -64,12 +64,14 @@ class GatedAttention(Attention):
         gate = self.gate(apply(self.gru_rel_pos_linear, heads), self.gru_rel_pos_const)
         return super().forward(hidden, valid, output_attentions, self.gated_bias(gate, bias))
 
-    def position_bias(self, frames: int) -> Float[Tensor, "heads frames frames"]:
-        """Give the bias of each head for each query and key, not gated; the first layer's attention alone can."""
+    def position_bias(
+        self, frames: int, start: int = 0, stop: int | None = None
+    ) -> Float[Tensor, "heads queries frames"]:
+        """Give the bias of each head for some queries and all keys, not gated; the first layer's attention alone can."""
         distances = torch.arange(1 - frames, frames, device=self.rel_attn_embed.weight.device)
         table = self.rel_attn_embed(bucket(distances, self.buckets, self.farthest)).T  # (heads, distances)
-        # the row of query q begins with the distance to key 0, which is -q
-        return table.unfold(1, frames, 1).flip(1)
+        rows = table.unfold(1, frames, 1)  # the last row begins with distance 0, that of query 0 to key 0
+        return rows[:, frames - (frames if stop is None else stop) : frames - start].flip(1)
 
 
 def bucket(distances: Int[Tensor, "*shape"], buckets: int, farthest: int) -> Int[Tensor, "*shape"]:
@@ -94,6 +96,8 @@ class WavLMEncoder(Encoder):
         assert isinstance(config, WavLMConfig)
         return GatedAttention(config, layer)
 
-    def position_bias(self, frames: int) -> Float[Tensor, "heads frames frames"] | None:
+    def position_bias(
+        self, frames: int, start: int = 0, stop: int | None = None
+    ) -> Float[Tensor, "heads queries frames"] | None:
         """Give the bias that each layer gates, computed once."""
-        return self.layers[0].attention.position_bias(frames) if len(self.layers) else None
+        return self.layers[0].attention.position_bias(frames, start, stop) if len(self.layers) else None
