@@ -23,7 +23,7 @@ FLOOR = {
     **dict.fromkeys(["adapters"], 1.7),
     **dict.fromkeys(["model", "processing"], 2),
     **dict.fromkeys(["heads", "wavlm"], 2.5),
-    **dict.fromkeys(["pretraining", "xvector"], 2.7),
+    **dict.fromkeys(["contrastive", "pretraining", "xvector"], 2.7),
     **dict.fromkeys(["family"], 2.8),
     **dict.fromkeys(["corpus", "segments", "zoo"], 3),
     **dict.fromkeys(["interpret.result", "interpret.statistics"], 3.1),

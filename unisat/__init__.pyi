@@ -31,6 +31,7 @@ from .family import (
     UniSpeechModel as UniSpeechModel,
     Wav2Vec2ForAudioFrameClassification as Wav2Vec2ForAudioFrameClassification,
     Wav2Vec2ForCTC as Wav2Vec2ForCTC,
+    Wav2Vec2ForPreTraining as Wav2Vec2ForPreTraining,
     Wav2Vec2ForSequenceClassification as Wav2Vec2ForSequenceClassification,
     Wav2Vec2ForXVector as Wav2Vec2ForXVector,
     Wav2Vec2Model as Wav2Vec2Model,

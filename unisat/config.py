@@ -105,7 +105,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 def other_family(family: Any, expected: str | None = None) -> str:
     """Say what a ``model_type`` is that is not the ``expected`` one (None: any that loads), and what loads it."""
-    said = f"config.json says model_type={family!r}"
+    said = "config.json says " + ("nothing of a model_type" if family is None else f"model_type={family!r}")
     if isinstance(family, str) and family in FAMILIES:
         name = FAMILIES[family]
         return (

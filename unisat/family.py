@@ -21,6 +21,7 @@ from unisat.configs import (
     Wav2Vec2Config,
     WavLMConfig,
 )
+from unisat.contrastive import ContrastivePreTraining
 from unisat.heads import (
     UniSpeechSatForAudioFrameClassification,
     UniSpeechSatForCTC,
@@ -69,6 +70,12 @@ class Wav2Vec2ForAudioFrameClassification(Wav2Vec2PreTrainedModel, UniSpeechSatF
 
 class Wav2Vec2ForXVector(Wav2Vec2PreTrainedModel, UniSpeechSatForXVector):
     """wav2vec 2.0 with a vector for a voice; see `UniSpeechSatForXVector`."""
+
+    backbone_class = Wav2Vec2Model
+
+
+class Wav2Vec2ForPreTraining(Wav2Vec2PreTrainedModel, ContrastivePreTraining):
+    """wav2vec 2.0 with its quantizer and its contrastive objective; see `unisat.contrastive`."""
 
     backbone_class = Wav2Vec2Model
 

@@ -147,6 +147,45 @@ class BaseModelOutput(Wav2Vec2BaseModelOutput):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class Wav2Vec2ForPreTrainingOutput(ModelOutput):
+    """What `Wav2Vec2ForPreTraining` returns.
+
+    Attributes
+    ----------
+    loss, contrastive_loss, diversity_loss : (), optional
+        Sums over the hidden frames, where negatives are given or drawn; ``loss`` is the first with
+        ``diversity_loss_weight`` times the second.
+    projected_states : (batch, frames, proj_codevector_dim)
+        `project_hid` of the last hidden state.
+    projected_quantized_states : (batch, frames, proj_codevector_dim)
+        `project_q` of the quantized output of the convolutions.
+    codevector_perplexity : (groups,)
+        Number of entries in use in each group, over the hidden frames, or all valid ones where none is hidden: from
+        the mean probabilities in training, else from the choices. The reference adds the groups up.
+    hidden_states, attentions
+        As in `Wav2Vec2BaseModelOutput`.
+    extract_features, valid, lengths, mask_time_indices
+        As in `Wav2Vec2BaseModelOutput`. Not in the reference.
+    negatives : (hidden frames, negatives), optional
+        Frames, counted through the whole batch, that each hidden frame was compared with. Not in the reference.
+    """
+
+    loss: Float[Tensor, ""] | None = None
+    projected_states: Float[Tensor, "batch frames projected"] | None = None
+    projected_quantized_states: Float[Tensor, "batch frames projected"] | None = None
+    codevector_perplexity: Float[Tensor, " groups"] | None = None
+    hidden_states: tuple[Float[Tensor, "batch frames hidden"], ...] | None = None
+    attentions: tuple[Float[Tensor, "batch heads queries keys"] | None, ...] | None = None
+    contrastive_loss: Float[Tensor, ""] | None = None
+    diversity_loss: Float[Tensor, ""] | None = None
+    extract_features: Float[Tensor, "batch frames channels"] = ours()
+    valid: Bool[Tensor, "batch frames"] = ours()
+    lengths: Int[Tensor, " batch"] = ours()
+    mask_time_indices: Bool[Tensor, "batch frames"] = ours()
+    negatives: Int[Tensor, "hidden_frames negatives"] | None = ours()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class CausalLMOutput(ModelOutput):
     """What `UniSpeechSatForCTC` returns.
 

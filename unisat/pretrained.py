@@ -262,6 +262,8 @@ class UniSpeechSatPreTrainedModel(nn.Module):
     ) -> Model:
         """Load one of the authors' own ``.pt`` files as `from_pretrained` loads a folder; fairseq is not needed.
 
+        The files are those of UniSpeech-SAT, wav2vec 2.0, HuBERT and WavLM.
+
         Parameters
         ----------
         path : str or Path
@@ -270,8 +272,8 @@ class UniSpeechSatPreTrainedModel(nn.Module):
             If None, the weights give the sizes, and the file's own settings give the rest.
         """
         precision = _dtype(changes.pop("torch_dtype", None) if dtype is None else dtype)
-        values, state = fairseq.read(path)
-        config = config or UniSpeechSatConfig.from_dict(values)
+        values, state = fairseq.read(path, cls.config_class.model_type)
+        config = config or cls.config_class.from_dict(values)
         config = config.replace(**changes) if changes else config
         return cls._filled(config, state, str(path), precision, False)
 

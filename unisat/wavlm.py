@@ -67,7 +67,7 @@ class GatedAttention(Attention):
     def position_bias(
         self, frames: int, start: int = 0, stop: int | None = None
     ) -> Float[Tensor, "heads queries frames"]:
-        """Give the bias of each head for some queries and all keys, not gated; the first layer's attention alone can."""
+        """Give the bias of each head for some queries and all keys, not gated; only the first layer's attention can."""
         distances = torch.arange(1 - frames, frames, device=self.rel_attn_embed.weight.device)
         table = self.rel_attn_embed(bucket(distances, self.buckets, self.farthest)).T  # (heads, distances)
         rows = table.unfold(1, frames, 1)  # the last row begins with distance 0, that of query 0 to key 0
