@@ -234,6 +234,42 @@ def test_banks_sweeps_and_long_recordings(family, clip):
         assert relative(long.hidden_states[k], state[0].detach()) <= 1e-5
 
 
+# ---- parts of one family ----
+
+
+@torch.no_grad()
+def test_hubert_s_tuple_is_the_reference_s(ragged):
+    model = made("hubert")
+    output = model(ragged[0], output_hidden_states=True)
+    assert len(output) == 2
+    assert output[1] is output.hidden_states
+    assert output.extract_features.shape == (3, 45, 10)
+
+
+@torch.no_grad()
+def test_a_batch_norm_in_front_of_the_positions():
+    model = made("hubert", conv_pos_batch_norm=True)
+    embedding = model.encoder.pos_conv_embed
+    norm, hidden = embedding.batch_norm, torch.randn(1, 30, 16, generator=torch.Generator().manual_seed(0))
+    norm.running_mean.uniform_(-1, 1)
+    norm.running_var.uniform_(0.5, 2)
+    normed = (hidden - norm.running_mean) / (norm.running_var + 1e-5).sqrt() * norm.weight + norm.bias
+    around = torch.cat([torch.zeros(1, 8, 16), normed, torch.zeros(1, 8, 16)], dim=1)
+    expected = torch.zeros(1, 30, 16)
+    for t in range(30):
+        for channel in range(16):
+            group = slice(0, 8) if channel < 8 else slice(8, 16)
+            weight = embedding.conv.weight[channel]  # (8, 16): of the group's channels and the taps
+            expected[0, t, channel] = (around[0, t : t + 16, group].T * weight).sum() + embedding.conv.bias[channel]
+    assert relative(embedding(hidden), torch.nn.functional.gelu(expected)) <= 1e-5
+
+
+def test_layers_of_an_adapter_are_never_dropped(ragged):
+    model = made("wav2vec2", layerdrop=1.0).train()
+    assert model(ragged[0]).last_hidden_state.shape == (3, 12, 12)
+    assert model.encoder.layers[0].attention.training
+
+
 # ---- wav2vec 2.0's pretraining ----
 
 
