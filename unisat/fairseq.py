@@ -26,7 +26,7 @@ _BACKBONE = [
     (r"post_extract_proj\.(.*)", r"feature_projection.projection.\1"),
     (r"layer_norm\.(.*)", r"feature_projection.layer_norm.\1"),
     (r"encoder\.pos_conv\.0\.(.*)", r"encoder.pos_conv_embed.conv.\1"),
-    (r"encoder\.layers\.(\d+)\.self_attn\.(.*)", r"encoder.layers.\1.attention.\2"),
+    (r"encoder\.layers\.(\d+)\.self_attn\.((?:q|k|v|out)_proj\..*)", r"encoder.layers.\1.attention.\2"),
     (r"encoder\.layers\.(\d+)\.self_attn_layer_norm\.(.*)", r"encoder.layers.\1.layer_norm.\2"),
     (r"encoder\.layers\.(\d+)\.fc1\.(.*)", r"encoder.layers.\1.feed_forward.intermediate_dense.\2"),
     (r"encoder\.layers\.(\d+)\.fc2\.(.*)", r"encoder.layers.\1.feed_forward.output_dense.\2"),

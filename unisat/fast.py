@@ -212,8 +212,13 @@ def attend_fused(
     if not isinstance(softmax, nn.Softmax) or not isinstance(dropout, nn.Dropout):
         return NotImplemented
     keys = None if valid is None else valid[:, None, None, :]
-    if bias is not None:
-        keys = bias if keys is None else bias.masked_fill(~keys, torch.finfo(bias.dtype).min)
+    if bias is not None and keys is not None:
+        # a bias was made for this layer alone, and in a batch is as large as the pattern: written in place if unseen
+        unseen = not torch.is_grad_enabled() and not watched(*attention.children())
+        fill = bias.masked_fill_ if unseen else bias.masked_fill
+        keys = fill(~keys, torch.finfo(bias.dtype).min)
+    elif bias is not None:
+        keys = bias
     probability = dropout.p if attention.training else 0.0
     return F.scaled_dot_product_attention(q, k, v, attn_mask=keys, dropout_p=probability), None
 

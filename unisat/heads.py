@@ -39,6 +39,7 @@ class HeadModel(UniSpeechSatPreTrainedModel):
     reads_adapter: ClassVar[bool] = False
     """Whether the head reads frames behind a convolutional adapter (`unisat.conv_adapter`)."""
 
+    unispeech_sat: UniSpeechSatModel
     layer_weights: nn.Parameter
 
     def __init__(self, config: UniSpeechSatConfig, *, weighted_sum: bool = False):

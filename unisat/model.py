@@ -276,8 +276,7 @@ class Encoder(nn.Module):
         hidden_states, patterns, bias = [], [], self.position_bias(hidden.shape[1])
         for number, layer in enumerate(self.layers):
             hidden_states += [hidden] if output_hidden_states else []
-            # nothing is drawn in evaluation; a layer that is dropped passes its input on, but one that holds a bias of
-            # all is not dropped
+            # nothing is drawn in evaluation; a dropped layer passes its input on; the one that holds a bias stays
             dropped = self.training and drops(self.config.layerdrop, generator) and (number > 0 or bias is None)
             hidden, pattern = (hidden, None) if dropped else layer(hidden, valid, output_attentions, bias)
             patterns.append(pattern)
@@ -346,7 +345,8 @@ class UniSpeechSatModel(UniSpeechSatPreTrainedModel):
         ValueError
             If an input has the wrong shape or type, is not finite or too short, or a mask does not fit.
         """
-        config, weight = self.config, self.feature_extractor.conv_layers[0].conv.weight
+        conv: Any = self.feature_extractor.conv_layers[0].conv
+        config, weight = self.config, conv.weight
         with_attentions = config.output_attentions if output_attentions is None else output_attentions
         with_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         lengths = check_waveforms(input_values, attention_mask, config, weight.dtype)

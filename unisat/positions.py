@@ -47,6 +47,7 @@ class PositionalConvLayer(nn.Module):
 
     def reset_parameters(self) -> None:
         """Set the bias to 0, as the reference does."""
+        assert self.conv.bias is not None
         nn.init.zeros_(self.conv.bias)
 
     def forward(self, hidden: Hidden) -> Hidden:

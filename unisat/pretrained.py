@@ -137,9 +137,7 @@ class UniSpeechSatPreTrainedModel(nn.Module):
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
-            if module.weight is None:
-                return
+        elif isinstance(module, nn.LayerNorm | nn.GroupNorm) and "weight" in dict(module.named_parameters()):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Conv1d):

@@ -8,6 +8,7 @@ draws a gate from the attention's input, and adds its gate times the table's num
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -100,4 +101,5 @@ class WavLMEncoder(Encoder):
         self, frames: int, start: int = 0, stop: int | None = None
     ) -> Float[Tensor, "heads queries frames"] | None:
         """Give the bias that each layer gates, computed once."""
-        return self.layers[0].attention.position_bias(frames, start, stop) if len(self.layers) else None
+        first: Any = next(iter(self.layers), None)
+        return None if first is None else first.attention.position_bias(frames, start, stop)

@@ -203,10 +203,12 @@ def _bias(backbone: UniSpeechSatModel, gate: Float[Tensor, "frames heads"] | Non
     if gate is None:
         return None
 
+    encoder: Any = backbone.encoder
+
     def rows(start: int, stop: int) -> Float[Tensor, "heads queries frames"]:
         with torch.no_grad():
             stop = min(stop, frames)
-            return gate[start:stop].T[..., None] * backbone.encoder.position_bias(frames, start, stop)
+            return gate[start:stop].T[..., None] * encoder.position_bias(frames, start, stop)
 
     return rows
 

@@ -127,9 +127,10 @@ def site_list(model: nn.Module) -> list[Site]:
     model = unwrap(model)
     name, backbone = find_backbone(model)
     sites = list(_backbone_sites(backbone.config, f"{name}." if name else ""))
-    quantizer = find(model, GumbelVectorQuantizer)
-    if quantizer is not None:
-        sites += _quantizer_sites(model.get_submodule(quantizer), backbone.config, quantizer)
+    path = find(model, GumbelVectorQuantizer)
+    quantizer = None if path is None else model.get_submodule(path)
+    if path is not None and isinstance(quantizer, GumbelVectorQuantizer):
+        sites += _quantizer_sites(quantizer, backbone.config, path)
     return sites
 
 
@@ -291,7 +292,7 @@ def _block_sites(site: Callable[..., Site], config: UniSpeechSatConfig, k: int) 
     yield site(f"{block}.resid_post", layer, "output", frames_hidden, f"residual stream out of layer {k}")
 
 
-def _quantizer_sites(quantizer: nn.Module, config: UniSpeechSatConfig, module: str) -> Iterator[Site]:
+def _quantizer_sites(quantizer: GumbelVectorQuantizer, config: UniSpeechSatConfig, module: str) -> Iterator[Site]:
     dotted = f"{module}." if module else ""
     groups, entries = config.num_codevector_groups, config.num_codevectors_per_group
     sizes = {
