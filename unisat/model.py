@@ -6,11 +6,10 @@ waveform (batch, samples)
   └ SpecAugment          hides spans of frames (`unisat.masking`)       (batch, frames, hidden)
   └ Encoder              positional convolution, N × EncoderLayer       (batch, frames, hidden)
 
-Other families (`unisat.family`) have this backbone too; where one differs by more than a line, a file of its own says
-how: `unisat.wavlm`, `unisat.positions`, `unisat.conv_adapter`. The mathematics and the parameter names are those of
-``transformers`` 4.37.2 (``models/unispeech_sat``), so its checkpoints load as they are. Whatever is worth watching
-enters or leaves a named submodule, where a PyTorch hook sees it: `unisat.interpret.activations.sites` has the table.
-``@sooner(way)`` names another way to the numbers of the formula below it; the formula is all one has to read.
+Other families (`unisat.family`) have this backbone too; `unisat.wavlm`, `unisat.positions` and `unisat.conv_adapter`
+hold what is their own. Mathematics and parameter names are those of ``transformers`` 4.37.2, so its checkpoints load as
+they are. Whatever is worth watching enters or leaves a named submodule, where a PyTorch hook sees it. ``@sooner(way)``
+names another way to the numbers of the formula below it; the formula is all one has to read.
 """
 
 from __future__ import annotations
@@ -365,8 +364,7 @@ class UniSpeechSatModel(UniSpeechSatPreTrainedModel):
         last_hidden_state, hidden_states, attentions = self.encoder(
             hidden, valid if padded else None, with_attentions, with_hidden_states, generator
         )
-        if masked_lengths is not None:
-            extract_features = extract_features * valid[..., None]
+        extract_features = extract_features if masked_lengths is None else extract_features * valid[..., None]
         if self.adapter is not None:
             last_hidden_state, frame_lengths, valid = self.adapter(last_hidden_state, frame_lengths, valid)
         output = self.output_class(
