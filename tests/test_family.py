@@ -227,6 +227,15 @@ def test_banks_sweeps_and_long_recordings(family, clip):
     kept = us.frames.stack_length(9000, model.config.conv_kernel, model.config.conv_stride)
     for k, state in enumerate(output.hidden_states):
         np.testing.assert_allclose(bank[f"hidden.{k}"][1], state[1, :kept].mean(0).detach(), rtol=1e-4, atol=1e-5)
+    other = us.Batch.from_arrays([clip.flip(0), clip[1000:10000]], sampling_rate=16000)
+
+    def metric(output):
+        return (output.last_hidden_state[..., 0] * output.valid).sum(1) / output.lengths
+
+    # the clean states in the place of the corrupt ones bring all of the effect back, and masks of padding are the same
+    table = us.sweep(model, batch, other, "hidden.*", metric, progress=False).table()
+    assert len(table) == 4
+    np.testing.assert_allclose(table["effect"].iloc[[0, 3]], 1, atol=1e-4)
     long = us.encode_long(model, clip, layers="all", do_normalize=False)
     whole = model(clip[None], output_hidden_states=True).hidden_states
     assert len(long.hidden_states) == len(whole)
@@ -262,6 +271,16 @@ def test_a_batch_norm_in_front_of_the_positions():
             weight = embedding.conv.weight[channel]  # (8, 16): of the group's channels and the taps
             expected[0, t, channel] = (around[0, t : t + 16, group].T * weight).sum() + embedding.conv.bias[channel]
     assert relative(embedding(hidden), torch.nn.functional.gelu(expected)) <= 1e-5
+
+
+@torch.no_grad()
+def test_frames_behind_an_adapter_are_counted():
+    model = made("wav2vec2", adapter_kernel_size=2, adapter_stride=3)
+    for samples in (500, 1000, 2345):
+        output = model(torch.zeros(1, samples), output_hidden_states=True)
+        assert model.get_feat_extract_output_lengths(samples) == output.last_hidden_state.shape[1]
+        front = model.get_feat_extract_output_lengths(torch.tensor([samples]), add_adapter=False)
+        assert front.tolist() == [output.hidden_states[0].shape[1]]
 
 
 def test_layers_of_an_adapter_are_never_dropped(ragged):
@@ -359,7 +378,7 @@ def test_a_codebook_is_shown(pretrained, clip):
     assert report.counts.sum((0, 2)).tolist() == [len(codes)] * 2
     for group in range(2):
         assert report.counts.sum(0)[group].tolist() == torch.bincount(codes[:, group], minlength=8).tolist()
-    assert us.widgets.quantizer(model, batch) is not None
+    us.widgets.quantizer(model, batch).close()
 
 
 # ---- the authors' own files: names written out a second time ----

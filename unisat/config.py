@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
@@ -170,6 +170,9 @@ def _labels(count: Any) -> dict[int, str]:
     if type(count) is not int or not 0 <= count <= _LARGEST:
         raise ValueError(f"num_labels={count!r} must be a whole number from 0 to {_LARGEST}.")
     return {index: f"LABEL_{index}" for index in range(count)}
+
+
+Config = TypeVar("Config", bound="UniSpeechSatConfig")
 
 
 @dataclass(init=False)
@@ -510,12 +513,12 @@ class UniSpeechSatConfig:
     # presets
 
     @classmethod
-    def base(cls, **changes: Any) -> Self:
+    def base(cls: type[Config], **changes: Any) -> Config:
         """UniSpeech-SAT Base and Base+: 12 post-LN layers of width 768, 94 million parameters."""
         return cls(**changes)
 
     @classmethod
-    def large(cls, **changes: Any) -> Self:
+    def large(cls: type[Config], **changes: Any) -> Config:
         """UniSpeech-SAT Large: 24 pre-LN layers of width 1024, 315 million parameters."""
         sizes = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
         norms = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
@@ -524,7 +527,7 @@ class UniSpeechSatConfig:
         return cls(**{**large, **cls.fixed, **changes})
 
     @classmethod
-    def tiny(cls, **changes: Any) -> Self:
+    def tiny(cls: type[Config], **changes: Any) -> Config:
         """Six pre-LN layers of width 192 on a narrow front end; a laptop computes seconds of speech in milliseconds."""
         sizes = {
             "hidden_size": 192,
@@ -538,7 +541,7 @@ class UniSpeechSatConfig:
         heads = {"num_clusters": 104, "tdnn_dim": [192] * 4 + [384], "xvector_output_dim": 128}
         return cls(**{**sizes, **front, **norms, **codebook, **heads, **cls.fixed, **changes})
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self: Config, **changes: Any) -> Config:
         """Return a copy in which some fields are changed together and checked once at the end."""
         values = {item.name: copy.copy(getattr(self, item.name)) for item in fields(self)}
         if unknown := [name for name in changes if name not in {*values, *self.extra, "num_labels"}]:
@@ -560,7 +563,7 @@ class UniSpeechSatConfig:
     # reading and writing
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
         """Make a config from the reference's keys; unknown ones are kept in ``extra`` without a warning.
 
         Raises
@@ -593,7 +596,7 @@ class UniSpeechSatConfig:
         return {key: values[key] for key in sorted(values) if key not in optional.split() or values[key] is not None}
 
     @classmethod
-    def from_json_file(cls, path: str | Path) -> Self:
+    def from_json_file(cls: type[Config], path: str | Path) -> Config:
         """Read a ``config.json``.
 
         Raises
@@ -624,7 +627,7 @@ class UniSpeechSatConfig:
         Path(path).write_text(self.to_json_string(use_diff), encoding="utf-8")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **changes: Any) -> Self:
+    def from_pretrained(cls: type[Config], folder: str | Path, **changes: Any) -> Config:
         """Read ``config.json`` from a local folder (or the file itself), with some fields changed."""
         path = Path(folder)
         config = cls.from_json_file(path / CONFIG_NAME if path.is_dir() else path)

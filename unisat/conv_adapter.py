@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -11,6 +13,11 @@ from unisat.frames import conv_length, valid_positions
 
 PADDING = 1
 """Zeros on both sides of the frames, whatever the kernel."""
+
+
+def coarser(lengths: Any, config: UniSpeechSatConfig) -> Any:
+    """Frames behind one layer of the adapter, of so many in front of it (a number, or a tensor of numbers)."""
+    return conv_length(lengths + 2 * PADDING, config.adapter_kernel_size, config.adapter_stride)
 
 
 class ConvAdapterLayer(nn.Module):
@@ -56,6 +63,6 @@ class ConvAdapter(nn.Module):
             if self.config.padding == "exact":  # else a convolution would see what stands in the padding
                 hidden = hidden.masked_fill(~valid[..., None], 0)
             hidden = layer(hidden)
-            lengths = conv_length(lengths + 2 * PADDING, self.config.adapter_kernel_size, self.config.adapter_stride)
+            lengths = coarser(lengths, self.config)
             valid = valid_positions(lengths, hidden.shape[1])
         return hidden, lengths, valid

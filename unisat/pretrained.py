@@ -14,6 +14,7 @@ from torch import nn
 from unisat import checkpoint as files
 from unisat import fairseq
 from unisat.config import FAMILIES, UniSpeechSatConfig
+from unisat.conv_adapter import coarser
 from unisat.deprecation import OldAttribute
 from unisat.frames import stack_length
 from unisat.modules import GradientCheckpointingLayer
@@ -102,9 +103,16 @@ class UniSpeechSatPreTrainedModel(nn.Module):
         """Number of weights, with ``only_trainable`` without the frozen ones; there are no embeddings of tokens."""
         return sum(weight.numel() for weight in self.parameters() if weight.requires_grad or not only_trainable)
 
-    def get_feat_extract_output_lengths(self, input_lengths: Any) -> Any:
-        """Number of frames of recordings with so many samples, a number or a tensor of them."""
-        return stack_length(input_lengths, self.config.conv_kernel, self.config.conv_stride)
+    def get_feat_extract_output_lengths(self, input_lengths: Any, add_adapter: bool | None = None) -> Any:
+        """Number of frames of recordings with so many samples, a number or a tensor of them.
+
+        Where there is a convolutional adapter, frames are counted behind it, or with ``add_adapter=False`` in front.
+        """
+        lengths = stack_length(input_lengths, self.config.conv_kernel, self.config.conv_stride)
+        behind = self.config.add_adapter and add_adapter is not False
+        for _ in range(self.config.num_adapter_layers if behind else 0):
+            lengths = coarser(lengths, self.config)
+        return lengths
 
     _get_feat_extract_output_lengths = get_feat_extract_output_lengths
 
