@@ -136,6 +136,7 @@ def main() -> None:
 
     import torch
 
+    import unisat
     from unisat import UniSpeechSatConfig, UniSpeechSatForXVector
 
     if options.device.startswith("cuda") and not torch.cuda.is_available():
@@ -156,6 +157,8 @@ def main() -> None:
         torch.manual_seed(0)
         base = UniSpeechSatConfig.base(use_weighted_layer_sum=False)
         UniSpeechSatForXVector(base).save_pretrained(folder)  # the backbone is in it
+        for kind in (unisat.WavLMModel, unisat.HubertModel, unisat.Wav2Vec2Model):
+            kind(kind.config_class.base()).save_pretrained(Path(folder) / kind.base_model_prefix)
         for size in ("tiny", "base"):
             config = getattr(UniSpeechSatConfig, size)(mask_time_prob=0.65)
             (Path(folder) / f"{size}.json").write_text(json.dumps(config.to_dict()))

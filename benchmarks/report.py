@@ -33,6 +33,10 @@ STEPS = {name: (size, batch, seconds) for name, (size, batch, seconds) in works.
 WORKS = {
     "forward": Work("forward, 1 × 10 s", 1.15, (10,)),
     "ragged": Work("forward, 8 ragged clips of 2 to 10 s with mask", 1.4, works.RAGGED),
+    "wavlm": Work("forward of WavLM Base, 1 × 10 s", 1.0, (10,)),
+    "wavlm_ragged": Work("the same, 8 ragged clips of 2 to 10 s with mask", 1.0, works.RAGGED),
+    "hubert": Work("forward of HuBERT Base, 1 × 10 s", 1.15, (10,)),
+    "wav2vec2": Work("forward of wav2vec 2.0 Base, 1 × 10 s", 1.15, (10,)),
     "everything": Work("all hidden states and all attentions, 1 × 10 s", 1.15, (10,)),
     "collect": Work("hidden states pooled over a ragged corpus; the peer one utterance at a time", 2.0, works.corpus()),
     "collect_padded": Work("the same; the peer padded by eight (and wrong)", 2.0, works.corpus()),

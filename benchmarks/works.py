@@ -12,6 +12,7 @@ import torch
 
 SAMPLE_RATE = 16_000
 Run = Callable[[], float | None]
+SAT = "UniSpeechSatModel"
 
 STILL = {f"{name}_dropout": 0.0 for name in ("hidden", "attention", "activation", "final", "feat_proj")}
 """A step without dropout: what is drawn costs each side the same."""
@@ -88,24 +89,40 @@ class Unisat:
         self.scope = shortcuts.plain if plain else None
         self.version = "this one, without shortcuts" if plain else "this one"
 
-    def model(self, kind: str = "UniSpeechSatModel", **options):
+    def model(self, kind: str = SAT, **options):
         """Base with the weights that all share."""
         return getattr(self.us, kind).from_pretrained(self.folder, **options).to(self.device).eval()
 
-    def forward(self, dtype: torch.dtype = torch.float32) -> Run:
+    def forward(self, dtype: torch.dtype = torch.float32, kind: str = SAT, **options) -> Run:
         """The last hidden state of 10 s."""
-        model, wave = self.model().to(dtype), noise(10)[0][None].to(self.device)
+        model, wave = self.model(kind, **options).to(dtype), noise(10)[0][None].to(self.device)
         return lambda: summary(model(wave).last_hidden_state)
 
     def bf16(self) -> Run:
         """The same in bfloat16."""
         return self.forward(torch.bfloat16)
 
-    def ragged(self) -> Run:
+    def ragged(self, kind: str = SAT, **options) -> Run:
         """A padded batch."""
-        model = self.model()
+        model = self.model(kind, **options)
         values, mask = (part.to(self.device) for part in padded(noise(*RAGGED)))
         return lambda: (model(values, mask), None)[1]
+
+    def wavlm(self) -> Run:
+        """The last hidden state of 10 s, of WavLM Base."""
+        return self.forward(kind="WavLMModel", subfolder="wavlm")
+
+    def wavlm_ragged(self) -> Run:
+        """A padded batch through WavLM Base."""
+        return self.ragged("WavLMModel", subfolder="wavlm")
+
+    def hubert(self) -> Run:
+        """The last hidden state of 10 s, of HuBERT Base."""
+        return self.forward(kind="HubertModel", subfolder="hubert")
+
+    def wav2vec2(self) -> Run:
+        """The same of wav2vec 2.0 Base."""
+        return self.forward(kind="Wav2Vec2Model", subfolder="wav2vec2")
 
     def everything(self) -> Run:
         """All hidden states and all attentions of 10 s."""
@@ -173,24 +190,40 @@ class Transformers:
         # newer versions give attention weights on their eager path only
         self.eager = {} if self.version.startswith("4.37") else {"attn_implementation": "eager"}
 
-    def model(self, kind: str = "UniSpeechSatModel", **options):
+    def model(self, kind: str = SAT, **options):
         """Base with the weights that all share."""
         return getattr(self.hf, kind).from_pretrained(self.folder, **options).to(self.device).eval()
 
-    def forward(self, dtype: torch.dtype = torch.float32) -> Run:
+    def forward(self, dtype: torch.dtype = torch.float32, kind: str = SAT, **options) -> Run:
         """The last hidden state of 10 s."""
-        model, wave = self.model().to(dtype), noise(10)[0][None].to(self.device, dtype)
+        model, wave = self.model(kind, **options).to(dtype), noise(10)[0][None].to(self.device, dtype)
         return lambda: summary(model(wave).last_hidden_state)
 
     def bf16(self) -> Run:
         """The same in bfloat16."""
         return self.forward(torch.bfloat16)
 
-    def ragged(self) -> Run:
+    def ragged(self, kind: str = SAT, **options) -> Run:
         """A padded batch."""
-        model = self.model()
+        model = self.model(kind, **options)
         values, mask = (part.to(self.device) for part in padded(noise(*RAGGED)))
         return lambda: (model(values, attention_mask=mask), None)[1]
+
+    def wavlm(self) -> Run:
+        """The last hidden state of 10 s, of WavLM Base."""
+        return self.forward(kind="WavLMModel", subfolder="wavlm")
+
+    def wavlm_ragged(self) -> Run:
+        """A padded batch through WavLM Base."""
+        return self.ragged("WavLMModel", subfolder="wavlm")
+
+    def hubert(self) -> Run:
+        """The last hidden state of 10 s, of HuBERT Base."""
+        return self.forward(kind="HubertModel", subfolder="hubert")
+
+    def wav2vec2(self) -> Run:
+        """The same of wav2vec 2.0 Base."""
+        return self.forward(kind="Wav2Vec2Model", subfolder="wav2vec2")
 
     def everything(self) -> Run:
         """All hidden states and all attentions of 10 s."""

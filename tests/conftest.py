@@ -8,6 +8,7 @@ import torch
 from hypothesis import settings
 
 from unisat import UniSpeechSatConfig, UniSpeechSatModel
+from unisat.configs import CONFIGS
 
 # times vary on shared machines; in CI the same examples every time, elsewhere new ones
 settings.register_profile("unisat", deadline=None, derandomize=bool(os.environ.get("CI")))
@@ -27,6 +28,24 @@ def small_config(**changes):
     front |= dict(num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2)
     codebook = dict(num_codevectors_per_group=8, codevector_dim=8, proj_codevector_dim=8, num_clusters=12)
     return UniSpeechSatConfig(**{**sizes, **front, **codebook, **changes})
+
+
+FAMILIES = {
+    "unispeech-sat": {},
+    "wav2vec2": {"add_adapter": True, "num_adapter_layers": 2, "output_hidden_size": 12},
+    "hubert": {"feat_proj_layer_norm": False},
+    "wavlm": {"num_buckets": 12, "max_bucket_distance": 20},
+    "data2vec-audio": {"num_conv_pos_embeddings": 3, "conv_pos_kernel_size": 6},
+    "unispeech": {},
+}
+"""By ``model_type``: what shows what the family has of its own."""
+
+
+def family_config(family, **changes):
+    """`small_config` of another family."""
+    kind = CONFIGS[family]
+    values = small_config().to_dict() | {"model_type": family} | FAMILIES[family] | kind.fixed | changes
+    return kind.from_dict(values)
 
 
 def shuffled(model, seed=0):

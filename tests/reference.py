@@ -53,6 +53,32 @@ def attention(hidden, module, heads, valid):
     return module.out_proj(z), pattern
 
 
+def bucket(distance, buckets, farthest):
+    """Number of the bucket of a distance from a query to a key: one each while near, then logarithmic (T5, WavLM)."""
+    side = buckets // 2
+    near = side // 2
+    far = abs(distance)
+    number = far
+    if far >= near:
+        number = min(side - 1, near + int(math.log(far / near) / math.log(farthest / near) * (side - near)))
+    return number + (side if distance > 0 else 0)
+
+
+def gated_bias(hidden, table, linear, scale, buckets, farthest):
+    """WavLM's bias of one utterance, head by head and pair by pair: (gate, bias)."""
+    frames, heads = len(hidden), table.shape[1]
+    dim = hidden.shape[1] // heads
+    gate, bias = torch.zeros(frames, heads), torch.zeros(heads, frames, frames)
+    for h in range(heads):
+        for q in range(frames):
+            eight = linear(hidden[q, h * dim : (h + 1) * dim]).tolist()
+            update, reset = (1 / (1 + math.exp(-sum(four))) for four in (eight[:4], eight[4:]))
+            gate[q, h] = 1 + update * reset * float(scale[h]) + (1 - update)
+            for k in range(frames):
+                bias[h, q, k] = gate[q, h] * table[bucket(k - q, buckets, farthest), h]
+    return gate, bias
+
+
 def perplexity(choices, entries):
     """exp(entropy) of how often each entry was chosen, from a list of choices."""
     entropy = 0.0

@@ -8,6 +8,7 @@
 ========  ======================================================================================
 model     `load` the built-in one; the reference's classes: `UniSpeechSatModel`, its config, its
           heads (``UniSpeechSatFor…``), feature extractor, tokenizer, processor and ``Auto…``;
+          those of its relatives ``Wav2Vec2…``, ``Hubert…``, ``WavLM…``, ``Data2VecAudio…``, ``UniSpeech…``;
           `GumbelVectorQuantizer`; their `outputs`; `shortcuts` that make them faster
 speech    `Batch` of waveforms, `corpus` of files, `audio` reading, `frames` and seconds, `Segments` of labels
 watch     `sites` that can be seen; `capture`, `run`; `encode_long`; `attention_statistics`,

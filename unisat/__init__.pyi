@@ -3,6 +3,44 @@
 # model
 from . import outputs as outputs, shortcuts as shortcuts
 from .config import UniSpeechSatConfig as UniSpeechSatConfig
+from .configs import (
+    AutoConfig as AutoConfig,
+    Data2VecAudioConfig as Data2VecAudioConfig,
+    HubertConfig as HubertConfig,
+    UniSpeechConfig as UniSpeechConfig,
+    Wav2Vec2Config as Wav2Vec2Config,
+    WavLMConfig as WavLMConfig,
+)
+from .family import (
+    AutoModel as AutoModel,
+    AutoModelForAudioClassification as AutoModelForAudioClassification,
+    AutoModelForAudioFrameClassification as AutoModelForAudioFrameClassification,
+    AutoModelForAudioXVector as AutoModelForAudioXVector,
+    AutoModelForCTC as AutoModelForCTC,
+    AutoModelForPreTraining as AutoModelForPreTraining,
+    Data2VecAudioForAudioFrameClassification as Data2VecAudioForAudioFrameClassification,
+    Data2VecAudioForCTC as Data2VecAudioForCTC,
+    Data2VecAudioForSequenceClassification as Data2VecAudioForSequenceClassification,
+    Data2VecAudioForXVector as Data2VecAudioForXVector,
+    Data2VecAudioModel as Data2VecAudioModel,
+    HubertForCTC as HubertForCTC,
+    HubertForSequenceClassification as HubertForSequenceClassification,
+    HubertModel as HubertModel,
+    UniSpeechForCTC as UniSpeechForCTC,
+    UniSpeechForSequenceClassification as UniSpeechForSequenceClassification,
+    UniSpeechModel as UniSpeechModel,
+    Wav2Vec2ForAudioFrameClassification as Wav2Vec2ForAudioFrameClassification,
+    Wav2Vec2ForCTC as Wav2Vec2ForCTC,
+    Wav2Vec2ForPreTraining as Wav2Vec2ForPreTraining,
+    Wav2Vec2ForSequenceClassification as Wav2Vec2ForSequenceClassification,
+    Wav2Vec2ForXVector as Wav2Vec2ForXVector,
+    Wav2Vec2Model as Wav2Vec2Model,
+    WavLMForAudioFrameClassification as WavLMForAudioFrameClassification,
+    WavLMForCTC as WavLMForCTC,
+    WavLMForSequenceClassification as WavLMForSequenceClassification,
+    WavLMForXVector as WavLMForXVector,
+    WavLMModel as WavLMModel,
+)
 from .feature_extraction import Wav2Vec2FeatureExtractor as Wav2Vec2FeatureExtractor
 from .heads import (
     UniSpeechSatForAudioFrameClassification as UniSpeechSatForAudioFrameClassification,

@@ -85,7 +85,7 @@ def load(model: Any, target_lang: str, folder: str | Path | None = None) -> None
     if len(state["lm_head.bias"]) != tokens:
         raise ValueError(f"{path}: lm_head has {tokens} rows and {len(state['lm_head.bias'])} biases; fetch it again.")
     if tokens != model.lm_head.out_features:
-        model.lm_head = nn.Linear(model.config.hidden_size, tokens, device=model.device, dtype=model.dtype)
+        model.lm_head = nn.Linear(model.config.last_size, tokens, device=model.device, dtype=model.dtype)
         model.config.vocab_size = tokens
     weights = dict(model.named_parameters())
     with torch.no_grad():

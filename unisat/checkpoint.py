@@ -12,7 +12,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +246,7 @@ def load_weights(
     state: Mapping[str, Tensor],
     prefix: str,
     *,
+    optional: Container[str] = (),
     source: str = "the checkpoint",
     dtype: torch.dtype | None = None,
     fresh: Callable[[], Mapping[str, Tensor]] | None = None,
@@ -259,6 +260,8 @@ def load_weights(
 
     Parameters
     ----------
+    optional : several names
+        Weights of the backbone that may start fresh like a head, and that are left out if the model does not have them.
     fresh : callable, optional
         Gives freshly drawn weights, and is called only if some are needed. If None, the checkpoint must have all.
     ignore_mismatched_sizes : bool
@@ -277,11 +280,13 @@ def load_weights(
     expected, dotted = model.state_dict(), prefix + "."
     has_head = any(name.startswith(dotted) for name in expected)
     state, head = _without_other_heads(current_names(_unwrapped(state, source)), expected, dotted, has_head)
-    if head:
-        logger.info("left out the head of %s: %s", source, ", ".join(head))
+    unwanted = [name for name in state if name.removeprefix(dotted) in optional and name not in expected]
+    state = {name: value for name, value in state.items() if name not in unwanted}
+    if head := head + unwanted:
+        logger.info("left out of %s, for they have no use: %s", source, ", ".join(head))
 
     def may_start_fresh(name: str) -> bool:
-        in_head = has_head and not name.startswith(dotted)
+        in_head = (has_head and not name.startswith(dotted)) or name.removeprefix(dotted) in optional
         return fresh is not None and (in_head or ".adapter_layer." in name)
 
     missing = sorted(set(expected) - set(state))

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
@@ -69,6 +69,26 @@ _DIVIDES = (  # (divisor, dividend)
     ("num_codevector_groups", "codevector_dim"),
 )
 
+FAMILIES = {
+    "unispeech-sat": "UniSpeechSat",
+    "wav2vec2": "Wav2Vec2",
+    "hubert": "Hubert",
+    "wavlm": "WavLM",
+    "data2vec-audio": "Data2VecAudio",
+    "unispeech": "UniSpeech",
+}
+"""How the names of a family's classes begin, by ``model_type``."""
+
+# what hears log-mel spectra, not waveforms
+_SPECTRA = (
+    "whisper",
+    "wav2vec2-bert",
+    "seamless_m4t",
+    "seamless_m4t_v2",
+    "speech_to_text",
+    "audio-spectrogram-transformer",
+)
+
 # a file of a few bytes must not ask for all memory and time there is
 _LARGEST = 10**6
 # what pipelines of the reference read of a config
@@ -81,6 +101,19 @@ def nearest(name: str, known: Sequence[str]) -> str:
     """``" (did you mean …?)"`` with the closest known names, or an empty string."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def other_family(family: Any, expected: str | None = None) -> str:
+    """Say what a ``model_type`` is that is not the ``expected`` one (None: any that loads), and what loads it."""
+    said = "config.json says " + ("nothing of a model_type" if family is None else f"model_type={family!r}")
+    if isinstance(family, str) and family in FAMILIES:
+        name = FAMILIES[family]
+        return (
+            f"{said}: a checkpoint of another family than {expected!r}; load it with unisat.{name}Model or another "
+            f"{name} class (its config is a {name}Config), or with unisat.AutoModel, which looks by itself."
+        )
+    spectra = "it hears log-mel spectra, and unisat has models that hear waveforms" if family in _SPECTRA else "unknown"
+    return f"{said}: {spectra}; unisat reads {', '.join(FAMILIES)}."
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -138,6 +171,9 @@ def _labels(count: Any) -> dict[int, str]:
     if type(count) is not int or not 0 <= count <= _LARGEST:
         raise ValueError(f"num_labels={count!r} must be a whole number from 0 to {_LARGEST}.")
     return {index: f"LABEL_{index}" for index in range(count)}
+
+
+Config = TypeVar("Config", bound="UniSpeechSatConfig")
 
 
 @dataclass(init=False)
@@ -271,6 +307,15 @@ class UniSpeechSatConfig:
     extra: dict[str, Any] = field(default_factory=dict, repr=False)
 
     model_type = "unispeech-sat"
+    fixed: ClassVar[Mapping[str, Any]] = {}
+    """Fields with one value in the family. A file may say anything else, which the reference does not read."""
+
+    positive: ClassVar[tuple[str, ...]] = ()
+    """Fields that the family adds and that must be positive."""
+
+    # what the configs of other families (`unisat.configs`) have as fields
+    feat_proj_layer_norm = True
+    add_adapter = False
 
     def __init__(self, *, num_labels: int | None = None, **values: Any):
         vars(self)["_checked"] = False
@@ -279,7 +324,7 @@ class UniSpeechSatConfig:
         for key in extra:
             if key not in _DERIVED:
                 warnings.warn(
-                    f"{key!r} is not a field of UniSpeechSatConfig{nearest(key, list(names))}; "
+                    f"{key!r} is not a field of {type(self).__name__}{nearest(key, list(names))}; "
                     "it is kept in config.extra and changes nothing.",
                     stacklevel=2,
                 )
@@ -307,13 +352,14 @@ class UniSpeechSatConfig:
         self._check_types()
         if self.initializer_range > 1:
             raise ValueError(f"initializer_range={self.initializer_range} must be at most 1; the reference has 0.02.")
-        for name in (*_POSITIVE, *_NOT_NEGATIVE):
+        positive = (*_POSITIVE, *self.positive)
+        for name in (*positive, *_NOT_NEGATIVE):
             value = getattr(self, name)
-            if name in _POSITIVE and not value > 0:
+            if name in positive and not value > 0:
                 raise ValueError(f"{name}={value} must be positive.")
             if not value >= 0:
                 raise ValueError(f"{name}={value} must not be negative.")
-            if value > (largest := _MOST_LAYERS if name == "num_hidden_layers" else _LARGEST):
+            if value > (largest := _MOST_LAYERS if name in ("num_hidden_layers", "num_adapter_layers") else _LARGEST):
                 raise ValueError(f"{name}={value} is beyond reason; at most {largest} is taken.")
         for name in _PROBABILITIES:
             if not 0 <= getattr(self, name) <= 1:
@@ -322,6 +368,7 @@ class UniSpeechSatConfig:
             if getattr(self, name) not in choices:
                 allowed = ", ".join(map(repr, choices))
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {allowed}.")
+        self._check_fixed(vars(self))
         self._check_lists()
         for divisor, dividend in _DIVIDES:
             if getattr(self, dividend) % getattr(self, divisor):
@@ -345,6 +392,11 @@ class UniSpeechSatConfig:
                 f"these sizes make a model of about {weights:.0e} weights, which is beyond reason; at most "
                 f"{_MOST_WEIGHTS:.0e} are taken."
             )
+
+    def _check_fixed(self, values: Mapping[str, Any]) -> None:
+        for name, value in self.fixed.items():
+            if values.get(name, value) != value:
+                raise ValueError(f"{name}={values[name]!r}: a {self.model_type} model has {value!r} always.")
 
     def _check_types(self) -> None:
         for item in fields(self):
@@ -406,7 +458,7 @@ class UniSpeechSatConfig:
         if name in extra or name in _NONE:
             return extra.get(name)
         raise AttributeError(
-            f"UniSpeechSatConfig has no field {name!r}{nearest(name, [f.name for f in fields(self)])}."
+            f"{type(self).__name__} has no field {name!r}{nearest(name, [f.name for f in fields(self)])}."
         )
 
     # values that follow from the fields
@@ -434,6 +486,16 @@ class UniSpeechSatConfig:
         return (self.num_hidden_layers + 1) // 2
 
     @property
+    def has_mask_embedding(self) -> bool:
+        """Whether the model has a ``masked_spec_embed``: always, but in other families only where it may be used."""
+        return True
+
+    @property
+    def last_size(self) -> int:
+        """Width of the last hidden state: ``hidden_size``, or what a convolutional adapter makes of it."""
+        return self.hidden_size
+
+    @property
     def sums_before_norm(self) -> bool:
         """Whether the weighted sum takes the last layer in front of the final norm, where pre-LN models have it.
 
@@ -452,21 +514,21 @@ class UniSpeechSatConfig:
     # presets
 
     @classmethod
-    def base(cls, **changes: Any) -> UniSpeechSatConfig:
+    def base(cls: type[Config], **changes: Any) -> Config:
         """UniSpeech-SAT Base and Base+: 12 post-LN layers of width 768, 94 million parameters."""
         return cls(**changes)
 
     @classmethod
-    def large(cls, **changes: Any) -> UniSpeechSatConfig:
+    def large(cls: type[Config], **changes: Any) -> Config:
         """UniSpeech-SAT Large: 24 pre-LN layers of width 1024, 315 million parameters."""
         sizes = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
         norms = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
         codebook = {"codevector_dim": 768, "proj_codevector_dim": 768}
         large = {**sizes, "intermediate_size": 4096, **norms, **codebook, "mask_time_prob": 0.075}
-        return cls(**{**large, **changes})
+        return cls(**{**large, **cls.fixed, **changes})
 
     @classmethod
-    def tiny(cls, **changes: Any) -> UniSpeechSatConfig:
+    def tiny(cls: type[Config], **changes: Any) -> Config:
         """Six pre-LN layers of width 192 on a narrow front end; a laptop computes seconds of speech in milliseconds."""
         sizes = {
             "hidden_size": 192,
@@ -478,13 +540,14 @@ class UniSpeechSatConfig:
         norms = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
         codebook = {"num_codevectors_per_group": 32, "codevector_dim": 64, "proj_codevector_dim": 64}
         heads = {"num_clusters": 104, "tdnn_dim": [192] * 4 + [384], "xvector_output_dim": 128}
-        return cls(**{**sizes, **front, **norms, **codebook, **heads, **changes})
+        return cls(**{**sizes, **front, **norms, **codebook, **heads, **cls.fixed, **changes})
 
-    def replace(self, **changes: Any) -> UniSpeechSatConfig:
+    def replace(self: Config, **changes: Any) -> Config:
         """Return a copy in which some fields are changed together and checked once at the end."""
         values = {item.name: copy.copy(getattr(self, item.name)) for item in fields(self)}
         if unknown := [name for name in changes if name not in {*values, *self.extra, "num_labels"}]:
-            raise TypeError(f"{unknown[0]!r} is not a field of UniSpeechSatConfig{nearest(unknown[0], [*values])}.")
+            raise TypeError(f"{unknown[0]!r} is not a field of {type(self).__name__}{nearest(unknown[0], [*values])}.")
+        self._check_fixed(changes)
         if "num_labels" in changes:
             del values["id2label"]
         if {"num_labels", "id2label"} & set(changes):
@@ -501,7 +564,7 @@ class UniSpeechSatConfig:
     # reading and writing
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> UniSpeechSatConfig:
+    def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
         """Make a config from the reference's keys; unknown ones are kept in ``extra`` without a warning.
 
         Raises
@@ -512,10 +575,8 @@ class UniSpeechSatConfig:
         values = dict(values)
         family = values.pop("model_type", cls.model_type)
         if family != cls.model_type:
-            raise ValueError(
-                f"config.json says model_type={family!r}: a checkpoint of another family; "
-                f"unisat reads model_type={cls.model_type!r}."
-            )
+            raise ValueError(other_family(family, cls.model_type))
+        values |= {name: value for name, value in cls.fixed.items() if name in values}
         names = {item.name for item in fields(cls)}
         num_labels = values.pop("num_labels", None)
         extra = _take_extra(values, names)
@@ -536,7 +597,7 @@ class UniSpeechSatConfig:
         return {key: values[key] for key in sorted(values) if key not in optional.split() or values[key] is not None}
 
     @classmethod
-    def from_json_file(cls, path: str | Path) -> UniSpeechSatConfig:
+    def from_json_file(cls: type[Config], path: str | Path) -> Config:
         """Read a ``config.json``.
 
         Raises
@@ -567,7 +628,7 @@ class UniSpeechSatConfig:
         Path(path).write_text(self.to_json_string(use_diff), encoding="utf-8")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **changes: Any) -> UniSpeechSatConfig:
+    def from_pretrained(cls: type[Config], folder: str | Path, **changes: Any) -> Config:
         """Read ``config.json`` from a local folder (or the file itself), with some fields changed."""
         path = Path(folder)
         config = cls.from_json_file(path / CONFIG_NAME if path.is_dir() else path)
@@ -582,16 +643,21 @@ class UniSpeechSatConfig:
 # computed here and written for the reference; they are not extra keys
 _DERIVED = {"num_feat_extract_layers", "inputs_to_logits_ratio", "num_labels"}
 
-# Shift-Tab in a notebook shows this: the fields and their defaults instead of **values
-UniSpeechSatConfig.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-    [
-        inspect.Parameter(
-            item.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=item.default if item.default_factory is MISSING else item.default_factory(),
-            annotation=item.type,
-        )
-        for item in fields(UniSpeechSatConfig)
-        if item.name != "extra"
-    ]
-)
+
+def show_fields(kind: type[UniSpeechSatConfig]) -> None:
+    """Let Shift-Tab in a notebook show the fields and their defaults instead of ``**values``."""
+    kind.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                item.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=item.default if item.default_factory is MISSING else item.default_factory(),
+                annotation=item.type,
+            )
+            for item in fields(kind)
+            if item.name != "extra"
+        ]
+    )
+
+
+show_fields(UniSpeechSatConfig)

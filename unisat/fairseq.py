@@ -1,4 +1,4 @@
-"""The authors' own checkpoints: a fairseq ``.pt`` file under the reference's names."""
+"""The authors' own checkpoints: ``.pt`` files of fairseq, and WavLM's, under the reference's names."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from torch import Tensor
 
 from unisat.checkpoint import is_state, read_torch
 
-PREFIX = "unispeech_sat."
+PREFIXES = {"unispeech-sat": "unispeech_sat.", "wav2vec2": "wav2vec2.", "hubert": "hubert.", "wavlm": "wavlm."}
+"""What stands in front of the backbone's weights, by ``model_type``."""
 
-# pattern and the reference's name, to which PREFIX is added unless it begins with ^
-_NAMES = [
+# pattern and the reference's name, to which the prefix is added unless it begins with ^; no name: left out
+_BACKBONE = [
     (r"w2v_encoder\.proj\.(.*)", r"^lm_head.\1"),
     (r"mask_emb", r"masked_spec_embed"),
     (r"feature_extractor\.conv_layers\.(\d+)\.0\.(.*)", r"feature_extractor.conv_layers.\1.conv.\2"),
@@ -25,20 +26,37 @@ _NAMES = [
     (r"post_extract_proj\.(.*)", r"feature_projection.projection.\1"),
     (r"layer_norm\.(.*)", r"feature_projection.layer_norm.\1"),
     (r"encoder\.pos_conv\.0\.(.*)", r"encoder.pos_conv_embed.conv.\1"),
-    (r"encoder\.layers\.(\d+)\.self_attn\.(.*)", r"encoder.layers.\1.attention.\2"),
+    (r"encoder\.layers\.(\d+)\.self_attn\.((?:q|k|v|out)_proj\..*)", r"encoder.layers.\1.attention.\2"),
     (r"encoder\.layers\.(\d+)\.self_attn_layer_norm\.(.*)", r"encoder.layers.\1.layer_norm.\2"),
     (r"encoder\.layers\.(\d+)\.fc1\.(.*)", r"encoder.layers.\1.feed_forward.intermediate_dense.\2"),
     (r"encoder\.layers\.(\d+)\.fc2\.(.*)", r"encoder.layers.\1.feed_forward.output_dense.\2"),
     (r"encoder\.layers\.(\d+)\.final_layer_norm\.(.*)", r"encoder.layers.\1.final_layer_norm.\2"),
     (r"encoder\.layer_norm\.(.*)", r"encoder.layer_norm.\1"),
-    (r"encoder\.layer_norm_for_extract\.(.*)", r"^layer_norm_for_extract.\1"),
+]
+_QUANTIZER = [
     (r"final_proj\.(.*)", r"^project_hid.\1"),
     (r"project_q\.(.*)", r"^project_q.\1"),
-    (r"spk_proj\.(.*)", r"^speaker_proj.\1"),
-    (r"label_embs_concat", r"^label_embeddings_concat"),
     (r"quantizer\.vars", r"^quantizer.codevectors"),
     (r"quantizer\.weight_proj\.(.*)", r"^quantizer.weight_proj.\1"),
 ]
+_SPEAKERS = [
+    (r"encoder\.layer_norm_for_extract\.(.*)", r"^layer_norm_for_extract.\1"),
+    (r"spk_proj\.(.*)", r"^speaker_proj.\1"),
+    (r"label_embs_concat", r"^label_embeddings_concat"),
+]
+_GATES = [
+    (r"encoder\.layers\.0\.self_attn\.relative_attention_bias\.(.*)", r"encoder.layers.0.attention.rel_attn_embed.\1"),
+    (r"encoder\.layers\.(\d+)\.self_attn\.grep_a", r"encoder.layers.\1.attention.gru_rel_pos_const"),
+    (r"encoder\.layers\.(\d+)\.self_attn\.grep_linear\.(.*)", r"encoder.layers.\1.attention.gru_rel_pos_linear.\2"),
+]
+# the reference has no class that predicts clusters
+_CLUSTERS = [(r"final_proj\.(.*)", ""), (r"label_embs_concat", "")]
+_NAMES = {
+    "unispeech-sat": [*_SPEAKERS, *_QUANTIZER, *_BACKBONE],
+    "wav2vec2": [*_QUANTIZER, *_BACKBONE],
+    "hubert": [*_CLUSTERS, *_BACKBONE],
+    "wavlm": [*_GATES, *_CLUSTERS, *_BACKBONE],
+}
 _MOST_CONVS = 100
 
 
@@ -56,8 +74,8 @@ class Placeholder:
         pass
 
 
-def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a ``.pt`` file; return fields of a `UniSpeechSatConfig`, and weights under the reference's names.
+def read(path: str | Path, family: str = "unispeech-sat") -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a ``.pt`` file; return fields of the family's config, and weights under the reference's names.
 
     Raises
     ------
@@ -65,20 +83,24 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         If the file does not exist, is damaged, is not a fairseq checkpoint, or has weights or settings of another
         architecture.
     """
+    if family not in PREFIXES:
+        raise ValueError(f"the authors' files of {family} are not read; those of {', '.join(PREFIXES)} are.")
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; from_fairseq reads one .pt file.")
     content = read_torch(path, _known)
     if not isinstance(content, Mapping) or not is_state(content.get("model")):
         raise ValueError(f"{path} is not a fairseq checkpoint; a dict with 'model' was expected, which holds weights.")
-    state, unknown = rename(content["model"])
+    name = "UniSpeech-SAT" if family == "unispeech-sat" else family
+    state, unknown = rename(content["model"], family)
     if unknown:
-        raise ValueError(f"{path} has weights that UniSpeech-SAT does not have: {', '.join(sorted(unknown))}.")
+        shown = ", ".join(sorted(unknown)[:20]) + (" …" if len(unknown) > 20 else "")
+        raise ValueError(f"{path} has weights that {name} does not have: {shown}.")
     try:
-        config = sizes(state, settings(content))
+        config = sizes(state, settings(content), family)
     except (IndexError, TypeError, ZeroDivisionError, OverflowError) as error:
-        raise ValueError(f"{path} has weights or settings that no UniSpeech-SAT has ({error}).") from error
-    if not config["do_stable_layer_norm"] and "project_hid.weight" in state:
+        raise ValueError(f"{path} has weights or settings that no {name} has ({error}).") from error
+    if family == "unispeech-sat" and not config["do_stable_layer_norm"] and "project_hid.weight" in state:
         # post-LN models do not have this norm; the reference has an identity in its place
         state.setdefault("layer_norm_for_extract.weight", torch.ones(config["hidden_size"]))
         state.setdefault("layer_norm_for_extract.bias", torch.zeros(config["hidden_size"]))
@@ -92,15 +114,17 @@ def _known(path: Path) -> list[Any]:
     return [argparse.Namespace, *((Placeholder, name) for name in names if name != "argparse.Namespace")]
 
 
-def rename(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+def rename(state: Mapping[str, Tensor], family: str = "unispeech-sat") -> tuple[dict[str, Tensor], list[str]]:
     """Weights under the reference's names, and the names that fit no pattern."""
     renamed, unknown = {}, []
+    prefix = PREFIXES[family]
     for name, tensor in state.items():
         short = name.removeprefix("w2v_encoder.w2v_model.")
-        for pattern, new in _NAMES:
+        for pattern, new in _NAMES[family]:
             if found := re.fullmatch(pattern, short):
                 target = found.expand(new)
-                renamed[target[1:] if target[0] == "^" else PREFIX + target] = tensor
+                if target:
+                    renamed[target[1:] if target[0] == "^" else prefix + target] = tensor
                 break
         else:
             unknown.append(name)
@@ -134,16 +158,22 @@ def _whole(given: Mapping[str, Any], name: str, default: int) -> int:
     return value
 
 
-def sizes(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, Any]:
+def sizes(state: Mapping[str, Tensor], given: Mapping[str, Any], family: str = "unispeech-sat") -> dict[str, Any]:
     """Fields of the config: widths, depths and norms from the weights, heads and strides from the settings."""
-    backbone = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
+    prefix = PREFIXES[family]
+    backbone = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     try:
         width = len(backbone["masked_spec_embed"])
         taps = backbone["encoder.pos_conv_embed.conv.weight_v"]
         inner = len(backbone["encoder.layers.0.feed_forward.intermediate_dense.bias"])
     except KeyError as error:
-        raise ValueError(f"the checkpoint has no {error.args[0]}; expected a UniSpeech-SAT file.") from error
+        raise ValueError(f"the checkpoint has no {error.args[0]}; expected a file of {family}.") from error
     convs = [backbone[f"feature_extractor.conv_layers.{i}.conv.weight"] for i in range(_count(backbone, "conv_layers"))]
+    if family != "unispeech-sat" and "layer_norm_first" not in given:
+        raise ValueError(
+            "the checkpoint's settings do not say layer_norm_first, and its weights do not show it; convert it with "
+            "the tools of its authors, or load the copy on the hub with from_pretrained."
+        )
     stable = given.get("layer_norm_first", "layer_norm_for_extract.weight" in state)
     config: dict[str, Any] = {
         "hidden_size": width,
@@ -168,8 +198,15 @@ def sizes(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, An
         config["proj_codevector_dim"] = config["codevector_dim"]
     if "quantizer.codevectors" in state:
         groups = _whole(given, "latent_groups", 2)
+        if family == "wav2vec2":
+            config["codevector_dim"] = state["quantizer.codevectors"].shape[2] * groups
+            config["proj_codevector_dim"] = len(state["project_hid.bias"])
         config["num_codevector_groups"] = groups
         config["num_codevectors_per_group"] = state["quantizer.codevectors"].shape[1] // groups
+    if family == "wavlm":
+        if (table := backbone.get("encoder.layers.0.attention.rel_attn_embed.weight")) is not None:
+            config["num_buckets"] = len(table)
+        config["max_bucket_distance"] = _whole(given, "max_distance", 800)
     for name in ("spk_layer", "utterance_contrastive_layer"):
         if given.get(name) is not None:
             config["utterance_contrastive_layer"] = _whole(given, name, 0)

@@ -200,6 +200,7 @@ def attend_fused(
     v: Float[Tensor, "batch heads frames head_dim"],
     valid: Bool[Tensor, "batch frames"] | None,
     output_attentions: bool,
+    bias: Float[Tensor, "*batch frames frames"] | None = None,
 ) -> Attended | NotImplementedType:
     """Attend with torch's fused attention, which keeps no pattern in memory, if nobody wants to see the pattern.
 
@@ -211,6 +212,13 @@ def attend_fused(
     if not isinstance(softmax, nn.Softmax) or not isinstance(dropout, nn.Dropout):
         return NotImplemented
     keys = None if valid is None else valid[:, None, None, :]
+    if bias is not None and keys is not None:
+        # a bias was made for this layer alone, and in a batch is as large as the pattern: written in place if unseen
+        unseen = not torch.is_grad_enabled() and not watched(*attention.children())
+        fill = bias.masked_fill_ if unseen else bias.masked_fill
+        keys = fill(~keys, torch.finfo(bias.dtype).min)
+    elif bias is not None:
+        keys = bias
     probability = dropout.p if attention.training else 0.0
     return F.scaled_dot_product_attention(q, k, v, attn_mask=keys, dropout_p=probability), None
 
@@ -222,12 +230,15 @@ def attend_in_place(
     v: Float[Tensor, "batch heads frames head_dim"],
     valid: Bool[Tensor, "batch frames"] | None,
     output_attentions: bool,
+    bias: Float[Tensor, "*batch frames frames"] | None = None,
 ) -> Attended | NotImplementedType:
     """Attend with a pattern that overwrites the scores, which nobody else needs; without gradients only."""
     softmax = attention.softmax
     if not allowed() or torch.is_grad_enabled() or watched(softmax) or not isinstance(softmax, nn.Softmax):
         return NotImplemented
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if bias is not None:
+        scores += bias
     if valid is not None:
         scores.masked_fill_(~valid[:, None, None, :], torch.finfo(scores.dtype).min)
     pattern = torch.softmax(scores, -1, out=scores)
@@ -443,7 +454,7 @@ def kept_spectrum(conv: nn.Conv1d) -> Complex[Tensor, "frequencies groups inputs
 
 
 def convolve_by_spectra(
-    embedding: Any, hidden: Float[Tensor, "batch frames hidden"]
+    embedding: Any, hidden: Float[Tensor, "batch frames hidden"], valid: Bool[Tensor, "batch frames"] | None = None
 ) -> Float[Tensor, "batch frames hidden"] | NotImplementedType:
     """Compute the positional convolution from spectra: on a CPU, without gradients, and not in float64."""
     conv = embedding.conv

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from functools import reduce
 from itertools import pairwise, permutations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,17 +33,34 @@ from unisat.pretrained import UniSpeechSatPreTrainedModel
 
 
 class HeadModel(UniSpeechSatPreTrainedModel):
-    """A backbone under ``unispeech_sat`` and, if the config asks for them, weights for a sum of its layers."""
+    """A backbone under ``base_model_prefix`` and, if the config asks for them, weights for a sum of its layers."""
 
+    backbone_class: ClassVar[type[UniSpeechSatModel]] = UniSpeechSatModel
+    reads_adapter: ClassVar[bool] = False
+    """Whether the head reads frames behind a convolutional adapter (`unisat.conv_adapter`)."""
+
+    unispeech_sat: UniSpeechSatModel
     layer_weights: nn.Parameter
 
     def __init__(self, config: UniSpeechSatConfig, *, weighted_sum: bool = False):
         super().__init__(config)
-        self.unispeech_sat = UniSpeechSatModel(config)
+        if config.add_adapter and not self.reads_adapter:
+            raise ValueError(
+                f"{type(self).__name__} does not read frames behind a convolutional adapter, which add_adapter=True "
+                "puts behind the encoder; pass add_adapter=False, or use the backbone or its CTC model."
+            )
+        setattr(self, self.base_model_prefix, self.backbone_class(config))
         self.weighted_sum = weighted_sum and config.use_weighted_layer_sum
         if self.weighted_sum:
             count = config.num_hidden_layers + 1
             self.layer_weights = nn.Parameter(torch.full((count,), 1 / count))
+
+    @property
+    def base_model(self) -> UniSpeechSatModel:
+        """The backbone."""
+        model = getattr(self, self.base_model_prefix)
+        assert isinstance(model, UniSpeechSatModel)
+        return model
 
     def init_weights(self) -> None:
         """Draw the head's weights; `UniSpeechSatModel` has drawn those of the backbone already, by the same rules."""
@@ -54,11 +71,11 @@ class HeadModel(UniSpeechSatPreTrainedModel):
 
     def freeze_feature_encoder(self) -> None:
         """Keep the convolutions fixed in training."""
-        self.unispeech_sat.freeze_feature_encoder()
+        self.base_model.freeze_feature_encoder()
 
     def freeze_base_model(self) -> None:
         """Keep the whole backbone fixed in training: only the head learns."""
-        self.unispeech_sat.requires_grad_(False)
+        self.base_model.requires_grad_(False)
 
     def backbone(
         self,
@@ -69,7 +86,7 @@ class HeadModel(UniSpeechSatPreTrainedModel):
         **options: Any,
     ) -> tuple[Wav2Vec2BaseModelOutput, Float[Tensor, "batch frames hidden"]]:
         """Run the backbone; give its output and the hidden state that the head reads."""
-        output = self.unispeech_sat(
+        output = self.base_model(
             input_values,
             attention_mask,
             output_attentions=output_attentions,
@@ -122,6 +139,8 @@ class UniSpeechSatForCTC(HeadModel):
         Language of the adapter, which `from_pretrained` loads. It needs a config with `adapter_attn_dim`.
     """
 
+    reads_adapter = True
+
     def __init__(self, config: UniSpeechSatConfig, target_lang: str | None = None):
         super().__init__(config)
         if config.vocab_size is None:
@@ -133,7 +152,7 @@ class UniSpeechSatForCTC(HeadModel):
             )
         self.target_lang = target_lang
         self.dropout = nn.Dropout(config.final_dropout)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.lm_head = nn.Linear(config.last_size, config.vocab_size)
         self.init_weights()
 
     @classmethod
@@ -384,7 +403,7 @@ def frame_loss(
     if labels.shape != logits.shape:
         raise ValueError(
             f"labels must be {tuple(logits.shape)} (batch, frames, num_labels), got {tuple(labels.shape)}; frames are "
-            "not samples (model.unispeech_sat's output has lengths)."
+            "not samples (the backbone's output has lengths)."
         )
     if not ((labels == 0) | (labels == 1)).all():
         raise ValueError("labels must be 0 or 1: whether each class is on in each frame.")

@@ -235,7 +235,7 @@ class SpecAugment(nn.Module):
     def forward(
         self,
         hidden: Float[Tensor, "batch frames hidden"],
-        masked_spec_embed: Float[Tensor, " hidden"],
+        masked_spec_embed: Float[Tensor, " hidden"] | None,
         lengths: Int[Tensor, " batch"],
         mask_time_indices: Bool[Tensor, "batch frames"] | None,
         generator: torch.Generator | None,
@@ -247,6 +247,11 @@ class SpecAugment(nn.Module):
             mask_time_indices = time_mask(lengths, frames, config, generator)
         if mask_time_indices is None:
             mask_time_indices = torch.zeros(batch, frames, dtype=torch.bool, device=hidden.device)
+        elif masked_spec_embed is None:
+            raise ValueError(
+                "this model has no masked_spec_embed to hide frames behind: its config has no probability of a mask. "
+                "Load it with mask_time_prob=0.05, and train the vector if the checkpoint has none."
+            )
         else:
             hidden = torch.where(mask_time_indices[..., None], masked_spec_embed, hidden)
         channel = {"mask_length": config.mask_feature_length, "min_spans": config.mask_feature_min_masks}

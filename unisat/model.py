@@ -6,10 +6,10 @@ waveform (batch, samples)
   └ SpecAugment          hides spans of frames (`unisat.masking`)       (batch, frames, hidden)
   └ Encoder              positional convolution, N × EncoderLayer       (batch, frames, hidden)
 
-The mathematics and the parameter names are those of ``transformers`` 4.37.2 (``models/unispeech_sat``), so its
-checkpoints load as they are. Whatever is worth watching enters or leaves a named submodule, where an ordinary
-PyTorch hook sees it: `unisat.interpret.activations.sites` has the table. ``@sooner(way)`` names another way to the
-numbers of the formula below it; the formula is all one has to read.
+Other families (`unisat.family`) have this backbone too; `unisat.wavlm`, `unisat.positions` and `unisat.conv_adapter`
+hold what is their own. Mathematics and parameter names are those of ``transformers`` 4.37.2, so its checkpoints load as
+they are. Whatever is worth watching enters or leaves a named submodule, where a PyTorch hook sees it. ``@sooner(way)``
+names another way to the numbers of the formula below it; the formula is all one has to read.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch.nn.utils import parametrizations
 from unisat import fast
 from unisat.adapters import AttentionAdapter
 from unisat.config import ACTIVATIONS, UniSpeechSatConfig
+from unisat.conv_adapter import ConvAdapter
 from unisat.fast import Conv1d, apply
 from unisat.frames import conv_length, stack_length, valid_positions
 from unisat.group_norm import MaskedGroupNorm
@@ -96,7 +97,9 @@ class FeatureProjection(nn.Module):
 
     def __init__(self, config: UniSpeechSatConfig):
         super().__init__()
-        self.layer_norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
+        self.layer_norm: nn.Module | None = None  # some models of HuBERT's family have none
+        if config.feat_proj_layer_norm:
+            self.layer_norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
         self.projection = nn.Linear(config.conv_dim[-1], config.hidden_size)
         self.dropout = nn.Dropout(config.feat_proj_dropout)
 
@@ -108,7 +111,7 @@ class FeatureProjection(nn.Module):
         self, features: Float[Tensor, "batch frames channels"]
     ) -> tuple[Hidden, Float[Tensor, "batch frames channels"]]:
         """Give the projected features and the normed ones (`extract_features` of the output)."""
-        extract_features = self.layer_norm(features)
+        extract_features = features if self.layer_norm is None else self.layer_norm(features)
         return self.dropout(apply(self.projection, extract_features)), extract_features
 
 
@@ -132,8 +135,8 @@ class PositionalConvEmbedding(nn.Module):
         nn.init.zeros_(self.conv.bias)
 
     @sooner(fast.convolve_by_spectra)
-    def forward(self, hidden: Hidden) -> Hidden:
-        """Give what is to be added to each frame."""
+    def forward(self, hidden: Hidden, valid: Valid | None = None) -> Hidden:
+        """Give what is to be added to each frame; where ``valid`` is False, ``hidden`` is 0."""
         # an even kernel, padded by half on both sides, gives one frame too many
         positions = self.conv(hidden.transpose(1, 2))[..., : hidden.shape[1]]
         return self.activation(positions).transpose(1, 2)
@@ -154,23 +157,24 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(
-        self, hidden: Hidden, valid: Valid | None = None, output_attentions: bool = False
+        self, hidden: Hidden, valid: Valid | None = None, output_attentions: bool = False, bias: Tensor | None = None
     ) -> tuple[Hidden, Pattern | None]:
-        """Give the attended frames and, if asked for, the attention weights before dropout."""
+        """Give the attended frames and, if asked for, the weights before dropout; ``bias`` is added to the scores."""
         # (batch, frames, hidden) -> (batch, heads, frames, head_dim)
         q = apply(self.q_proj, hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         k = apply(self.k_proj, hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         v = apply(self.v_proj, hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        attended, pattern = self.attend(q, k, v, valid, output_attentions)
+        attended, pattern = self.attend(q, k, v, valid, output_attentions, bias)
         return apply(self.out_proj, attended.transpose(1, 2).flatten(2)), pattern
 
     @sooner(fast.attend_fused)
     @sooner(fast.attend_in_place)
     def attend(
-        self, q: Heads, k: Heads, v: Heads, valid: Valid | None, output_attentions: bool
+        self, q: Heads, k: Heads, v: Heads, valid: Valid | None, output_attentions: bool, bias: Tensor | None = None
     ) -> tuple[Heads, Pattern | None]:
-        """``softmax(q k' / sqrt(head_dim)) v``; padding gets no weight."""
+        """``softmax(q k' / sqrt(head_dim) + bias) v``; padding gets no weight."""
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (batch, heads, queries, keys)
+        scores = scores if bias is None else scores + bias
         if valid is not None:
             scores = scores.masked_fill(~valid[:, None, None, :], torch.finfo(scores.dtype).min)
         pattern = self.softmax(scores)
@@ -198,10 +202,10 @@ class FeedForward(nn.Module):
 class EncoderLayer(GradientCheckpointingLayer):
     """Attention and feed-forward, each added to the residual stream, with the norms behind or in front."""
 
-    def __init__(self, config: UniSpeechSatConfig):
+    def __init__(self, config: UniSpeechSatConfig, attention: Attention):
         super().__init__()
         self.norm_first = config.do_stable_layer_norm
-        self.attention = Attention(config)
+        self.attention = attention
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
@@ -212,11 +216,11 @@ class EncoderLayer(GradientCheckpointingLayer):
             self.adapter_layer = AttentionAdapter(config.hidden_size, config.adapter_attn_dim)
 
     def forward(
-        self, hidden: Hidden, valid: Valid | None = None, output_attentions: bool = False
+        self, hidden: Hidden, valid: Valid | None = None, output_attentions: bool = False, bias: Tensor | None = None
     ) -> tuple[Hidden, Pattern | None]:
         """Give the residual stream behind this layer and, if asked for, the attention weights."""
         to_attend = self.layer_norm(hidden) if self.norm_first else hidden
-        attended, pattern = self.attention(to_attend, valid, output_attentions)
+        attended, pattern = self.attention(to_attend, valid, output_attentions, bias)
         hidden = hidden + self.dropout(attended)
         if not self.norm_first:
             hidden = self.layer_norm(hidden)
@@ -233,10 +237,25 @@ class Encoder(nn.Module):
     def __init__(self, config: UniSpeechSatConfig):
         super().__init__()
         self.config = config
-        self.pos_conv_embed = PositionalConvEmbedding(config)
+        self.pos_conv_embed = self.positions(config)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
+        layers = range(config.num_hidden_layers)
+        self.layers = nn.ModuleList(EncoderLayer(config, self.attention(config, layer)) for layer in layers)
+
+    # what other families have another of
+
+    def positions(self, config: UniSpeechSatConfig) -> nn.Module:
+        """Make the positional convolution."""
+        return PositionalConvEmbedding(config)
+
+    def attention(self, config: UniSpeechSatConfig, layer: int) -> Attention:
+        """Make the attention of a layer."""
+        return Attention(config)
+
+    def position_bias(self, frames: int, start: int = 0, stop: int | None = None) -> Tensor | None:
+        """Give what each layer gets to add to its scores of queries ``start`` to ``stop``: nothing."""
+        return None
 
     def forward(
         self,
@@ -250,15 +269,15 @@ class Encoder(nn.Module):
         norm_first = self.config.do_stable_layer_norm
         if valid is not None:
             hidden = hidden.masked_fill(~valid[..., None], 0)  # the positional convolution looks around
-        hidden = hidden + self.pos_conv_embed(hidden)
+        hidden = hidden + self.pos_conv_embed(hidden, valid if self.config.padding == "exact" else None)
         hidden = self.dropout(hidden if norm_first else self.layer_norm(hidden))
 
-        hidden_states, patterns = [], []
-        for layer in self.layers:
+        hidden_states, patterns, bias = [], [], self.position_bias(hidden.shape[1])
+        for number, layer in enumerate(self.layers):
             hidden_states += [hidden] if output_hidden_states else []
-            # nothing is drawn in evaluation; a layer that is dropped passes its input on
-            dropped = self.training and drops(self.config.layerdrop, generator)
-            hidden, pattern = (hidden, None) if dropped else layer(hidden, valid, output_attentions)
+            # nothing is drawn in evaluation; a dropped layer passes its input on; the one that holds a bias stays
+            dropped = self.training and drops(self.config.layerdrop, generator) and (number > 0 or bias is None)
+            hidden, pattern = (hidden, None) if dropped else layer(hidden, valid, output_attentions, bias)
             patterns.append(pattern)
         last = self.layer_norm(hidden) if norm_first else hidden
         return last, [*hidden_states, hidden if self.config.sums_before_norm else last], patterns
@@ -270,18 +289,25 @@ class UniSpeechSatModel(UniSpeechSatPreTrainedModel):
     A config makes one in training mode with fresh weights; `from_pretrained` gives one in evaluation mode.
     """
 
+    encoder_class = Encoder
+    output_class = Wav2Vec2BaseModelOutput
+    masked_spec_embed: nn.Parameter | None
+
     def __init__(self, config: UniSpeechSatConfig):
         super().__init__(config)
         self.feature_extractor = FeatureEncoder(config)
         self.feature_projection = FeatureProjection(config)
-        self.masked_spec_embed = nn.Parameter(torch.empty(config.hidden_size))
+        embed = nn.Parameter(torch.empty(config.hidden_size)) if config.has_mask_embedding else None
+        self.register_parameter("masked_spec_embed", embed)
         self.spec_augment = SpecAugment(config)
-        self.encoder = Encoder(config)
+        self.encoder = self.encoder_class(config)
+        self.adapter = ConvAdapter(config) if config.add_adapter else None
         self.init_weights()
 
     def reset_parameters(self) -> None:
         """Uniform in [0, 1)."""
-        nn.init.uniform_(self.masked_spec_embed)
+        if self.masked_spec_embed is not None:
+            nn.init.uniform_(self.masked_spec_embed)
 
     def freeze_feature_encoder(self) -> None:
         """Keep the convolutions as they are in training; the feature projection still learns."""
@@ -318,7 +344,8 @@ class UniSpeechSatModel(UniSpeechSatPreTrainedModel):
         ValueError
             If an input has the wrong shape or type, is not finite or too short, or a mask does not fit.
         """
-        config, weight = self.config, self.masked_spec_embed
+        conv: Any = self.feature_extractor.conv_layers[0].conv
+        config, weight = self.config, conv.weight
         with_attentions = config.output_attentions if output_attentions is None else output_attentions
         with_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         lengths = check_waveforms(input_values, attention_mask, config, weight.dtype)
@@ -333,13 +360,16 @@ class UniSpeechSatModel(UniSpeechSatPreTrainedModel):
         mask_time_indices = check_mask(mask_time_indices, valid)
 
         hidden, extract_features = self.feature_projection(features.transpose(1, 2))
-        hidden, mask = self.spec_augment(hidden, weight, frame_lengths, mask_time_indices, generator)
+        hidden, mask = self.spec_augment(hidden, self.masked_spec_embed, frame_lengths, mask_time_indices, generator)
         last_hidden_state, hidden_states, attentions = self.encoder(
             hidden, valid if padded else None, with_attentions, with_hidden_states, generator
         )
-        output = Wav2Vec2BaseModelOutput(
+        extract_features = extract_features if masked_lengths is None else extract_features * valid[..., None]
+        if self.adapter is not None:
+            last_hidden_state, frame_lengths, valid = self.adapter(last_hidden_state, frame_lengths, valid)
+        output = self.output_class(
             last_hidden_state=last_hidden_state,
-            extract_features=extract_features if masked_lengths is None else extract_features * valid[..., None],
+            extract_features=extract_features,
             hidden_states=tuple(hidden_states) if with_hidden_states else None,
             attentions=tuple(attentions) if with_attentions else None,
             valid=valid,

@@ -110,7 +110,8 @@ class Wav2Vec2BaseModelOutput(ModelOutput):
     Attributes
     ----------
     last_hidden_state : (batch, frames, hidden)
-        Output of the last layer (pre-LN models: behind the final layer norm).
+        Output of the last layer (pre-LN models: behind the final layer norm), or of the convolutional adapter behind
+        it, which some models of wav2vec 2.0, WavLM and data2vec have; it has fewer frames then.
     extract_features : (batch, frames, conv_dim[-1])
         Output of the convolutions behind the layer norm of the feature projection.
     hidden_states : tuple of num_hidden_layers + 1 tensors (batch, frames, hidden), optional
@@ -119,23 +120,69 @@ class Wav2Vec2BaseModelOutput(ModelOutput):
     attentions : tuple of num_hidden_layers tensors (batch, heads, query frames, key frames), optional
         Attention weights before dropout; None for a layer that LayerDrop skipped.
     valid : (batch, frames)
-        True on frames of the utterance, False on padding. Not in the reference.
+        True on frames of `last_hidden_state` that are the utterance, False on padding. Not in the reference.
     lengths : (batch,)
-        Valid frames of each utterance. Not in the reference.
+        Valid frames of `last_hidden_state` in each utterance. Not in the reference.
     conv_features : (batch, conv_dim[-1], frames)
         Output of the convolutions before any norm. Not in the reference.
     mask_time_indices : (batch, frames)
         True on frames that a given or a drawn mask hid. Not in the reference.
     """
 
-    last_hidden_state: Float[Tensor, "batch frames hidden"]
+    last_hidden_state: Float[Tensor, "batch last_frames last"]
     extract_features: Float[Tensor, "batch frames channels"]
     hidden_states: tuple[Float[Tensor, "batch frames hidden"], ...] | None = None
     attentions: tuple[Float[Tensor, "batch heads queries keys"] | None, ...] | None = None
-    valid: Bool[Tensor, "batch frames"] = ours()
+    valid: Bool[Tensor, "batch last_frames"] = ours()
     lengths: Int[Tensor, " batch"] = ours()
     conv_features: Float[Tensor, "batch channels frames"] = ours()
     mask_time_indices: Bool[Tensor, "batch frames"] = ours()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class BaseModelOutput(Wav2Vec2BaseModelOutput):
+    """What `HubertModel` returns: in the reference without ``extract_features``, which have no position here."""
+
+    extract_features: Float[Tensor, "batch frames channels"] = ours()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Wav2Vec2ForPreTrainingOutput(ModelOutput):
+    """What `Wav2Vec2ForPreTraining` returns.
+
+    Attributes
+    ----------
+    loss, contrastive_loss, diversity_loss : (), optional
+        Sums over the hidden frames, where negatives are given or drawn; ``loss`` is the first with
+        ``diversity_loss_weight`` times the second.
+    projected_states : (batch, frames, proj_codevector_dim)
+        `project_hid` of the last hidden state.
+    projected_quantized_states : (batch, frames, proj_codevector_dim)
+        `project_q` of the quantized output of the convolutions.
+    codevector_perplexity : (groups,)
+        Number of entries in use in each group, over the hidden frames, or all valid ones where none is hidden: from
+        the mean probabilities in training, else from the choices. The reference adds the groups up.
+    hidden_states, attentions
+        As in `Wav2Vec2BaseModelOutput`.
+    extract_features, valid, lengths, mask_time_indices
+        As in `Wav2Vec2BaseModelOutput`. Not in the reference.
+    negatives : (hidden frames, negatives), optional
+        Frames, counted through the whole batch, that each hidden frame was compared with. Not in the reference.
+    """
+
+    loss: Float[Tensor, ""] | None = None
+    projected_states: Float[Tensor, "batch frames projected"] | None = None
+    projected_quantized_states: Float[Tensor, "batch frames projected"] | None = None
+    codevector_perplexity: Float[Tensor, " groups"] | None = None
+    hidden_states: tuple[Float[Tensor, "batch frames hidden"], ...] | None = None
+    attentions: tuple[Float[Tensor, "batch heads queries keys"] | None, ...] | None = None
+    contrastive_loss: Float[Tensor, ""] | None = None
+    diversity_loss: Float[Tensor, ""] | None = None
+    extract_features: Float[Tensor, "batch frames channels"] = ours()
+    valid: Bool[Tensor, "batch frames"] = ours()
+    lengths: Int[Tensor, " batch"] = ours()
+    mask_time_indices: Bool[Tensor, "batch frames"] = ours()
+    negatives: Int[Tensor, "hidden_frames negatives"] | None = ours()
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -6,20 +6,21 @@ import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import nn
 
 from unisat import checkpoint as files
 from unisat import fairseq
-from unisat.config import UniSpeechSatConfig
+from unisat.config import FAMILIES, UniSpeechSatConfig
+from unisat.conv_adapter import coarser
 from unisat.deprecation import OldAttribute
 from unisat.frames import stack_length
 from unisat.modules import GradientCheckpointingLayer
 
 # what the reference's `from_pretrained` takes besides: for the hub, without an effect here, and with another answer
-_HUB = ("cache_dir", "force_download", "local_files_only", "token")
+HUB = ("cache_dir", "force_download", "local_files_only", "token")
 _NO_EFFECT = ("attn_implementation", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors")
 _INSTEAD = {
     "device_map": "a model lies on one device; move it: from_pretrained(...).to(device)",
@@ -69,7 +70,9 @@ class UniSpeechSatPreTrainedModel(nn.Module):
 
     base_model_prefix = "unispeech_sat"
     main_input_name = "input_values"
-    config_class = UniSpeechSatConfig
+    config_class: ClassVar[type[UniSpeechSatConfig]] = UniSpeechSatConfig
+    optional: ClassVar[tuple[str, ...]] = ()
+    """Weights of the backbone that a checkpoint may lack, and that may be in one without a use."""
     supports_gradient_checkpointing = True
     # losses are means over the batch; the Trainer of transformers 5 asks whether they take num_items_in_batch
     accepts_loss_kwargs = False
@@ -77,10 +80,12 @@ class UniSpeechSatPreTrainedModel(nn.Module):
 
     def __init__(self, config: UniSpeechSatConfig):
         super().__init__()
-        if not isinstance(config, UniSpeechSatConfig):
+        if not isinstance(config, UniSpeechSatConfig) or config.model_type != self.config_class.model_type:
+            other = FAMILIES.get(getattr(config, "model_type", ""))
             raise ValueError(
-                f"{type(self).__name__} is made from a UniSpeechSatConfig, got {type(config).__name__}; "
-                f"for a checkpoint use {type(self).__name__}.from_pretrained(folder)."
+                f"{type(self).__name__} is made from a {self.config_class.__name__}, got {type(config).__name__}; "
+                + (f"use the classes of {other}, such as {other}Model; " if other else "")
+                + f"for a checkpoint use {type(self).__name__}.from_pretrained(folder)."
             )
         self.config = config
         self.name_or_path: str | None = None
@@ -104,9 +109,16 @@ class UniSpeechSatPreTrainedModel(nn.Module):
         """Number of weights, with ``only_trainable`` without the frozen ones; there are no embeddings of tokens."""
         return sum(weight.numel() for weight in self.parameters() if weight.requires_grad or not only_trainable)
 
-    def get_feat_extract_output_lengths(self, input_lengths: Any) -> Any:
-        """Number of frames of recordings with so many samples, a number or a tensor of them."""
-        return stack_length(input_lengths, self.config.conv_kernel, self.config.conv_stride)
+    def get_feat_extract_output_lengths(self, input_lengths: Any, add_adapter: bool | None = None) -> Any:
+        """Number of frames of recordings with so many samples, a number or a tensor of them.
+
+        Where there is a convolutional adapter, frames are counted behind it, or with ``add_adapter=False`` in front.
+        """
+        lengths = stack_length(input_lengths, self.config.conv_kernel, self.config.conv_stride)
+        behind = self.config.add_adapter and add_adapter is not False
+        for _ in range(self.config.num_adapter_layers if behind else 0):
+            lengths = coarser(lengths, self.config)
+        return lengths
 
     _get_feat_extract_output_lengths = get_feat_extract_output_lengths
 
@@ -151,7 +163,7 @@ class UniSpeechSatPreTrainedModel(nn.Module):
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
+        elif isinstance(module, nn.LayerNorm | nn.GroupNorm) and "weight" in dict(module.named_parameters()):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Conv1d):
@@ -245,7 +257,7 @@ class UniSpeechSatPreTrainedModel(nn.Module):
         TypeError
             If an argument of the reference is not taken; the message says what to write instead.
         """
-        hub = {name: changes.pop(name) for name in _HUB if name in changes}
+        hub = {name: changes.pop(name) for name in HUB if name in changes}
         checkpointing = changes.pop("gradient_checkpointing", False)
         for name in _NO_EFFECT:
             changes.pop(name, None)
@@ -254,7 +266,7 @@ class UniSpeechSatPreTrainedModel(nn.Module):
                 _refuse(name, f"{name}=")
         precision = _dtype(changes.pop("torch_dtype", None) if dtype is None else dtype)
         folder = files.find_folder(name_or_path, revision, subfolder, **hub)
-        config = config or UniSpeechSatConfig.from_pretrained(folder)
+        config = config or cls.config_class.from_pretrained(folder)
         config = config.replace(**changes) if changes else config
         state = files.read_weights(folder) if state_dict is None else state_dict
         model = cls._filled(config, state, str(folder), precision, ignore_mismatched_sizes)
@@ -274,6 +286,8 @@ class UniSpeechSatPreTrainedModel(nn.Module):
     ) -> Model:
         """Load one of the authors' own ``.pt`` files as `from_pretrained` loads a folder; fairseq is not needed.
 
+        The files are those of UniSpeech-SAT, wav2vec 2.0, HuBERT and WavLM.
+
         Parameters
         ----------
         path : str or Path
@@ -282,8 +296,8 @@ class UniSpeechSatPreTrainedModel(nn.Module):
             If None, the weights give the sizes, and the file's own settings give the rest.
         """
         precision = _dtype(changes.pop("torch_dtype", None) if dtype is None else dtype)
-        values, state = fairseq.read(path)
-        config = config or UniSpeechSatConfig.from_dict(values)
+        values, state = fairseq.read(path, cls.config_class.model_type)
+        config = config or cls.config_class.from_dict(values)
         config = config.replace(**changes) if changes else config
         return cls._filled(config, state, str(path), precision, False)
 
@@ -302,6 +316,7 @@ class UniSpeechSatPreTrainedModel(nn.Module):
             model,
             state,
             cls.base_model_prefix,
+            optional=cls.optional,
             source=source,
             dtype=dtype,
             fresh=lambda: cls(config).state_dict(),

@@ -75,16 +75,16 @@ class GumbelVectorQuantizer(nn.Module):
 
     In training each frame draws an entry with Gumbel noise at `temperature`, and gradients pass straight through
     (arXiv:1611.01144). In evaluation it takes the most probable entry, and nothing is drawn. The input is a *hidden
-    state* of width ``hidden_size``; in wav2vec 2.0 it is the output of the convolutions.
+    state* of width ``hidden_size``; in wav2vec 2.0 it is the output of the convolutions, of another ``width``.
     """
 
-    def __init__(self, config: UniSpeechSatConfig):
+    def __init__(self, config: UniSpeechSatConfig, width: int | None = None):
         super().__init__()
         self.num_groups = config.num_codevector_groups
         self.num_vars = config.num_codevectors_per_group
         group_dim = config.codevector_dim // self.num_groups
         self.codevectors = nn.Parameter(torch.empty(1, self.num_groups * self.num_vars, group_dim))
-        self.weight_proj = nn.Linear(config.hidden_size, self.num_groups * self.num_vars)
+        self.weight_proj = nn.Linear(width or config.hidden_size, self.num_groups * self.num_vars)
         self.temperature = 2.0
         if not self.codevectors.is_meta:
             self.reset_parameters()
@@ -122,7 +122,8 @@ class GumbelVectorQuantizer(nn.Module):
         if hidden_states.ndim != 3 or hidden_states.shape[2] != self.weight_proj.in_features:
             raise ValueError(
                 f"hidden_states must be (batch, frames, {self.weight_proj.in_features}), got "
-                f"{tuple(hidden_states.shape)}; the quantizer reads hidden states of the transformer."
+                f"{tuple(hidden_states.shape)}; the quantizer reads hidden states of the transformer, and in wav2vec "
+                "2.0 the normed output of the convolutions."
             )
         batch, frames, _ = hidden_states.shape
         logits = widen(self.weight_proj(hidden_states)).view(batch, frames, self.num_groups, self.num_vars)

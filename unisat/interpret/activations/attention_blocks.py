@@ -7,7 +7,7 @@ keep. The functions here compute some weights, measure them and drop them. The m
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import index
 from typing import Any
 
@@ -41,7 +41,8 @@ def attention_statistics(
     """Measure how far, how widely and how diagonally every head looks, without a whole pattern in memory.
 
     The numbers are those of `unisat.interpret.activations.attention.measures` for ``softmax(q k / sqrt(head_dim))``
-    over an utterance's own frames (Vaswani et al., 2017, arXiv:1706.03762, equation 1), in float32 or better.
+    over an utterance's own frames (Vaswani et al., 2017, arXiv:1706.03762, equation 1), in float32 or better. WavLM's
+    position bias is added to the scores.
 
     Parameters
     ----------
@@ -83,13 +84,14 @@ def attention_statistics(
     near, block = _at_least(0, near=near), _at_least(1, block=block)
     waiting: list[Tensor] = []
 
-    def hold(q: Float[Tensor, "batch frames heads head_dim"], valid: Bool[Tensor, "batch frames"]) -> Tensor:
-        waiting.append(q)  # for the keys of the same layer, which come next
-        return q.new_empty(len(q), 0)
+    def hold(values: Float[Tensor, "batch frames heads *head_dim"], valid: Bool[Tensor, "batch frames"]) -> Tensor:
+        waiting.append(values)  # for the keys of the same layer, which come last
+        return values.new_empty(len(values), 0)
 
     def describe(k: Float[Tensor, "batch frames heads head_dim"], valid: Bool[Tensor, "batch frames"]) -> Tensor:
-        pairs = zip(waiting.pop(), k, valid.sum(1).tolist(), strict=True)
-        return torch.stack([_measures(queries[:n], keys[:n], near, block) for queries, keys, n in pairs])
+        q, gate = waiting.pop(), waiting.pop() if waiting else [None] * len(k)
+        each = zip(q, k, gate, valid.sum(1).tolist(), strict=True)
+        return torch.stack([_measures(q[:n], k[:n], near, block, _bias(backbone, gate, n)) for q, k, gate, n in each])
 
     trace = _run(backbone, speech, chosen, (hold, describe), sampling_rate=sampling_rate, attention_mask=attention_mask)
     found = torch.stack([trace[f"block.{layer}.attn.k"] for layer in chosen], dim=1)  # (batch, layers, heads, measures)
@@ -163,7 +165,7 @@ def rollout_of(
     if utterance >= len(speech):
         raise ValueError(f"utterance={utterance}: the batch has {len(speech)}, 0 to {len(speech) - 1}.")
 
-    def keep(values: Float[Tensor, "batch frames heads head_dim"], valid: Bool[Tensor, "batch frames"]) -> Tensor:
+    def keep(values: Float[Tensor, "batch frames heads *head_dim"], valid: Bool[Tensor, "batch frames"]) -> Tensor:
         return values[[utterance], : int(valid[utterance].sum())]
 
     trace = _run(backbone, speech, chosen, (keep, keep), attention_mask=attention_mask, device=backbone.device)
@@ -172,41 +174,73 @@ def rollout_of(
         raise ValueError(f"queries={max(asked)}: the utterance has {frames} frames, 0 to {frames - 1}.")
     rows = F.one_hot(torch.tensor(asked, device=backbone.device), frames)
     for layer in reversed(chosen):
-        q, k = (trace[f"block.{layer}.attn.{side}"][0] for side in "qk")
-        rows = _arriving(rows, q, k, block)
+        *gate, q, k = (trace[f"block.{layer}.attn.{side}"][0] for side in _sides(backbone))
+        rows = _arriving(rows, q, k, block, _bias(backbone, gate[0] if gate else None, frames))
     return rows.cpu()
 
 
 def _run(
     backbone: UniSpeechSatModel, speech: Any, layers: Sequence[int], reducers: Sequence[PerUtterance], **options: Any
 ) -> Trace:
-    """Run the model with one reducer for the queries and one for the keys of each layer."""
+    """Run the model with a reducer for the keys of each layer, and one for what comes before them."""
     reduce: Mapping[str, PerUtterance] = {
-        f"block.{layer}.attn.{side}": reducer for layer in layers for side, reducer in zip("qk", reducers, strict=True)
+        f"block.{layer}.attn.{side}": reducers[side == "k"] for layer in layers for side in _sides(backbone)
     }
     return run(backbone, speech, *reduce, reduce=reduce, **options)[1]
 
 
+def _sides(backbone: UniSpeechSatModel) -> list[str]:
+    """What a layer's scores are made of, in the order in which it is computed."""
+    return ["q", "k"] if backbone.encoder.position_bias(1) is None else ["gate", "q", "k"]
+
+
+Bias = Callable[[int, int], Tensor]
+"""Gives what is added to the scores of some queries, (heads, queries, frames), from the first and the last."""
+
+
+def _bias(backbone: UniSpeechSatModel, gate: Float[Tensor, "frames heads"] | None, frames: int) -> Bias | None:
+    """The position bias of one layer and utterance; None where the model has none."""
+    if gate is None:
+        return None
+
+    encoder: Any = backbone.encoder
+
+    def rows(start: int, stop: int) -> Float[Tensor, "heads queries frames"]:
+        with torch.no_grad():
+            stop = min(stop, frames)
+            return gate[start:stop].T[..., None] * encoder.position_bias(frames, start, stop)
+
+    return rows
+
+
 def _scores(
-    q: Float[Tensor, "frames heads head_dim"], k: Float[Tensor, "frames heads head_dim"], block: int
+    q: Float[Tensor, "frames heads head_dim"],
+    k: Float[Tensor, "frames heads head_dim"],
+    block: int,
+    bias: Bias | None = None,
 ) -> Iterator[tuple[int, Float[Tensor, "heads block frames"]]]:
     """Scaled scores of one utterance for ``block`` queries at a time, with the number of the first query."""
     precision = torch.promote_types(q.dtype, torch.float32)
     queries = q.to(precision).transpose(0, 1) * q.shape[-1] ** -0.5  # (heads, frames, head_dim)
     keys = k.to(precision).permute(1, 2, 0)
     for start in range(0, len(q), block):
-        yield start, queries[:, start : start + block] @ keys
+        scores = queries[:, start : start + block] @ keys
+        yield start, scores if bias is None else scores + bias(start, start + block)
 
 
 def _measures(
-    q: Float[Tensor, "frames heads head_dim"], k: Float[Tensor, "frames heads head_dim"], near: int, block: int
+    q: Float[Tensor, "frames heads head_dim"],
+    k: Float[Tensor, "frames heads head_dim"],
+    near: int,
+    block: int,
+    bias: Bias | None = None,
 ) -> Float[Tensor, "heads measures"]:
     """`MEASURES` of one layer and utterance, the distance in frames, in float64 on the CPU."""
     frames, heads, _ = q.shape
     number = torch.arange(frames, dtype=torch.float32, device=q.device)
     total = torch.zeros(heads, len(MEASURES), dtype=torch.float64)
     with torch.autocast(q.device.type, enabled=False):
-        for start, scores in _scores(q, k, block):
+        for start, scores in _scores(q, k, block, bias):
             scores -= scores.amax(-1, keepdim=True)
             weights = scores.exp()
             sums = weights.sum(-1)  # (heads, block)
@@ -222,13 +256,17 @@ def _measures(
 
 
 def _arriving(
-    rows: Tensor, q: Float[Tensor, "frames heads head_dim"], k: Float[Tensor, "frames heads head_dim"], block: int
+    rows: Tensor,
+    q: Float[Tensor, "frames heads head_dim"],
+    k: Float[Tensor, "frames heads head_dim"],
+    block: int,
+    bias: Bias | None = None,
 ) -> Float[Tensor, "queries frames"]:
     """``rows @ (0.5 W + 0.5 I)``, where ``W`` is the mean of the heads."""
     rows = rows.to(torch.promote_types(q.dtype, torch.float32))
     arriving = torch.zeros_like(rows)
     with torch.autocast(q.device.type, enabled=False):
-        for start, scores in _scores(q, k, block):
+        for start, scores in _scores(q, k, block, bias):
             arriving += rows[:, start : start + block] @ torch.softmax(scores, -1, out=scores).mean(0)
     return (rows + arriving) / 2
 

@@ -127,9 +127,10 @@ def site_list(model: nn.Module) -> list[Site]:
     model = unwrap(model)
     name, backbone = find_backbone(model)
     sites = list(_backbone_sites(backbone.config, f"{name}." if name else ""))
-    quantizer = find(model, GumbelVectorQuantizer)
-    if quantizer is not None:
-        sites += _quantizer_sites(backbone.config, quantizer)
+    path = find(model, GumbelVectorQuantizer)
+    quantizer = None if path is None else model.get_submodule(path)
+    if path is not None and isinstance(quantizer, GumbelVectorQuantizer):
+        sites += _quantizer_sites(quantizer, backbone.config, path)
     return sites
 
 
@@ -267,6 +268,10 @@ def _block_sites(site: Callable[..., Site], config: UniSpeechSatConfig, k: int) 
     frames_hidden, frames_heads = "batch frames hidden", "batch frames heads head_dim"
     square, attention = "batch heads queries keys", f"{layer}.attention"
     yield site(f"{block}.resid_pre", layer, "input", frames_hidden, f"residual stream into layer {k}")
+    if config.model_type == "wavlm":
+        gate = "gate of the position bias, from the attention's input"
+        yield site(f"{block}.attn.gate", f"{attention}.gate", "output", "batch frames heads", gate, CHANNELS_LAST)
+        yield site(f"{block}.attn.bias", f"{attention}.gated_bias", "output", square, "gated bias, added to the scores")
     yield site(f"{block}.attn.q", f"{attention}.q_proj", "output", frames_heads, "queries, unscaled", split)
     yield site(f"{block}.attn.k", f"{attention}.k_proj", "output", frames_heads, "keys", split)
     yield site(f"{block}.attn.v", f"{attention}.v_proj", "output", frames_heads, "values", split)
@@ -287,11 +292,11 @@ def _block_sites(site: Callable[..., Site], config: UniSpeechSatConfig, k: int) 
     yield site(f"{block}.resid_post", layer, "output", frames_hidden, f"residual stream out of layer {k}")
 
 
-def _quantizer_sites(config: UniSpeechSatConfig, module: str) -> Iterator[Site]:
+def _quantizer_sites(quantizer: GumbelVectorQuantizer, config: UniSpeechSatConfig, module: str) -> Iterator[Site]:
     dotted = f"{module}." if module else ""
     groups, entries = config.num_codevector_groups, config.num_codevectors_per_group
     sizes = {
-        "hidden": config.hidden_size,
+        "hidden": quantizer.weight_proj.in_features,
         "groups": groups,
         "entries": entries,
         "code_dim": config.codevector_dim,

@@ -140,6 +140,8 @@ def collect(
     settings |= {"reduce": describe(reduce), "frames": frames, "baselines": kinds, "untrained_seeds": fresh}
     if (code := code_digest(reduce)) is not None:
         settings["reduce_code"] = code
+    if config.model_type != UniSpeechSatConfig.model_type:
+        settings["family"] = config.model_type
     settings |= {"hop": hop(config.conv_stride)}
     settings |= {"receptive_field": receptive_field(config.conv_kernel, config.conv_stride)}
     settings |= {"batch_seconds": batch_seconds, "max_seconds": max_seconds, "do_normalize": do_normalize, "seed": seed}

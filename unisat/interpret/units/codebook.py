@@ -2,7 +2,7 @@
 
 An entry that no frame chose is *unseen*. It may be dead, or rare: ``unseen_below`` says how rare.
 
-The codes of this model depend on the *contrastive layer*: the quantizer reads the hidden state of that layer, and in
+The codes of UniSpeech-SAT depend on the *contrastive layer*: the quantizer reads the hidden state of that layer, and in
 pretraining at masked frames alone. (In wav2vec 2.0 it reads the output of the convolutions.) So codes of other frames,
 of another layer and of another checkpoint are different codes. Collect ``quant.codes`` with ``frames="masked"``.
 """
@@ -321,13 +321,14 @@ def codebook_usage(
     Warns
     -----
     UserWarning
-        If the bank was collected on other frames than masked ones.
+        If the bank was collected on other frames than masked ones, unless the model is wav2vec 2.0's.
     """
     use = _read(source, site, entries)
     if n_shuffles < 1:
         raise ValueError(f"n_shuffles={n_shuffles} must be at least 1.")
     frames = use.about.get("frames")
-    if frames not in (None, "masked"):
+    # the quantizer of wav2vec 2.0 reads convolutions, which no mask changes
+    if frames not in (None, "masked") and use.about.get("family") != "wav2vec2":
         warnings.warn(
             f"these are codes of {frames} frames, but in pretraining the quantizer reads masked ones alone; "
             "us.collect(..., frames='masked') gives those.",
