@@ -181,10 +181,10 @@ def test_trials_are_those_of_verify_trials_and_their_differences_are_paired():
         how = {"versus": b.scores, "n_boot": 150, "seed": 3}
         expected = eer_interval(a.scores, a.same, (who[a.enrol], who[a.test]), **how)
         assert (row["low"], row["high"]) == pytest.approx(expected)
-    assert found.reports["A"].best_layers() <= {1, 2}
     # the best has the smallest rate
     best = {name: min(range(3), key=lambda k, name=name: scored[name, k].eer()) for name in "AB"}
-    assert found.differences().query("at == 'best' and control == 'trained'")["first_layer"].iloc[0] == best["A"]
+    chosen = found.differences().query("at == 'best' and control == 'trained'")["first_layer"].iloc[0]
+    assert chosen == best["A"] in (1, 2)
 
 
 def test_a_backend_is_fitted_on_other_speakers_of_the_same_model():
