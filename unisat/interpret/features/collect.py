@@ -298,7 +298,7 @@ def _measure(work: _Work, batch: PaddedBatch, ahead: ReadAhead) -> dict[str, np.
         else:
             pairs = zip(waves, names, strict=True)
             arrays[name] = np.concatenate([work.pooling.acoustic(name, wave, one) for wave, one in pairs])
-            arrays[name + LENGTHS] = counts
+            arrays[name + LENGTHS] = work.pooling.counts(names)
     return arrays
 
 

@@ -114,7 +114,8 @@ def analogies(
     for name, number in (("draws", draws), ("n_boot", n_boot)):
         if number < 1:
             raise ValueError(f"{name}={number} must be at least 1.")
-    numbers, asked = [], []
+    numbers: list[dict[str, Any]] = []
+    asked: list[pd.DataFrame] = []
     for site in names:
         title, values, codes, classes, rows = labelled(bank, site, label)
         who = row_column(bank, site, groups).astype(str)[rows]
