@@ -164,8 +164,9 @@ class Step:
         pandas.DataFrame
             One row for each term. ``value`` is in nats; the diversity is a share of the codebook and the penalty a mean
             square. ``chance`` is what the best constant answer gets, which has only counted: of a content loss the
-            entropy of the clusters (`unisat.losses.content_floors`); it is NaN where there is none. ``share`` is the share of the counted frames that the term is
-            a mean of, and ``contribution = value · weight · share``. The contributions sum to the loss.
+            entropy of the clusters (`unisat.losses.content_floors`); it is NaN where there is none. ``share`` is the
+            share of the counted frames that the term is a mean of, and ``contribution = value · weight · share``. The
+            contributions sum to the loss.
         """
         config, output = self.config, self.output
         temperature = config.contrastive_logits_temperature if temperature is None else temperature

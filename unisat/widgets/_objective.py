@@ -171,9 +171,9 @@ class LossesView(Picture):
             value, chance = table.loc["contrastive", ["value", "chance"]]
             compared = f"Contrastive {value:.3f}, the best constant answer {chance:.3f}"
         caption = (
-            f"Loss {table['contribution'].sum():.3f} = {parts}. {compared}. Clusters of hidden frames: {right:.0%} right, "
-            f"the commonest one {float(floors.commonest):.0%}, copied from the nearest visible frame "
-            f"{float(floors.copied):.0%}. {len(self.record)} of {len(self.batch)} mixed, "
+            f"Loss {table['contribution'].sum():.3f} = {parts}. {compared}. Clusters of hidden frames: "
+            f"{right:.0%} right, the commonest one {float(floors.commonest):.0%}, copied from the nearest visible "
+            f"frame {float(floors.copied):.0%}. {len(self.record)} of {len(self.batch)} mixed, "
             f"{self.step.hidden_share:.0%} hidden. {self._mixture(utterance)}: {words}"
         )
         samples = len(self.batch.waveforms[utterance])
@@ -207,8 +207,9 @@ def losses(
     """One step of the pretraining objective: its terms, its instance matrix and its mixing record.
 
     Above: the matrix of all hidden frames against all quantized ones, by utterance; what each term adds to the loss,
-    beside what the best constant answer would add; and one anchor's comparisons. Below: what the model hears of one utterance,
-    orange where two speak, black below where frames are hidden. A click on a row of the matrix makes it the anchor.
+    beside what the best constant answer would add; and one anchor's comparisons. Below: what the model hears of one
+    utterance, orange where two speak, black below where frames are hidden. A click on a row of the matrix makes it the
+    anchor.
 
     Parameters
     ----------
