@@ -54,7 +54,9 @@ def test_masks_start_from_the_configuration(mask_widget):
 def test_mask_sentence_says_what_is_shown(mask_widget):
     mask_widget.controls["mask_prob"].value = 0.0
     mask_widget.controls["min_spans"].value = 1
-    assert mask_widget.caption == ("amy <1>: 9.8% of 51 frames masked, 1 span, 100 ms hidden, the longest 100 ms.")
+    assert mask_widget.caption == (
+        "amy <1>: 1 span drawn, 9.8% of 51 frames masked, 1 run, 100 ms hidden, the longest 100 ms."
+    )
     assert "amy <1>" in mask_widget.stage.alt
     mask_widget.controls["min_spans"].value = 0
     assert "0.0% of 51 frames masked, 0 runs, 0 ms hidden." in mask_widget.caption
@@ -96,7 +98,7 @@ def test_each_slider_is_a_number_of_the_configuration(mask_widget, clips):
         assert torch.equal(mask_widget.mask, mask)
         assert torch.equal(mask_widget.channels, channels)
         drawn, runs = drawn_spans(frames, config, changes.get("seed", 0)), len(spans(mask))
-        assert f"{drawn} spans drawn, " in mask_widget.caption
+        assert f": {drawn} span{'s' * (drawn != 1)} drawn, " in mask_widget.caption
         assert f"masked, {runs} run{'s' * (runs != 1)}, " in mask_widget.caption
         for ax in (mask_widget.wave, mask_widget.spectrum):
             assert len(ax.collections[-1].get_paths()) == len(spans(mask))

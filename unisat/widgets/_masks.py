@@ -82,7 +82,8 @@ class MaskView(Picture):
             frames = plots.frames_of(waveform, self.config.conv_kernel, self.config.conv_stride)
             config = self.config.replace(**{name: values[slider] for name, slider in SETTINGS.items()})
             self.mask, self.channels = draw(frames, config, values["seed"])
-            drawn = f"{drawn_spans(frames, config, values['seed'])} spans drawn, "
+            count = drawn_spans(frames, config, values["seed"])
+            drawn = f"{count} span{'s' * (count != 1)} drawn, "
             lengths, masks = many_runs(frames, values["mask_prob"], values["mask_length"], values["min_spans"])
             expected = plots.run_counts(lengths) / masks
         runs = span_lengths(self.mask)
