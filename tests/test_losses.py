@@ -84,6 +84,8 @@ def test_content_floors_of_planted_clusters():
     # between two visible frames the earlier one is copied
     tie = losses.content_floors(torch.tensor([[3, 3, 4]]), torch.tensor([[0, 1, 0]]).bool(), torch.ones(1, 3).bool())
     assert tie.copied == 1
+    nothing = losses.content_floors(targets, torch.zeros_like(mask), valid)
+    assert all(value.isnan() for value in (nothing.commonest, nothing.copied, nothing.entropy))
     with pytest.raises(ValueError, match="of one shape"):
         losses.content_floors(targets, mask[:, :-1], valid)
 

@@ -79,6 +79,7 @@ class ContentFloors:
     """What three answers get that hear nothing of the frames in question; `content_floors` counts them.
 
     Only an accuracy above `commonest` and `copied` and a loss below `entropy` show that a model has heard something.
+    All three are NaN where no frame is in question.
 
     Attributes
     ----------
@@ -141,7 +142,7 @@ def content_floors(
     nearest = torch.where(frames - before <= behind - frames, before, behind)
     copied = targets.gather(1, nearest.clamp(0, count - 1)) == targets
     return ContentFloors(
-        counts=torch.bincount(targets[asked], minlength=num_clusters),
+        counts=torch.bincount(targets[asked], minlength=max(num_clusters, 1)),
         copies=(asked & copied & seen.any(1, keepdim=True)).sum(),
     )
 
