@@ -86,8 +86,13 @@ def test_content_floors_of_planted_clusters():
     assert tie.copied == 1
     nothing = losses.content_floors(targets, torch.zeros_like(mask), valid)
     assert all(value.isnan() for value in (nothing.commonest, nothing.copied, nothing.entropy))
-    with pytest.raises(ValueError, match="of one shape"):
-        losses.content_floors(targets, mask[:, :-1], valid)
+
+
+@pytest.mark.wrong_types
+def test_content_floors_need_one_shape():
+    targets, mask = torch.zeros(2, 7, dtype=torch.long), torch.ones(2, 7).bool()
+    with pytest.raises(ValueError, match=r"of one shape \(batch, frames\), got \(2, 7\), \(2, 6\) and \(2, 7\)"):
+        losses.content_floors(targets, mask[:, :-1], mask)
 
 
 def test_content_loss_starts_near_chance():
