@@ -192,7 +192,10 @@ class Run:
         valid = pd.read_csv(Path(folder) / "valid.csv").iloc[-1] if (Path(folder) / "valid.csv").exists() else {}
         train = pd.read_csv(Path(folder) / "train.csv")
         hours = (train["audio_seconds"] * train["step"].diff().fillna(train["step"])).sum() / 3600
-        names = "accuracy_masked contrastive contrastive_chance code_perplexity_0 code_perplexity_1".split()
+        names = (
+            "accuracy_masked accuracy_masked_commonest accuracy_masked_copied contrastive contrastive_chance".split()
+        )
+        names += "code_perplexity_0 code_perplexity_1".split()
         text = ", ".join(f"{name} {valid[name]:.3f}" for name in names if name in valid)
         steps, milliseconds = int(train["step"].iloc[-1]), 1000 * train["seconds"].median()
         self.say(f"{folder}: step {steps}, {hours:.0f} h, {milliseconds:.1f} ms, {text}")

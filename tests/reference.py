@@ -161,6 +161,23 @@ def content_loss(states, embeddings, targets, temperature):
     return total / counted
 
 
+def content_floors(targets, mask, valid):
+    """Shares of the commonest cluster and of right copies, and entropy, frame by frame."""
+    counts, copies = {}, 0
+    for clusters, hidden, real in zip(targets, mask, valid, strict=True):
+        known = [t for t, cluster in enumerate(clusters) if real[t] and cluster != -100]
+        seen = [t for t in known if not hidden[t]]
+        for t in known:
+            if not hidden[t]:
+                continue
+            counts[clusters[t]] = counts.get(clusters[t], 0) + 1
+            if seen:
+                copies += clusters[min(seen, key=lambda other: (abs(other - t), other))] == clusters[t]
+    total = sum(counts.values())
+    entropy = -sum(count / total * math.log(count / total) for count in counts.values())
+    return max(counts.values()) / total, copies / total, entropy
+
+
 def gathered(anchors, quantized, utterances, instances, temperature):
     """Scores and answers of [own frame; instances], with the codes of all instances copied out, as the authors do."""
     codes = [list(quantized)] + [

@@ -52,6 +52,49 @@ def test_content_loss(frames, clusters, seed, temperature):
     torch.testing.assert_close(loss, F.cross_entropy(cosines / temperature, targets))
 
 
+@given(st.integers(1, 4), st.integers(1, 12), st.integers(1, 6), st.integers(0, 999))
+def test_content_floors(batch, frames, clusters, seed):
+    draw = torch.Generator().manual_seed(seed)
+    targets = torch.randint(0, clusters, (batch, frames), generator=draw)
+    mask, labelled, valid = (torch.rand(batch, frames, generator=draw) < share for share in (0.5, 0.8, 0.8))
+    targets = targets.masked_fill(~labelled, -100)
+    mask[0, 0] = valid[0, 0] = True
+    targets[0, 0] = 0
+    found = losses.content_floors(targets, mask, valid)
+    expected = reference.content_floors(targets.tolist(), mask.tolist(), valid.tolist())
+    for one, value in zip((found.commonest, found.copied, found.entropy), expected, strict=True):
+        assert one.item() == pytest.approx(value, abs=1e-6)
+    # the floors are reached: by a constant answer, and by constant probabilities
+    asked = mask & valid & (targets != -100)
+    shares = found.counts / found.counts.sum()
+    constant = shares.log().clamp(min=-1e4).expand(int(asked.sum()), -1)
+    torch.testing.assert_close(losses.content_loss(constant, targets[asked]), found.entropy, atol=1e-5, rtol=1e-5)
+    assert (targets[asked] == found.counts.argmax()).float().mean().item() == pytest.approx(found.commonest.item())
+
+
+def test_content_floors_of_planted_clusters():
+    targets = torch.tensor([[1, 1, 1, 2, 2, 2, -100], [0, 0, 0, 0, 0, 0, 0]])
+    mask = torch.tensor([[0, 1, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1]]).bool()
+    valid = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0, 0]]).bool()
+    found = losses.content_floors(targets, mask, valid, num_clusters=9)
+    assert found.counts.tolist() == [2, 1, 2, 0, 0, 0, 0, 0, 0]
+    assert found.copies == 3  # nobody is left to copy from in the second utterance
+    assert found.commonest == 2 / 5
+    assert found.entropy.item() == pytest.approx(-0.8 * math.log(0.4) - 0.2 * math.log(0.2))
+    # between two visible frames the earlier one is copied
+    tie = losses.content_floors(torch.tensor([[3, 3, 4]]), torch.tensor([[0, 1, 0]]).bool(), torch.ones(1, 3).bool())
+    assert tie.copied == 1
+    nothing = losses.content_floors(targets, torch.zeros_like(mask), valid)
+    assert all(value.isnan() for value in (nothing.commonest, nothing.copied, nothing.entropy))
+
+
+@pytest.mark.wrong_types
+def test_content_floors_need_one_shape():
+    targets, mask = torch.zeros(2, 7, dtype=torch.long), torch.ones(2, 7).bool()
+    with pytest.raises(ValueError, match=r"of one shape \(batch, frames\), got \(2, 7\), \(2, 6\) and \(2, 7\)"):
+        losses.content_floors(targets, mask[:, :-1], mask)
+
+
 def test_content_loss_starts_near_chance():
     for clusters, starts_at in ((504, 6.25), (104, 4.7)):
         embeddings = torch.rand(clusters, 256, generator=torch.Generator().manual_seed(0))

@@ -6,7 +6,7 @@ from conftest import small_config
 from widget_cases import noise, trace
 
 import unisat as us
-from unisat.interpret.masks import draw, many_runs, replay
+from unisat.interpret.masks import draw, drawn_spans, many_runs, replay
 from unisat.masking import SpecAugment, span_mask, spans
 
 
@@ -59,3 +59,11 @@ def test_many_runs_are_those_of_many_draws():
     assert len(lengths) / masks == pytest.approx(len(total) / 2000, rel=0.05)
     assert lengths.float().mean().item() == pytest.approx(sum(total) / len(total), rel=0.05)
     assert lengths.max() <= 51
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_as_many_spans_are_drawn_as_said(seed):
+    # spans of one frame cannot overlap
+    config = us.UniSpeechSatConfig.tiny(mask_time_prob=0.33, mask_time_length=1, mask_time_min_masks=0)
+    mask, _ = draw(50, config, seed)
+    assert int(mask.sum()) == drawn_spans(50, config, seed) in (16, 17)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from unisat.modules import GradientCheckpointingLayer, bit_sum, drops, evaluating, fingerprint, unwrap
+from unisat.modules import GradientCheckpointingLayer, bit_sum, drops, evaluating, fingerprint, unwrap, versions
 
 
 def test_what_is_inside_the_wrappers():
@@ -97,6 +97,40 @@ def test_a_fingerprint_is_of_the_weights(one_model):
     assert fingerprint(one_model) == before
     weight.copy_(weight.unflatten(1, (-1, 2)).flip(1).flatten(1))
     assert fingerprint(one_model) != before
+
+
+def through_an_optimizer(model, **options):
+    sum(weight.square().sum() for weight in model.parameters()).backward()
+    torch.optim.AdamW(model.parameters(), **options).step()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: through_an_optimizer(model),
+        lambda model: through_an_optimizer(model, fused=True),
+        lambda model: through_an_optimizer(model, foreach=True),
+        lambda model: model.load_state_dict({name: 2 * one for name, one in model.state_dict().items()}),
+        lambda model: model[1].running_mean.add_(1),
+        lambda model: setattr(model[0], "weight", nn.Parameter(2 * model[0].weight)),
+        lambda model: setattr(model[0].weight, "data", 2 * model[0].weight.data),
+        lambda model: model[0].weight.data.mul_(2),
+        lambda model: model.half(),
+    ],
+)
+def test_versions_tell_changed_weights(change):
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).eval()
+    before = versions(model)
+    model(torch.randn(2, 3))
+    assert versions(model) == before
+    change(model)
+    assert versions(model) != before
+
+
+def test_weights_made_in_inference_mode_have_versions_too():
+    with torch.inference_mode():
+        model = nn.Linear(2, 2)
+    assert versions(model) == versions(model)
 
 
 class Layer(GradientCheckpointingLayer):

@@ -60,7 +60,11 @@ def test_a_step_is_the_models_own(model, batch):
     for name, term in output.terms.items():
         assert table.loc[name, "value"] == pytest.approx(float(term), rel=1e-5)
     assert table["contribution"].sum() == pytest.approx(float(output.loss), rel=1e-5)
-    assert table.loc["content_masked", "chance"] == pytest.approx(np.log(100))
+    for name, chosen in {"content_masked": mask, "content_unmasked": output.valid & ~mask}.items():
+        shares = torch.bincount(step.targets[chosen]) / chosen.sum()
+        entropy = -sum(float(share) * np.log(float(share)) for share in shares if share)
+        assert table.loc[name, "chance"] == pytest.approx(entropy, rel=1e-5)
+    assert int(step.floors.counts.sum()) == int(mask.sum())
     assert table.loc["contrastive", "chance"] == pytest.approx(float(output.metrics["contrastive_chance"]), rel=1e-5)
     assert table["chance"].isna().tolist() == [False, False, False, True, True]
     anchors, codes = output.speaker_states[mask], output.projected_quantized_states[mask]

@@ -131,7 +131,7 @@ def test_masked_spans_are_shaded_on_the_hop_grid(clip, masked):
     drawn = [tuple(path.vertices[:, 0][[0, 2]]) for path in shade.get_paths()]
     expected = [(3 * 0.02, 6 * 0.02), (10 * 0.02, 11 * 0.02), (50 * 0.02, 51 * 0.02)]
     np.testing.assert_allclose([sorted(pair) for pair in drawn], expected)
-    assert ax.get_title() == "9.8% of 51 frames masked, 3 spans"
+    assert ax.get_title() == "9.8% of 51 frames masked, 3 runs"
 
 
 def test_a_mask_of_another_length_is_refused(clip, masked):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 import soundfile
 import torch
 from conftest import ROOT
@@ -21,6 +22,7 @@ from conftest import ROOT
 import unisat as us
 from unisat.cli import main
 from unisat.files import alone
+from unisat.masking import time_mask
 from unisat.training import checkpoints, loop, recipe
 from unisat.training.data import TrainingBatch
 
@@ -97,6 +99,30 @@ def test_a_run_leaves_what_it_says(whole):
     assert described["label_hash"] == json.loads((whole / "targets" / "targets.json").read_text())["label_hash"]
     assert all(math.isfinite(float(value)) for row in trace(whole) for value in row.values())
     assert float(trace(whole)[-1]["learning_rate"]) == pytest.approx(1e-3 / 6)
+
+
+def test_validation_has_the_floors_of_its_clusters(speech, whole):
+    trainer = loop.Trainer(made(speech, whole), progress=False)
+    data, clusters, masks = trainer.valid, [], []
+    for index in range(data.batches_per_epoch):
+        targets = data[index].targets
+        mask = time_mask((targets != -100).sum(1), targets.shape[1], trainer.config, loop.draws(0, index))
+        clusters += targets.tolist()
+        masks += mask.tolist()
+    assert data.batches_per_epoch > 1
+    floors = reference.content_floors(clusters, masks, [[cluster != -100 for cluster in row] for row in clusters])
+    names = ("accuracy_masked_commonest", "accuracy_masked_copied", "content_masked_entropy")
+    for row in trace(whole, "valid"):
+        for name, floor in zip(names, floors, strict=True):
+            assert float(row[name]) == pytest.approx(floor, rel=1e-5)
+    assert not {*names} & {*trace(whole)[0]}
+
+
+def test_a_log_that_was_begun_with_fewer_columns_goes_on_with_them(tmp_path):
+    (tmp_path / "valid.csv").write_text("step,loss\r\n1,2\r\n")
+    log = loop.Log(tmp_path, 1)
+    log.validation(2, {"accuracy": 0.5, "loss": 1.5})
+    assert trace(tmp_path, "valid") == [{"step": "1", "loss": "2"}, {"step": "2", "loss": "1.5"}]
 
 
 def test_the_same_recipe_gives_the_same_numbers(speech, whole, tmp_path):

@@ -11,7 +11,7 @@ from widget_cases import noise, trace
 from unisat import run, widgets
 from unisat.config import UniSpeechSatConfig
 from unisat.corpus import Batch
-from unisat.interpret.masks import draw, many_runs, replay
+from unisat.interpret.masks import draw, drawn_spans, many_runs, replay
 from unisat.masking import audible, spans
 from unisat.model import UniSpeechSatModel
 from unisat.plots import _sound
@@ -54,10 +54,12 @@ def test_masks_start_from_the_configuration(mask_widget):
 def test_mask_sentence_says_what_is_shown(mask_widget):
     mask_widget.controls["mask_prob"].value = 0.0
     mask_widget.controls["min_spans"].value = 1
-    assert mask_widget.caption == ("amy <1>: 9.8% of 51 frames masked, 1 span, 100 ms hidden, the longest 100 ms.")
+    assert mask_widget.caption == (
+        "amy <1>: 1 span drawn, 9.8% of 51 frames masked, 1 run, 100 ms hidden, the longest 100 ms."
+    )
     assert "amy <1>" in mask_widget.stage.alt
     mask_widget.controls["min_spans"].value = 0
-    assert "0.0% of 51 frames masked, 0 spans, 0 ms hidden." in mask_widget.caption
+    assert "0.0% of 51 frames masked, 0 runs, 0 ms hidden." in mask_widget.caption
 
 
 def test_masks_of_a_single_utterance_need_no_menu(clips):
@@ -95,6 +97,9 @@ def test_each_slider_is_a_number_of_the_configuration(mask_widget, clips):
         mask, channels = draw(frames, config, changes.get("seed", 0))
         assert torch.equal(mask_widget.mask, mask)
         assert torch.equal(mask_widget.channels, channels)
+        drawn, runs = drawn_spans(frames, config, changes.get("seed", 0)), len(spans(mask))
+        assert f": {drawn} span{'s' * (drawn != 1)} drawn, " in mask_widget.caption
+        assert f"masked, {runs} run{'s' * (runs != 1)}, " in mask_widget.caption
         for ax in (mask_widget.wave, mask_widget.spectrum):
             assert len(ax.collections[-1].get_paths()) == len(spans(mask))
         assert mask_widget.wave.get_title() == summary(mask)

@@ -10,7 +10,8 @@ import torch
 from widget_cases import noise, pretraining
 
 import unisat as us
-from unisat.interpret.objective import one_step
+from unisat import losses as losses_of
+from unisat.interpret.objective import clean_targets, one_step
 from unisat.widgets._objective import ALL, COMPARED, KEPT, WANTED, losses
 
 pytestmark = pytest.mark.usefixtures("no_widget_is_left")
@@ -33,7 +34,10 @@ def test_first_look(view):
     assert view.controls["mixing_prob"].value == config.mixing_prob
     assert view.controls["temperature"].value == config.contrastive_logits_temperature
     assert f"Loss {float(view.step.output.loss):.3f}" in view.caption
-    assert "by chance" in view.caption
+    floors = losses_of.content_floors(view.targets, view.step.output.mask_time_indices, view.step.output.valid)
+    assert f"the commonest one {floors.commonest:.0%}" in view.caption
+    assert f"nearest visible frame {floors.copied:.0%}." in view.caption
+    assert f"Contrastive {view.table.loc['contrastive', 'value']:.3f}, the best constant answer" in view.caption
     np.testing.assert_allclose(view.cells.images[0].get_array(), view.step.cosines / 0.1, rtol=1e-5)
     assert [tick.get_text() for tick in view.cells.get_xticklabels()] == IDS
     assert [bar.get_width() for bar in view.bars.patches] == view.table["contribution"].tolist()
@@ -65,6 +69,26 @@ def test_what_draws_and_what_only_shows(view, monkeypatch):
     view.controls["seed"].value = 1
     assert view.step is not first
     torch.testing.assert_close(view.step.cosines, first.cosines)
+
+
+@pytest.mark.parametrize("targets", [False, True])
+def test_a_model_that_has_learned_gets_new_steps(targets):
+    model = copy.deepcopy(pretraining())
+    given = clean_targets(model, noise()).clamp(max=2) if targets else None
+    view = losses(model, noise(), given, seed=1)
+    before, caption = view.step, view.caption
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+    one_loss = sum(weight.square().sum() for weight in model.parameters())
+    one_loss.backward()
+    optimizer.step()
+    view.controls["anchor"].value = 0.1  # the same mixtures, masks and instances
+    assert view.error is None, view.error
+    assert not torch.equal(view.step.cosines, before.cosines)
+    assert view.caption != caption
+    expected = one_step(model, noise(), given, seed=1)
+    torch.testing.assert_close(view.step.cosines, expected.cosines)
+    assert torch.equal(view.step.targets, expected.targets)
+    view.close()
 
 
 def test_mask_and_mixing_do_what_they_say(view):

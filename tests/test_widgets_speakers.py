@@ -1,5 +1,7 @@
 """The speakers widget: maps, neighbours and rates against the features; clicks, outlines and uploads."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -214,6 +216,19 @@ def test_recordings_are_pooled_like_the_bank(clips, model):
     made.set(site="hidden.3", recording=upload(clips.waveforms[2].numpy()))
     assert made.maps["pca"].settings["pool"] == "mean+std"
     assert made.neighbours["similarity"].iloc[0] > 0.99
+    made.close()
+
+
+def test_a_recording_is_not_heard_by_a_model_that_has_changed(clips, model):
+    changing = copy.deepcopy(model)
+    one = us.collect(changing, clips, "hidden.3", max_seconds=0.6, progress=False)
+    made = speakers(one, clips, changing)
+    made.set(site="hidden.3", recording=upload(clips.waveforms[2].numpy()))
+    assert made.error is None
+    with torch.no_grad():
+        changing.unispeech_sat.encoder.layers[0].layer_norm.bias += 1
+    made.controls["utterance"].value = 1
+    assert "made with another model" in str(made.error)
     made.close()
 
 

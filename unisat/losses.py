@@ -4,14 +4,15 @@ The masked frames of a batch are always one flat list of ``S`` frames, with the 
 keep (batch, masked frames) instead: they cut every utterance to the least masked one by *unmasking frames at random*,
 which makes holes in the spans. A flat list needs no such cut.
 
-Every loss is a mean, so it does not depend on the number of frames. Cross-entropies are in nats, and their docstrings
-give the value for a model that knows nothing (chance).
+Every loss is a mean, so it does not depend on the number of frames. Cross-entropies are in nats. What a model reaches
+that has only counted is given beside them: `content_floors`, `contrastive_report`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -48,8 +49,9 @@ def content_loss(logits: Float[Tensor, "frames clusters"], targets: Int[Tensor, 
     The masked and the unmasked term of HuBERT (arXiv:2106.07447) are this function on different frames. fairseq
     computes the same value as a softmax over [positive; all] without the positive's copy, and logs it in bits.
 
-    Chance is ``ln(clusters)``. A fresh model starts slightly above it, because label embeddings drawn from [0, 1) are
-    similar (cosine 0.75). The loss is 0 if no frame has a target.
+    Equal probabilities for all clusters give ``ln(clusters)``. A fresh model starts slightly above it, because label
+    embeddings drawn from [0, 1) are similar (cosine 0.75). A model that has only counted gets less than
+    ``ln(clusters)``: see `content_floors`. The loss is 0 if no frame has a target.
 
     Raises
     ------
@@ -70,6 +72,79 @@ def content_loss(logits: Float[Tensor, "frames clusters"], targets: Int[Tensor, 
     if not any_counted:
         return logits.sum() * 0
     return F.cross_entropy(logits, targets, ignore_index=-100)
+
+
+@dataclass(frozen=True, eq=False)
+class ContentFloors:
+    """What three answers get that hear nothing of the frames in question; `content_floors` counts them.
+
+    Only an accuracy above `commonest` and `copied` and a loss below `entropy` show that a model has heard something.
+    All three are NaN where no frame is in question.
+
+    Attributes
+    ----------
+    counts : (clusters,)
+        Frames of each cluster among the frames in question. Counts of several batches add up.
+    copies : ()
+        Number of frames in question whose cluster the nearest other frame has.
+    """
+
+    counts: Int[Tensor, " clusters"]
+    copies: Int[Tensor, ""]
+
+    @property
+    def commonest(self) -> Float[Tensor, ""]:
+        """Accuracy of the best constant answer: the share of the commonest cluster."""
+        return self.counts.max() / self.counts.sum()
+
+    @property
+    def copied(self) -> Float[Tensor, ""]:
+        """Accuracy of an answer that copies the cluster of the nearest frame that it may look at."""
+        return self.copies / self.counts.sum()
+
+    @property
+    def entropy(self) -> Float[Tensor, ""]:
+        """Loss in nats of the best constant probabilities, which are the clusters' shares; at most ``ln(clusters)``."""
+        return -xlogx(self.counts / self.counts.sum()).sum()
+
+
+def content_floors(
+    targets: Int[Tensor, "batch frames"],
+    mask: Bool[Tensor, "batch frames"],
+    valid: Bool[Tensor, "batch frames"],
+    num_clusters: int = 0,
+) -> ContentFloors:
+    """Count what the clusters of masked frames give away without any sound.
+
+    Parameters
+    ----------
+    targets : (batch, frames)
+        The cluster of each frame; frames without one (-100) do not count and are not copied.
+    mask : (batch, frames)
+        The frames in question. An answer that copies looks at the nearest valid frame outside the mask, the earlier
+        one if two are equally near. It is wrong in an utterance without such a frame.
+    valid : (batch, frames)
+        True on frames of the utterances, False on padding.
+    num_clusters : int
+        Least length of the counts, so that those of several batches can be added.
+    """
+    if not targets.shape == mask.shape == valid.shape or targets.ndim != 2:
+        raise ValueError(
+            f"targets, mask and valid must be of one shape (batch, frames), got {tuple(targets.shape)}, "
+            f"{tuple(mask.shape)} and {tuple(valid.shape)}."
+        )
+    known = valid & (targets != -100)
+    asked, seen = known & mask, known & ~mask
+    count = targets.shape[1]
+    frames = torch.arange(count, device=targets.device).expand_as(targets)
+    before = torch.where(seen, frames, -2 * count).cummax(1).values
+    behind = torch.where(seen, frames, 3 * count).flip(1).cummin(1).values.flip(1)
+    nearest = torch.where(frames - before <= behind - frames, before, behind)
+    copied = targets.gather(1, nearest.clamp(0, count - 1)) == targets
+    return ContentFloors(
+        counts=torch.bincount(targets[asked], minlength=max(num_clusters, 1)),
+        copies=(asked & copied & seen.any(1, keepdim=True)).sum(),
+    )
 
 
 @full_precision

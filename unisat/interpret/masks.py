@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unisat.config import UniSpeechSatConfig
 from unisat.interpret.activations.capture import Trace
-from unisat.masking import span_lengths, span_mask
+from unisat.masking import num_spans, span_lengths, span_mask
 
 BATCHES, SIZE = 25, 8
 """Batches that `many_runs` draws, and masks in each: whether a number of spans is rounded up is drawn for a batch."""
@@ -49,6 +49,13 @@ def draw(
     if config.mask_feature_prob == 0:
         return mask, torch.zeros(width, dtype=torch.bool)
     return mask, spans(width, config.mask_feature_prob, config.mask_feature_length, config.mask_feature_min_masks)
+
+
+def drawn_spans(frames: int, config: UniSpeechSatConfig, seed: int) -> int:
+    """Number of spans that `draw` hides frames with; where they overlap or touch, there are fewer runs."""
+    rounding = float(torch.rand((), generator=torch.Generator().manual_seed(seed)))
+    settings = config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks
+    return int(num_spans(torch.tensor([frames]), frames, *settings, rounding))
 
 
 def replay(trace: Trace, utterance: int) -> tuple[Bool[Tensor, " frames"], Bool[Tensor, " channels"]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,14 @@ from torch import Tensor
 from unisat.config import UniSpeechSatConfig
 from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE, hop, stack_length
-from unisat.losses import content_loss, contrastive_bce, contrastive_infonce, contrastive_report
+from unisat.losses import (
+    ContentFloors,
+    content_floors,
+    content_loss,
+    contrastive_bce,
+    contrastive_infonce,
+    contrastive_report,
+)
 from unisat.masking import time_mask
 from unisat.mixing import Mixing, mix_utterances
 from unisat.outputs import UniSpeechSatForPreTrainingOutput
@@ -124,6 +130,11 @@ class Step:
         """Share of the valid frames that are masked."""
         return float(self.output.mask_time_indices.sum() / self.output.valid.sum())
 
+    @property
+    def floors(self) -> ContentFloors:
+        """What answers that hear nothing get on the masked frames' clusters."""
+        return content_floors(self.targets, self.output.mask_time_indices, self.output.valid)
+
     def mixtures(self, names: Sequence[str]) -> pd.DataFrame:
         """Say who was mixed into whom, by number of utterance: ``into, from, start, end, snr_db``, times in seconds."""
         rows = [
@@ -141,7 +152,7 @@ class Step:
         return pd.DataFrame(rows, columns=columns).set_index("utterance")
 
     def terms(self, temperature: float | None = None) -> pd.DataFrame:
-        """Give each term of the loss: its value, its value by chance, its weight, and what it adds to the loss.
+        """Give each term of the loss: its value, its floor, its weight, and what it adds to the loss.
 
         Parameters
         ----------
@@ -152,8 +163,10 @@ class Step:
         -------
         pandas.DataFrame
             One row for each term. ``value`` is in nats; the diversity is a share of the codebook and the penalty a mean
-            square. ``chance`` is NaN where there is none. ``share`` is the share of the counted frames that the term is
-            a mean of, and ``contribution = value · weight · share``. The contributions sum to the loss.
+            square. ``chance`` is what the best constant answer gets, which has only counted: of a content loss the
+            entropy of the clusters (`unisat.losses.content_floors`); it is NaN where there is none. ``share`` is the
+            share of the counted frames that the term is a mean of, and ``contribution = value · weight · share``. The
+            contributions sum to the loss.
         """
         config, output = self.config, self.output
         temperature = config.contrastive_logits_temperature if temperature is None else temperature
@@ -165,7 +178,7 @@ class Step:
         masked = output.mask_time_indices
         for name, chosen in {"content_masked": masked, "content_unmasked": output.valid & ~masked}.items():
             terms[name] = content_loss(logits[chosen], self.targets[chosen])
-            chance[name] = math.log(config.num_clusters)
+            chance[name] = float(content_floors(self.targets, chosen, output.valid).entropy)
             counted = int((self.targets[chosen] != -100).sum()) if output.weights[name] else 0
             share[name] = counted / max(output.sample_size or 0, 1)
         if "contrastive" in terms:

@@ -22,9 +22,9 @@ from unisat.plots._style import CLASSES, axes
 
 
 def summary(mask_time_indices: Bool[Tensor, " frames"]) -> str:
-    """Share of masked frames and number of spans, in words."""
+    """Share of masked frames and number of unbroken runs of them, in words; spans that overlap make one run."""
     share, count = mask_time_indices.float().mean().item(), len(spans(mask_time_indices))
-    return f"{share:.1%} of {len(mask_time_indices)} frames masked, {count} span{'s' * (count != 1)}"
+    return f"{share:.1%} of {len(mask_time_indices)} frames masked, {count} run{'s' * (count != 1)}"
 
 
 def shade(mask_time_indices: Bool[Tensor, " frames"], *, hop: int, ax: Axes) -> PolyCollection:
@@ -64,7 +64,7 @@ def mask(
     strides: Sequence[int],
     ax: Axes | None = None,
 ) -> Axes:
-    """Waveform over time with masked spans shaded; the title has the masked share and the number of spans.
+    """Waveform over time with masked spans shaded; the title has the masked share and the number of runs.
 
     Frame ``t`` is drawn from sample ``hop * t`` to ``hop * (t + 1)``, so that frames lie side by side. What
     neighbouring frames see overlaps.

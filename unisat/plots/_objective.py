@@ -90,7 +90,7 @@ def _part_utterances(rows: Int[np.ndarray, " frames"], names: Sequence[str] | No
 
 
 def contributions(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """One bar for each term, ``value · weight · share`` long; a black mark is where the term would lie by chance.
+    """One bar for each term, ``value · weight · share`` long; a black mark is where the best constant answer lies.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def contributions(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.text(0, row, "", va="center", fontsize=8)
     ax.set_yticks(rows, [name.replace("_", "\n") for name in table.index])
     ax.set_ylim(len(table) - 0.5, -0.5)
-    ax.set_xlabel("adds to loss (nats); black: by chance")
+    ax.set_xlabel("adds to loss (nats); black: constant")
     set_contributions(table, ax)
     return ax
 

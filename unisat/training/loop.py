@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 
 from unisat.corpus import Corpus
 from unisat.files import NotWrittenError, alone, remove_partial, save_json, whole_file, whole_folder, writing
+from unisat.losses import ContentFloors, content_floors
 from unisat.masking import time_mask
 from unisat.model import UniSpeechSatModel
 from unisat.outputs import UniSpeechSatForPreTrainingOutput
@@ -428,24 +429,39 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Give mean terms over the validation set, without mixing and dropout and always with the same masks."""
+        """Give mean terms over the validation set, without mixing and dropout and always with the same masks.
+
+        Beside them stand the floors of `content_floors` over all its masked frames: ``accuracy_masked_commonest`` and
+        ``accuracy_masked_copied`` for ``accuracy_masked``, ``content_masked_entropy`` for ``content_masked``.
+        """
         assert self.valid is not None
         self.model.eval()
         self.model.term_scales = {}
         sums: dict[str, float] = defaultdict(float)
+        clusters, device = self.config.num_clusters, self.accelerator.device
+        counted_clusters = torch.zeros(clusters + 1, dtype=torch.long)
         for index in range(self.rank, self.valid.batches_per_epoch, self.processes):
-            batch = self.valid[index].to(self.accelerator.device)
-            generator = draws(0, index)
-            lengths = (batch.targets != -100).sum(1)
-            mask = time_mask(lengths, batch.targets.shape[1], self.config, generator)
+            batch = self.valid[index].to(device)
+            generator, labelled = draws(0, index), batch.targets != -100
+            mask = time_mask(labelled.sum(1), batch.targets.shape[1], self.config, generator)
+            found = content_floors(batch.targets, mask, labelled, clusters)
+            counted_clusters += torch.cat([found.counts, found.copies[None]]).cpu()
             _, numbers, counted = self.objective(batch, mask_time_indices=mask, generator=generator)
             for name, value in numbers.items():
                 sums[name] += value * counted
             sums["frames"] += counted
         names = sorted(sums)
-        whole = dict(zip(names, self._over_processes([sums[name] for name in names]), strict=True))
+        totals = self._over_processes([*(sums[name] for name in names), *counted_clusters.tolist()])
+        whole = dict(zip(names, totals, strict=False))
         frames = whole.pop("frames")
-        return {name: value / frames for name, value in whole.items()}
+        *counts, copies = torch.tensor(totals[len(names) :]).long()
+        floors = ContentFloors(torch.stack(counts), copies)
+        return {
+            **{name: value / frames for name, value in whole.items()},
+            "accuracy_masked_commonest": float(floors.commonest),
+            "accuracy_masked_copied": float(floors.copied),
+            "content_masked_entropy": float(floors.entropy),
+        }
 
     # files
 
@@ -595,12 +611,16 @@ class Log:
 
     def _write(self, kind: str, step: int, row: dict[str, float]) -> None:
         file = self.folder / f"{kind}.csv"
-        header = not file.exists() or not file.stat().st_size
+        names = ["step", *row]
+        begun = file.exists() and file.stat().st_size > 0
+        if begun:  # perhaps by an earlier version, which wrote fewer columns
+            with file.open(newline="", encoding="utf-8") as lines:
+                names = next(csv.reader(lines))
         with writing(file), file.open("a", newline="", encoding="utf-8") as lines:
-            writer = csv.writer(lines)
-            if header:
-                writer.writerow(["step", *row])
-            writer.writerow([step, *(f"{value:.8g}" for value in row.values())])
+            writer = csv.DictWriter(lines, names, extrasaction="ignore")
+            if not begun:
+                writer.writeheader()
+            writer.writerow({"step": step, **{name: f"{value:.8g}" for name, value in row.items()}})
         if self.writer is not None:
             for name, value in row.items():
                 self.writer.add_scalar(f"{kind}/{name}", value, step)

@@ -13,7 +13,7 @@ from unisat.config import UniSpeechSatConfig
 from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE, hop
 from unisat.interpret.activations.capture import Trace
-from unisat.interpret.masks import draw, many_runs, replay
+from unisat.interpret.masks import draw, drawn_spans, many_runs, replay
 from unisat.masking import audible, span_lengths
 from unisat.plots import _masks as plots
 from unisat.plots._sound import set_spectrogram, set_waveform, spectrogram
@@ -73,7 +73,7 @@ class MaskView(Picture):
     def look(self, utterance: int, **values: Any) -> Look:
         """Show what the controls hide, or what the run hid."""
         waveform = self.batch.waveforms[utterance]
-        expected = None
+        expected, drawn = None, ""
         if self.trace is not None:
             self.mask, self.channels = replay(self.trace, utterance)
         else:
@@ -82,6 +82,8 @@ class MaskView(Picture):
             frames = plots.frames_of(waveform, self.config.conv_kernel, self.config.conv_stride)
             config = self.config.replace(**{name: values[slider] for name, slider in SETTINGS.items()})
             self.mask, self.channels = draw(frames, config, values["seed"])
+            count = drawn_spans(frames, config, values["seed"])
+            drawn = f"{count} span{'s' * (count != 1)} drawn, "
             lengths, masks = many_runs(frames, values["mask_prob"], values["mask_length"], values["min_spans"])
             expected = plots.run_counts(lengths) / masks
         runs = span_lengths(self.mask)
@@ -92,7 +94,7 @@ class MaskView(Picture):
         self._drawn = utterance
         self._show(runs, expected)
         return Look(
-            caption=self._caption(utterance, runs),
+            caption=self._caption(utterance, runs, drawn),
             sounds={
                 "what is left": audible(waveform, self.mask, hop=self.hop, keep="visible"),
                 "what was hidden": audible(waveform, self.mask, hop=self.hop, keep="masked"),
@@ -134,14 +136,14 @@ class MaskView(Picture):
         most = max(counts.max(), 0 if expected is None else expected.max())
         self.runs.set_ylim(0, next(step for step in STEPS if step >= most))
 
-    def _caption(self, utterance: int, runs: Tensor) -> str:
+    def _caption(self, utterance: int, runs: Tensor, drawn: str) -> str:
         frame_ms = 1000 * self.hop / SAMPLE_RATE
         longest = f", the longest {frame_ms * int(runs.max()):.0f} ms" if len(runs) else ""
         hidden = (
             f"; {int(self.channels.sum())} of {len(self.channels)} channels are zero" if self.channels.any() else ""
         )
         return (
-            f"{self.batch.ids[utterance]}: {plots.summary(self.mask)}, "
+            f"{self.batch.ids[utterance]}: {drawn}{plots.summary(self.mask)}, "
             f"{frame_ms * int(runs.sum()):.0f} ms hidden{longest}{hidden}."
         )
 
@@ -164,8 +166,8 @@ def masks(
     """Sliders over the masks of `unisat.masking.span_mask`, starting from the configuration's values.
 
     Shows the hidden frames over the waveform and its spectrogram, every number that enters the transformer, and how
-    long the hidden runs are, in this draw and on average; plays what is left and what was hidden. The masks are drawn
-    anew from ``seed`` at each move: the same values give the same masks.
+    long the hidden runs are, in this draw and on average; spans that overlap or touch make one run. Plays what is left
+    and what was hidden. The masks are drawn anew from ``seed`` at each move: the same values give the same masks.
 
     Parameters
     ----------

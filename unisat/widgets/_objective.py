@@ -12,6 +12,7 @@ from torch import Tensor
 from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE, hop
 from unisat.interpret.objective import Step, clean_targets, one_step
+from unisat.modules import versions
 from unisat.plots import _objective as plots
 from unisat.plots._style import CLASSES, literal
 from unisat.pretraining import UniSpeechSatForPreTraining
@@ -45,8 +46,9 @@ class LossesView(Picture):
     anchor: int | None
 
     def __init__(self, model: UniSpeechSatForPreTraining, batch: Batch, targets: Tensor | None, seed: int) -> None:
-        self.targets = clean_targets(model, batch) if targets is None else targets
         self.model, self.batch, config = model, batch, model.config
+        self._given, self._versions = targets, versions(model)
+        self.targets = clean_targets(model, batch) if targets is None else targets
         self.hop_seconds = hop(config.conv_stride) / SAMPLE_RATE
         self._steps: dict[tuple[float, float, int], Step] = {}
         self._shown: tuple[object, ...] = ()
@@ -98,6 +100,10 @@ class LossesView(Picture):
         return self._look(utterance, words)
 
     def _take(self, mask_prob: float, mixing_prob: float, seed: int) -> Step:
+        now = versions(self.model)
+        if now != self._versions:  # a cell has trained it: its old steps are those of another model
+            targets = clean_targets(self.model, self.batch) if self._given is None else self._given
+            self._versions, self.targets, self._steps = now, targets, {}
         key = (mask_prob, mixing_prob, seed)
         if key not in self._steps:
             self._steps[key] = one_step(
@@ -157,15 +163,18 @@ class LossesView(Picture):
         )
 
     def _look(self, utterance: int, words: str) -> Look:
-        table = self.table
+        table, floors = self.table, self.step.floors
         parts = " + ".join(f"{row.contribution:.3f} {name}" for name, row in table.iterrows())
-        compared = "the contrastive loss has no weight"
+        right = float(self.step.output.metrics["accuracy_masked"])
+        compared = "The contrastive loss has no weight"
         if "contrastive" in table.index:
             value, chance = table.loc["contrastive", ["value", "chance"]]
-            compared = f"contrastive {value:.3f}, by chance {chance:.3f}"
+            compared = f"Contrastive {value:.3f}, the best constant answer {chance:.3f}"
         caption = (
-            f"Loss {table['contribution'].sum():.3f} = {parts}; {compared}. {len(self.record)} of {len(self.batch)} "
-            f"mixed, {self.step.hidden_share:.0%} hidden. {self._mixture(utterance)}: {words}"
+            f"Loss {table['contribution'].sum():.3f} = {parts}. {compared}. Clusters of hidden frames: "
+            f"{right:.0%} right, the commonest one {float(floors.commonest):.0%}, copied from the nearest visible "
+            f"frame {float(floors.copied):.0%}. {len(self.record)} of {len(self.batch)} mixed, "
+            f"{self.step.hidden_share:.0%} hidden. {self._mixture(utterance)}: {words}"
         )
         samples = len(self.batch.waveforms[utterance])
         sounds = {
@@ -198,14 +207,15 @@ def losses(
     """One step of the pretraining objective: its terms, its instance matrix and its mixing record.
 
     Above: the matrix of all hidden frames against all quantized ones, by utterance; what each term adds to the loss,
-    beside what it would add by chance; and one anchor's comparisons. Below: what the model hears of one utterance,
-    orange where two speak, black below where frames are hidden. A click on a row of the matrix makes it the anchor.
+    beside what the best constant answer would add; and one anchor's comparisons. Below: what the model hears of one
+    utterance, orange where two speak, black below where frames are hidden. A click on a row of the matrix makes it the
+    anchor.
 
     Parameters
     ----------
     model
         With the parts of the objective, in evaluation: ``us.load("tiny", "pretraining")``. Run once for each mask and
-        mixing probability and seed.
+        mixing probability and seed, and again once its weights have changed (`unisat.modules.versions`).
     batch
         Two utterances or more, a minute at most.
     targets : (batch, frames), optional

@@ -216,8 +216,8 @@ class QuantizerView(Picture):
         if self.over_steps is not None:
             first, last = self.over_steps.iloc[0], self.over_steps.iloc[-1]
             yield (
-                f"Over training it went from {first['hard']:.1f} at step {first['step']:.0f} to {last['hard']:.1f} at "
-                f"step {last['step']:.0f}."
+                f"In training, on hidden frames with noise, it went from {first['hard']:.1f} at step "
+                f"{first['step']:.0f} to {last['hard']:.1f} at step {last['step']:.0f}."
             )
 
     def clicked(self, ax: Axes, x: float, y: float) -> None:

@@ -21,6 +21,7 @@ from unisat.interpret.features.bank import FeatureBank
 from unisat.interpret.speakers.maps import Embedding, embed, every_other, nearest_utterances
 from unisat.interpret.speakers.trials import several_sessions, verify_trials
 from unisat.interpret.speakers.xvectors import collect_like_each, xvectors
+from unisat.modules import versions
 from unisat.plots._speakers import axis_names, class_legend, point_map, ring_points, set_point_map
 from unisat.pretrained import UniSpeechSatPreTrainedModel
 from unisat.widgets._picture import Look, Picture, answers, content, control, new_figure, upload
@@ -183,7 +184,7 @@ class SpeakersView(Picture):
         """Run a recording as the bank's utterances were run; what cannot be run is refused once, and then left out."""
         if recording is None or self.model is None:
             return None
-        key = recording["name"], recording["content"]
+        key = recording["name"], recording["content"], versions(self.model)
         if key != self._heard[0]:
             self._heard = key, None
             data, name = content(recording)
