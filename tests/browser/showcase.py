@@ -1,4 +1,4 @@
-"""A notebook with every widget, one a cell, on built-in speech: what the browser tests and the screenshots open."""
+"""A notebook with every widget, one a cell, on people's speech: what the browser tests and the screenshots open."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from pathlib import Path
 
 import nbformat
 
-SETUP = """
+FIRST = "ls-2416-02"
+
+SETUP = f"""
 import unisat as us
-speech = us.corpus.builtin()
-batch = speech.where(speaker=["v01", "v03"], sentence=["s01", "s02"]).batch()
+people = us.corpus.people()
+batch = people.where(id=["{FIRST}", "ls-2416-04", "ls-332-03", "ls-332-04"]).batch()
 model = us.load("tiny")
 """
 
@@ -18,18 +20,18 @@ CELLS = {
     "attention": "us.widgets.attention(us.run(model, batch, 'block.*.attn.pattern')[1], batch)",
     "quantizer": "us.widgets.quantizer(us.load('tiny', 'pretraining'), batch)",
     "layers": "us.widgets.layers(us.run(model, batch, 'hidden.*')[1], batch)",
-    "layer_weights": (
-        "voices = speech.where(sentence=['s01', 's02', 's03', 's04'])\n"
+    "layer_weights": (  # asks who says the same, so everybody has to
+        "voices = us.corpus.builtin().where(sentence=['s01', 's02', 's03', 's04'])\n"
         "us.widgets.layer_weights(us.collect(model, voices, 'hidden.*', max_seconds=1.0))"
     ),
     "speakers": (
-        "voices = speech.where(sentence=['s01', 's02', 's03', 's04'])\n"
-        "bank = us.collect(model, voices, 'hidden.*', max_seconds=1.0)\n"
+        "voices = people.where(source='speechocean762')\n"
+        "bank = us.collect(model, voices, 'hidden.*', max_seconds=2.0)\n"
         "us.widgets.speakers(bank, voices, us.load('tiny', 'xvector'))"
     ),
     "losses": "us.widgets.losses(us.load('tiny', 'pretraining'), batch)",
     "mixing": "us.widgets.mixing(batch)",
-    "recording": "mine = us.widgets.recording(model)\nmine.load(batch.paths[2].read_bytes(), 'v03_s01.opus')\nmine",
+    "recording": "mine = us.widgets.recording(model)\nmine.load(batch.paths[2].read_bytes(), 'ls-332-03.opus')\nmine",
 }
 
 

@@ -74,7 +74,7 @@ def test_a_sound_plays_as_loud_as_it_is_and_a_line_follows(page):
         const peak = sound.getChannelData(0).reduce((most, value) => Math.max(most, Math.abs(value)), 0);
         return { peak, seconds: sound.duration, time, lines };
     }""")
-    wave = unisat.corpus.builtin().where(speaker="v01", sentence="s01").batch().waveforms[0]
+    wave = unisat.corpus.people().where(id=showcase.FIRST).batch().waveforms[0]
     assert heard["seconds"] == pytest.approx(len(wave) / 16_000, abs=0.01)
     assert 0 < heard["peak"] <= wave.abs().max() + 0.01
     assert heard["time"] > 0.1
