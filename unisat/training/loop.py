@@ -454,8 +454,8 @@ class Trainer:
         totals = self._over_processes([*(sums[name] for name in names), *counted_clusters.tolist()])
         whole = dict(zip(names, totals, strict=False))
         frames = whole.pop("frames")
-        *counts, copies = torch.tensor(totals[len(names) :]).long()
-        floors = ContentFloors(torch.stack(counts), copies)
+        counts = torch.tensor(totals[len(names) :], dtype=torch.float64).long()
+        floors = ContentFloors(counts[:-1], counts[-1])
         return {
             **{name: value / frames for name, value in whole.items()},
             "accuracy_masked_commonest": float(floors.commonest),
