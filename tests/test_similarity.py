@@ -284,8 +284,12 @@ def test_a_model_of_13_layers_beside_one_of_25_is_matched_by_id():
     assert layer_similarity(first, second, kind="cca", blocks=0).values.shape == (13, 25)
     with pytest.raises(ValueError, match=r"'large' lacks 1 of them \('u0'\)"):
         layer_similarity(first, second.take(range(1, 40)), names=("base", "large"))
+
+
+@pytest.mark.wrong_types
+def test_one_name_for_two_models():
     with pytest.raises(ValueError, match="names='base' must be two"):
-        layer_similarity(first, second, names="base")
+        layer_similarity(bank(noise(0, 5, 4)), bank(noise(1, 5, 4)), names="base")
 
 
 # subspaces

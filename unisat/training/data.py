@@ -354,7 +354,7 @@ class TrainingBatch:
 
 def plan(
     seconds: np.ndarray,
-    speakers: Sequence[Any],
+    speakers: Sequence[Any] | np.ndarray,
     *,
     crop_seconds: float,
     batch_seconds: float,
@@ -407,7 +407,12 @@ def cropped(seconds: np.ndarray, crop_seconds: float, grid_seconds: float = 0.0)
 
 
 def _deal(
-    bucket: list[int], speakers: Sequence[Any], size: int, draw: np.random.Generator, *, whole: bool = False
+    bucket: list[int],
+    speakers: Sequence[Any] | np.ndarray,
+    size: int,
+    draw: np.random.Generator,
+    *,
+    whole: bool = False,
 ) -> list[list[int]]:
     """Spread a bucket over batches of at most ``size``, each speaker's utterances over as many batches as possible.
 
