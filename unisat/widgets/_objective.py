@@ -164,14 +164,13 @@ class LossesView(Picture):
 
     def _look(self, utterance: int, words: str) -> Look:
         table, floors = self.table, self.step.floors
-        parts = " + ".join(f"{row.contribution:.3f} {name}" for name, row in table.iterrows())
         right = float(self.step.output.metrics["accuracy_masked"])
         compared = "The contrastive loss has no weight"
         if "contrastive" in table.index:
             value, chance = table.loc["contrastive", ["value", "chance"]]
             compared = f"Contrastive {value:.3f}, the best constant answer {chance:.3f}"
         caption = (
-            f"Loss {table['contribution'].sum():.3f} = {parts}. {compared}. Clusters of hidden frames: "
+            f"Loss {table['contribution'].sum():.3f}. {compared}. Clusters of hidden frames: "
             f"{right:.0%} right, the commonest one {float(floors.commonest):.0%}, copied from the nearest visible "
             f"frame {float(floors.copied):.0%}. {len(self.record)} of {len(self.batch)} mixed, "
             f"{self.step.hidden_share:.0%} hidden. {self._mixture(utterance)}: {words}"
