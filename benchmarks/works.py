@@ -78,7 +78,27 @@ def stepping(model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> Run:
     return run
 
 
-class Unisat:
+class Others:
+    """Works of the other families, which all sides do alike."""
+
+    def wavlm(self) -> Run:
+        """The last hidden state of 10 s, of WavLM Base."""
+        return self.forward(kind="WavLMModel", subfolder="wavlm")
+
+    def wavlm_ragged(self) -> Run:
+        """A padded batch through WavLM Base."""
+        return self.ragged("WavLMModel", subfolder="wavlm")
+
+    def hubert(self) -> Run:
+        """The last hidden state of 10 s, of HuBERT Base."""
+        return self.forward(kind="HubertModel", subfolder="hubert")
+
+    def wav2vec2(self) -> Run:
+        """The same of wav2vec 2.0 Base."""
+        return self.forward(kind="Wav2Vec2Model", subfolder="wav2vec2")
+
+
+class Unisat(Others):
     """Ours; with ``plain``, without its shortcuts."""
 
     def __init__(self, folder: str, device: str, plain: bool = False) -> None:
@@ -107,22 +127,6 @@ class Unisat:
         model = self.model(kind, **options)
         values, mask = (part.to(self.device) for part in padded(noise(*RAGGED)))
         return lambda: (model(values, mask), None)[1]
-
-    def wavlm(self) -> Run:
-        """The last hidden state of 10 s, of WavLM Base."""
-        return self.forward(kind="WavLMModel", subfolder="wavlm")
-
-    def wavlm_ragged(self) -> Run:
-        """A padded batch through WavLM Base."""
-        return self.ragged("WavLMModel", subfolder="wavlm")
-
-    def hubert(self) -> Run:
-        """The last hidden state of 10 s, of HuBERT Base."""
-        return self.forward(kind="HubertModel", subfolder="hubert")
-
-    def wav2vec2(self) -> Run:
-        """The same of wav2vec 2.0 Base."""
-        return self.forward(kind="Wav2Vec2Model", subfolder="wav2vec2")
 
     def everything(self) -> Run:
         """All hidden states and all attentions of 10 s."""
@@ -179,7 +183,7 @@ class Unisat:
         return self._step("step_base")
 
 
-class Transformers:
+class Transformers(Others):
     """UniSpeechSatModel of transformers, and Wav2Vec2ForPreTraining for the step."""
 
     def __init__(self, folder: str, device: str) -> None:
@@ -208,22 +212,6 @@ class Transformers:
         model = self.model(kind, **options)
         values, mask = (part.to(self.device) for part in padded(noise(*RAGGED)))
         return lambda: (model(values, attention_mask=mask), None)[1]
-
-    def wavlm(self) -> Run:
-        """The last hidden state of 10 s, of WavLM Base."""
-        return self.forward(kind="WavLMModel", subfolder="wavlm")
-
-    def wavlm_ragged(self) -> Run:
-        """A padded batch through WavLM Base."""
-        return self.ragged("WavLMModel", subfolder="wavlm")
-
-    def hubert(self) -> Run:
-        """The last hidden state of 10 s, of HuBERT Base."""
-        return self.forward(kind="HubertModel", subfolder="hubert")
-
-    def wav2vec2(self) -> Run:
-        """The same of wav2vec 2.0 Base."""
-        return self.forward(kind="Wav2Vec2Model", subfolder="wav2vec2")
 
     def everything(self) -> Run:
         """All hidden states and all attentions of 10 s."""

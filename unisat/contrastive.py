@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from unisat.config import UniSpeechSatConfig
 from unisat.fast import apply
 from unisat.heads import HeadModel
-from unisat.inputs import check_number, check_tensor
+from unisat.inputs import check_tensor
 from unisat.losses import diversity_loss
 from unisat.outputs import Wav2Vec2ForPreTrainingOutput
 from unisat.precision import full_precision
-from unisat.quantizer import GumbelVectorQuantizer
+from unisat.quantizer import GumbelVectorQuantizer, check_temperature
 
 
 class ContrastivePreTraining(HeadModel):
@@ -36,9 +36,7 @@ class ContrastivePreTraining(HeadModel):
 
     def set_gumbel_temperature(self, temperature: float) -> None:
         """Set the temperature of the quantizer's draws, which training lowers step by step."""
-        check_number("temperature", temperature)
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature} must be positive.")
+        check_temperature(temperature)
         self.quantizer.temperature = temperature
 
     def forward(

@@ -35,15 +35,21 @@ from unisat.pretraining import UniSpeechSatForPreTraining  # noqa: F401 - `AutoM
 from unisat.wavlm import WavLMEncoder
 from unisat.xvector import UniSpeechSatForXVector
 
+
+class _OtherPreTrainedModel(UniSpeechSatPreTrainedModel):
+    """What the other families share: the vector for hidden frames is there only where a mask may be drawn."""
+
+    optional = ("masked_spec_embed",)
+
+
 # ---- wav2vec 2.0 ----
 
 
-class Wav2Vec2PreTrainedModel(UniSpeechSatPreTrainedModel):
+class Wav2Vec2PreTrainedModel(_OtherPreTrainedModel):
     """What models of wav2vec 2.0's family share."""
 
     base_model_prefix = "wav2vec2"
     config_class = Wav2Vec2Config
-    optional = ("masked_spec_embed",)
 
 
 class Wav2Vec2Model(Wav2Vec2PreTrainedModel, UniSpeechSatModel):
@@ -92,12 +98,11 @@ class HubertEncoder(Encoder):
         return NormedPositionalConvEmbedding(config) if config.conv_pos_batch_norm else super().positions(config)
 
 
-class HubertPreTrainedModel(UniSpeechSatPreTrainedModel):
+class HubertPreTrainedModel(_OtherPreTrainedModel):
     """What models of HuBERT's family share."""
 
     base_model_prefix = "hubert"
     config_class = HubertConfig
-    optional = ("masked_spec_embed",)
 
 
 class HubertModel(HubertPreTrainedModel, UniSpeechSatModel):
@@ -122,12 +127,11 @@ class HubertForSequenceClassification(HubertPreTrainedModel, UniSpeechSatForSequ
 # ---- WavLM ----
 
 
-class WavLMPreTrainedModel(UniSpeechSatPreTrainedModel):
+class WavLMPreTrainedModel(_OtherPreTrainedModel):
     """What models of WavLM's family share."""
 
     base_model_prefix = "wavlm"
     config_class = WavLMConfig
-    optional = ("masked_spec_embed",)
 
 
 class WavLMModel(WavLMPreTrainedModel, UniSpeechSatModel):
@@ -172,12 +176,11 @@ class Data2VecAudioEncoder(Encoder):
         return PositionalConvStack(config)
 
 
-class Data2VecAudioPreTrainedModel(UniSpeechSatPreTrainedModel):
+class Data2VecAudioPreTrainedModel(_OtherPreTrainedModel):
     """What models of data2vec's family share."""
 
     base_model_prefix = "data2vec_audio"
     config_class = Data2VecAudioConfig
-    optional = ("masked_spec_embed",)
 
 
 class Data2VecAudioModel(Data2VecAudioPreTrainedModel, UniSpeechSatModel):
@@ -213,12 +216,11 @@ class Data2VecAudioForXVector(Data2VecAudioPreTrainedModel, UniSpeechSatForXVect
 # ---- UniSpeech ----
 
 
-class UniSpeechPreTrainedModel(UniSpeechSatPreTrainedModel):
+class UniSpeechPreTrainedModel(_OtherPreTrainedModel):
     """What models of UniSpeech's family share."""
 
     base_model_prefix = "unispeech"
     config_class = UniSpeechConfig
-    optional = ("masked_spec_embed",)
 
 
 class UniSpeechModel(UniSpeechPreTrainedModel, UniSpeechSatModel):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unisat.config import UniSpeechSatConfig
 from unisat.fast import apply
 from unisat.heads import HeadModel
-from unisat.inputs import check_number, check_tensor, check_waveforms
+from unisat.inputs import check_tensor, check_waveforms
 from unisat.losses import (
     content_logits,
     content_loss,
@@ -29,7 +29,7 @@ from unisat.losses import (
 )
 from unisat.mixing import Mixing, mix_utterances
 from unisat.outputs import UniSpeechSatForPreTrainingOutput, Wav2Vec2BaseModelOutput
-from unisat.quantizer import GumbelVectorQuantizer, Quantized
+from unisat.quantizer import GumbelVectorQuantizer, Quantized, check_temperature
 
 
 class UniSpeechSatForPreTraining(HeadModel):
@@ -66,9 +66,7 @@ class UniSpeechSatForPreTraining(HeadModel):
 
     def set_gumbel_temperature(self, temperature: float) -> None:
         """Set the temperature of the quantizer's draws, which training lowers step by step."""
-        check_number("temperature", temperature)
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature} must be positive.")
+        check_temperature(temperature)
         self.quantizer.temperature = temperature
 
     def forward(

@@ -148,6 +148,13 @@ def one_hot(logits: Float[Tensor, "*frames entries"]) -> Float[Tensor, "*frames 
     return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
 
 
+def check_temperature(temperature: float) -> None:
+    """Refuse a temperature that is no positive number."""
+    check_number("temperature", temperature)
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature} must be positive.")
+
+
 def gumbel_choice(
     logits: Float[Tensor, "*frames entries"], temperature: float, generator: torch.Generator | None = None
 ) -> Float[Tensor, "*frames entries"]:
@@ -156,9 +163,7 @@ def gumbel_choice(
     The soft draw is ``y = softmax((logits + g) / temperature)`` with Gumbel noise ``g = -log(-log(u))``. The value is
     the one-hot of the largest entry of ``y``; the gradient is that of ``y`` (arXiv:1611.01144, section 2.2).
     """
-    check_number("temperature", temperature)
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature} must be positive.")
+    check_temperature(temperature)
     device = generator.device if generator is not None else logits.device
     exponential = torch.empty(logits.shape, device=device).exponential_(generator=generator).to(logits.device)
     soft = ((logits - exponential.log()) / temperature).softmax(-1)
