@@ -27,6 +27,11 @@ def test_the_examples_run(monkeypatch):
     ipywidgets.Widget.close_all()  # the examples leave one on the page
 
 
+def test_it_counts_the_voices_that_ship():
+    voices, people = (corpus.table["speaker"].nunique() for corpus in (unisat.corpus.builtin(), unisat.corpus.people()))
+    assert f"{voices} built-in synthetic voices, and {people} people" in README
+
+
 def test_the_pages_name_tests_that_exist():
     for page in (ROOT / "docs").glob("*.md"):
         text = page.read_text(encoding="utf-8")
