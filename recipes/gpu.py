@@ -1,34 +1,56 @@
-"""Train the built-in model and its twin on a GPU, in minutes; recipes/gpu.sh prepares the machine.
+"""Train the built-in model, its twin and the arms of the ablation on a GPU, in minutes; gpu.sh prepares the machine.
 
-    python recipes/gpu.py check --out OUT      # the CPU's numbers? how fast, with which batch, alone and in pairs?
-    python recipes/gpu.py run --out OUT --seconds 540
+    python recipes/gpu.py first --out OUT --seconds 150    # iteration 1, at two learning rates; the better one counts
+    python recipes/gpu.py rest --out OUT --seconds 420     # iteration 2 likewise; then all arms and seeds side by side
+    python recipes/gpu.py pack --out OUT NAME ...          # more models to bring home
 
-``run`` does what the recipes say, one iteration after the other (sat-1; sat-2 and hubert-2 side by side on the same
-targets; sat-3 and hubert-3 likewise), with as many steps as the time allows at the speed that ``check`` found. Between
-them the layer is chosen whose clusters know most of the phones of the development speakers. What is done lies in OUT
-at once: models in halves, logs, choices.
+A stage ends by the clock, and its schedules run with it, since nobody knows beforehand how fast a machine is. The runs
+of a stage go in step: they hear the same speech and take the same number of steps. Between stages the layer is chosen
+whose clusters know most of the phones of the development speakers. OUT gets models in halves, logs and choices.
 """
 
 import argparse
 import json
+import multiprocessing
+import os
 import shutil
-import subprocess
 import sys
 import tarfile
 import time
-from dataclasses import asdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import BrokenBarrierError
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from unisat.training import checkpoints, loop, recipe
-from unisat.training.data import manifest
-
 ROOT = Path(__file__).resolve().parents[1]
-CHECK = Path("build/check")
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import targets as judge  # noqa: E402
+
+from unisat.corpus import Corpus  # noqa: E402
+from unisat.training import loop, recipe, resident  # noqa: E402
+from unisat.training.data import manifest, union  # noqa: E402
+
+FORK = multiprocessing.get_context("fork")  # the speech is read once, before processes begin and the GPU is touched
+NOMINAL = 1_000_000
+"""Steps of a schedule that runs by the clock; real ones are fewer."""
+BLOCK = 25
+"""Real steps between two looks at the clock."""
+RATES = {"first": [1.5e-3, 3e-3], "second": [1e-3, 2e-3]}
+ARMS: dict[str, dict[str, float]] = {
+    "tiny": {},
+    "tiny-hubert": {"mixing_prob": 0.0, "contrastive_loss_weight": 0.0, "diversity_loss_weight": 0.0},
+    "contrastive": {"mixing_prob": 0.0},
+    "mixing": {"contrastive_loss_weight": 0.0, "diversity_loss_weight": 0.0},
+}
+SOUND: dict[str, np.ndarray] = {}
 
 
 def available(name: str, changes: dict) -> recipe.Recipe:
@@ -42,254 +64,290 @@ def available(name: str, changes: dict) -> recipe.Recipe:
     return made
 
 
-def speed(name: str, steps: int, changes: dict, *, profile: bool = False) -> dict:
-    """Time a step of a recipe, from fresh weights on the first iteration's targets."""
-    out = CHECK / f"{name}-{time.time_ns()}"
-    began = time.time()
-    fixed = {"out": str(out), "targets.features": "mfcc", "targets.model": None, "targets.layer": None}
-    fixed |= {"targets.clusters": 100, "optimizer.steps": 2 * steps, "optimizer.warmup_steps": steps // 4}
-    fixed |= {"model.unmasked_loss_weight": 1.0}
-    if (target := Path("build/sat/1/targets")).exists():
-        shutil.copytree(target, out / "targets")
-    trainer = loop.Trainer(available(name, {**fixed, "init": None, **changes}), progress=False)
-    batches, rows, times = trainer.train.iterate(), [], []
-    startup = time.time() - began
-    for _ in range(steps):
-        rows.append(trainer.take_step(batches))
-        trainer.step += 1
-        times.append(rows[-1]["seconds"])
-    if profile:
-        activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-        with torch.profiler.profile(activities=activities) as seen:
-            for _ in range(3):
-                trainer.take_step(batches)
-        averages = seen.key_averages()
-        print(averages.table(sort_by="self_cuda_time_total", row_limit=14, max_name_column_width=60), flush=True)
-    half = len(rows) // 2
-    row = {key: float(np.mean([row[key] for row in rows[-min(10, steps // 2) :]])) for key in rows[-1]}
-    told = {"recipe": name, "changes": changes, "startup": startup, "ms": 1000 * float(np.median(times[half:]))}
-    told |= {"first_ms": 1000 * float(np.sum(times[:5])), "audio_seconds": row["audio_seconds"]}
-    told["hours_a_minute"] = row["audio_seconds"] / told["ms"] * 1000 * 60 / 3600
-    names = ("loss", "accuracy_masked", "contrastive", "contrastive_chance", "code_perplexity_0", "grad_norm")
-    told |= {key: row[key] for key in names if key in row}
-    if torch.cuda.is_available():
-        told["gigabytes"] = torch.cuda.max_memory_allocated() / 2**30
-    print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in told.items()}), flush=True)
-    return told
+def read_sound(made: recipe.Recipe) -> None:
+    """Read all speech of a recipe into memory, in 16 bits, for this process and those that it begins."""
+    sources = {**made.data.train, **{f"valid-{name}": source for name, source in made.data.valid.items()}}
+    corpus = union({name: manifest(**source) for name, source in sources.items()})
+
+    def read(row: int) -> np.ndarray:
+        path = corpus.table["path"].iloc[row]
+        if isinstance(path, str) and path.endswith(".wav") and soundfile.info(path).samplerate == 16_000:
+            return soundfile.read(path, dtype="int16")[0]
+        return (original(corpus, row).numpy() * resident.FULL_SCALE).round().astype(np.int16)
+
+    original = Corpus.waveform
+    with ThreadPoolExecutor(16) as pool:
+        SOUND.update(zip(corpus.table["path"], pool.map(read, range(len(corpus))), strict=True))
+
+    def waveform(self: Corpus, row: int) -> torch.Tensor:
+        sound = SOUND.get(self.table["path"].iloc[row])
+        return original(self, row) if sound is None else torch.from_numpy(sound.astype(np.float32) / 2**15)
+
+    def decode(corpus: Corpus, workers: int = 8) -> tuple[torch.Tensor, np.ndarray]:
+        waves = [SOUND[path] for path in corpus.table["path"]]
+        starts = np.concatenate([[0], np.cumsum([len(wave) for wave in waves])]).astype(np.int64)
+        return torch.from_numpy(np.concatenate(waves)), starts
+
+    Corpus.waveform, resident.decode = waveform, decode  # type: ignore[method-assign]
 
 
-def parity() -> float:
-    """Largest relative difference between the hidden states of the CPU and of the GPU, in float32."""
-    import unisat as us
+class Clock:
+    """What the runs of a stage agree on: how much of its time has gone."""
 
-    torch.manual_seed(0)
-    model = us.UniSpeechSatModel(recipe.read(ROOT / "recipes" / "sat-1.toml").model_config()).eval()
-    batch = us.corpus.builtin().sample(4, seed=0).batch()
-    given = (batch.input_values, batch.attention_mask)
-    with torch.inference_mode():
-        ours = model(*given, output_hidden_states=True).hidden_states
-        model.cuda()
-        theirs = model(*(part.cuda() for part in given), output_hidden_states=True).hidden_states
-    pairs = zip(ours, theirs, strict=True)
-    worst = max(float((a - b.cpu()).norm() / a.norm()) for a, b in pairs)
-    print(f"hidden states, CPU and GPU: relative difference {worst:.2e}", flush=True)
-    return worst
+    def __init__(self, runs: int, end: float) -> None:
+        self.end = end
+        self.begun, self.share = FORK.Value("d", 0.0), FORK.Value("d", 0.0)
+        self.barrier = FORK.Barrier(runs, self._look)
 
+    def _look(self) -> None:
+        now = time.time()
+        if not self.begun.value:  # all have started up
+            self.begun.value = now
+        self.share.value = min(1.0, (now - self.begun.value) / max(1.0, self.end - self.begun.value))
 
-def check(out: Path, steps: int, changes: dict, seconds: float) -> None:
-    """Measure everything that ``run`` wants to know, into build/check/check.json; what fails is said and left out."""
-    began = time.time()
-    CHECK.mkdir(parents=True, exist_ok=True)
-    told: dict = {"card": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"}
-
-    def pair() -> list[dict]:
-        command = [sys.executable, __file__, "speed", "--steps", str(5 * steps), *_sets(changes), "--name"]
-        both = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in ("sat-2", "hubert-2")]
-        return [json.loads(process.communicate()[0].splitlines()[-1]) for process in both]
-
-    def twice() -> dict:
-        return {**changes, "data.batch_seconds": 2 * round(told["alone"]["audio_seconds"])}
-
-    works = {
-        "alone": lambda: speed("sat-1", 5 * steps, changes, profile=torch.cuda.is_available()),
-        "pair": pair,
-        "large": lambda: speed("sat-1", steps, twice()),
-        "parity": parity,
-        "compiled": lambda: speed("sat-1", 2 * steps, {**changes, "run.compile": True}),
-    }
-    for name, work in works.items():
-        if name in ("parity", "compiled") and (not torch.cuda.is_available() or time.time() - began > seconds):
-            continue
+    def __call__(self) -> float:
+        """Wait for the others; give the share of the time that has gone, the same for all."""
         try:
-            told[name] = work()
-        except Exception as error:
-            told[name + "_failed"] = repr(error)
-            print(f"{name} failed: {error!r}", flush=True)
-        told["seconds"] = time.time() - began
-        for place in (CHECK, out):
-            (place / "check.json").write_text(json.dumps(told, indent=1))
-    print(json.dumps({"card": told["card"], "seconds": told["seconds"]}))
+            self.barrier.wait(120)
+        except BrokenBarrierError:  # another run has failed: go on without the others
+            self._look()
+        return self.share.value
 
 
-def _sets(changes: dict) -> list[str]:
-    return [part for name, value in changes.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+class ByTheClock(loop.Trainer):
+    """A run whose schedule follows the clock."""
+
+    def __init__(self, made: recipe.Recipe, clock: Callable[[], float]) -> None:
+        super().__init__(made, progress=False)
+        self.clock = clock
+
+    def _steps(self, bar: Any) -> None:
+        taken, audio, began, batches = 0, 0.0, time.time(), self.train.iterate()
+        while (share := self.clock()) < 1:
+            for _ in range(BLOCK):
+                self.step = max(self.step + 1, int(share * NOMINAL))  # draws differ as long as steps do
+                row = self.take_step(batches)
+                taken, audio = taken + 1, audio + row["audio_seconds"]
+                assert self.log is not None
+                self.log.add(taken, row, write=taken % (2 * BLOCK) == 0)
+        print(f"{taken} steps, {audio / 3600:.1f} h heard, {1000 * (time.time() - began) / taken:.1f} ms a step")
+        if torch.cuda.is_available():
+            print(f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
+        if self.valid is not None and self.log is not None:
+            self.log.validation(taken, {"hours": audio / 3600, **self.validate()})
+        warm = self.recipe.optimizer.warmup_steps * taken // NOMINAL
+        self.recipe.optimizer.steps, self.recipe.optimizer.warmup_steps = taken, warm
 
 
-class Run:
-    """The stages, their time, and what they leave in ``out``."""
+def begin(work: Callable[..., None], log: Path, *arguments: Any) -> Any:
+    """Begin a process that writes what it says into a file."""
+
+    def run() -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w", buffering=1) as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            torch.backends.cudnn.benchmark = True
+            work(*arguments)
+
+    process = FORK.Process(target=run)
+    process.start()
+    return process
+
+
+def device() -> str:
+    """Where there is work; only processes that were begun may ask."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def train(made: recipe.Recipe, clock: Clock, teacher: Path | None) -> None:
+    """One run of a stage."""
+    out = Path(made.out)
+    shutil.rmtree(out / "model", ignore_errors=True)
+    if teacher is not None and teacher.resolve() != (out / "targets").resolve():
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(out / "targets", ignore_errors=True)
+        shutil.copytree(teacher, out / "targets")
+    loop.begun_with = lambda *_: {}  # type: ignore[assignment]
+    ByTheClock(made, clock).run()
+
+
+def teach(made: recipe.Recipe) -> None:
+    """Make the targets of a stage."""
+    torch.set_num_threads(8 if device() == "cuda" else 1)
+    loop.targets_of(made, device())
+
+
+def choose(speech: judge.Speech, model: Path, clusters: int, file: Path) -> None:
+    """What clusters of each layer know."""
+    torch.set_num_threads(6 if device() == "cuda" else 1)
+    judge.measure(speech, model, [clusters], [], device()).to_csv(file, index=False)
+
+
+class Stages:
+    """The stages one after the other, and what they leave in ``out``."""
 
     def __init__(self, out: Path, seconds: float, changes: dict) -> None:
-        self.out, self.end, self.changes = out, time.time() + seconds, changes
-        self.began, self.seconds = time.time(), seconds
-        found = json.loads((CHECK / "check.json").read_text())
-        alone, pair = found["alone"], found.get("pair", [{"ms": 2.5 * found["alone"]["ms"]}])
-        self.batch: dict = {}
-        self.step = {"alone": alone["ms"] / 1000, "pair": max(part["ms"] for part in pair) / 1000}
-        for name, key, most in (("compiled", "run.compile", 0.75), ("large", "data.batch_seconds", 1.35)):
-            if name in found and found[name]["ms"] < most * alone["ms"]:
-                self.batch = {key: found[name]["changes"][key]}
-                self.step["alone"] = found[name]["ms"] / 1000
-        self.startup = {"alone": alone["startup"] + 15, "pair": alone["startup"] + 25}
-        self.say(f"steps of {self.step}, start {self.startup}, {self.batch}")
+        self.out, self.began, self.end, self.changes = out, time.time(), time.time() + seconds, changes
+        self.logs = Path("build/gpu")
+        self.logs.mkdir(parents=True, exist_ok=True)
+        judge.WAYS = {name: way for name, way in judge.WAYS.items() if name == "mean off, utterance"}
+        with ThreadPoolExecutor(2) as pool:
+            speech = pool.submit(judge.Speech, 400)
+            read_sound(available("tiny-1", changes))
+            self.speech = speech.result()
+        self.say(f"{len(SOUND)} recordings, {sum(map(len, SOUND.values())) / 16_000 / 3600:.2f} h read")
 
     def say(self, text: str) -> None:
         """Print and keep a line."""
         line = f"{time.time() - self.began:6.1f} s  {text}"
         print(line, flush=True)
-        with (self.out / "stages.txt").open("a") as file:
-            file.write(line + "\n")
+        for folder in (self.out, self.logs):
+            with (folder / "stages.txt").open("a") as file:
+                file.write(line + "\n")
 
-    def start(self, name: str, folder: str, seconds: float, how: str, changes: dict) -> subprocess.Popen:
-        """Start a recipe with as many steps as fit."""
-        steps = max(20, int(0.93 * (seconds - self.startup[how]) / self.step[how]))
-        values = {"optimizer.steps": steps, "run.valid_every": max(1, steps // 8), "run.save_every": max(1, steps // 8)}
-        values |= {"run.keep": 9, "run.log_every": max(1, min(50, steps // 20))}
-        values |= {"optimizer.warmup_steps": min(300, steps // 10)}
-        made = available(name, {**values, **self.changes, **changes, "out": folder})
-        file = CHECK / f"{folder.replace('/', '-')}.json"
-        file.write_text(json.dumps(asdict(made)))
-        self.say(f"{name}: {steps} steps, {changes}")
-        log = (CHECK / f"{folder.replace('/', '-')}.log").open("w")
-        program = "import json, sys; from unisat.training import loop, recipe; "
-        program += "loop.pretrain(recipe.from_dict(json.load(open(sys.argv[1]))), progress=False)"
-        return subprocess.Popen([sys.executable, "-c", program, file], stdout=log, stderr=subprocess.STDOUT)
+    def stage(self, jobs: dict[str, tuple[str, dict]], seconds: float, teacher: Path | None) -> list[str]:
+        """Train side by side for some time; give the names of the runs that came to their end."""
+        schedule = {"optimizer.steps": NOMINAL, "optimizer.warmup_steps": NOMINAL // 20}
+        clock = Clock(len(jobs), time.time() + seconds)
+        begun = {}
+        for name, (file, changes) in jobs.items():
+            made = available(file, {**schedule, **self.changes, **changes, "out": f"build/{name}"})
+            begun[name] = begin(train, self.log(name), made, clock, teacher)
+        self.wait(begun, seconds + 60)
+        done = [name for name in jobs if (Path("build") / name / "model").exists()]
+        for name in jobs:
+            told = self.log(name).read_text()
+            self.say(f"{name}: {self.numbers(name)}" if name in done else f"{name} failed\n{told[-1500:]}")
+        if not done:
+            raise RuntimeError("no run came to its end")
+        return done
 
-    def wait(self, process: subprocess.Popen, folder: str) -> Path:
-        """Wait for a run, no longer than there is time; give its model, or its last checkpoint."""
-        try:
-            process.wait(max(1.0, self.end - 12 - time.time()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            self.say(f"{folder}: stopped, the time is over")
-        place = Path(folder) / "model"
-        if not place.exists() and (saved := checkpoints.saved(Path(folder) / "checkpoints")):
-            shutil.copytree(saved[-1][1], place)
-        self.keep(folder)
-        log = CHECK / f"{folder.replace('/', '-')}.log"
-        if not place.exists():
-            self.say(f"{folder}: failed\n{log.read_text()[-1500:]}")
-            raise RuntimeError(folder)
-        valid = pd.read_csv(Path(folder) / "valid.csv").iloc[-1] if (Path(folder) / "valid.csv").exists() else {}
-        train = pd.read_csv(Path(folder) / "train.csv")
-        hours = (train["audio_seconds"] * train["step"].diff().fillna(train["step"])).sum() / 3600
-        names = (
-            "accuracy_masked accuracy_masked_commonest accuracy_masked_copied contrastive contrastive_chance".split()
-        )
-        names += "code_perplexity_0 code_perplexity_1".split()
-        text = ", ".join(f"{name} {valid[name]:.3f}" for name in names if name in valid)
-        steps, milliseconds = int(train["step"].iloc[-1]), 1000 * train["seconds"].median()
-        self.say(f"{folder}: step {steps}, {hours:.0f} h, {milliseconds:.1f} ms, {text}")
-        return place
+    def wait(self, begun: dict[str, Any], seconds: float) -> None:
+        """Wait for processes, and end those that take too long."""
+        end = time.time() + seconds
+        for name, process in begun.items():
+            process.join(max(0.1, end - time.time()))
+            if process.is_alive():
+                process.kill()
+                self.say(f"{name}: stopped, it took too long")
 
-    def keep(self, folder: str) -> None:
-        """Put a run's model (in halves), its logs and targets' description into ``out``."""
-        name = folder.removeprefix("build/").replace("/", "-")
-        for label, place in {"model": Path(folder) / "model", **self.early(folder)}.items():
-            if place.exists():
-                with tarfile.open(self.out / f"{name}-{label}.tgz", "w:gz", compresslevel=1) as tar:
-                    for file in sorted(place.iterdir()):
-                        if file.name == "model.safetensors":
-                            halves = CHECK / "halves.safetensors"
-                            save_file(
-                                {key: part.half() for key, part in load_file(file).items()}, halves, {"format": "pt"}
-                            )
-                            tar.add(halves, f"{name}-{label}/model.safetensors")
-                        elif file.suffix in (".json", ".safetensors"):
-                            tar.add(file, f"{name}-{label}/{file.name}")
-        with tarfile.open(self.out / "logs.tgz", "w:gz") as tar:
-            for file in [*Path("build").rglob("*.csv"), *CHECK.glob("*.log"), *Path("build").rglob("layer-*.txt")]:
-                if file.name != "index.csv":
-                    tar.add(file)
-            for file in Path("build").rglob("targets/targets.json"):
-                tar.add(file)
+    def log(self, name: str) -> Path:
+        return self.logs / f"{name.replace('/', '-')}.log"
 
-    def early(self, folder: str) -> dict[str, Path]:
-        """An early checkpoint of the first iteration, for those who want to see a model learn."""
-        saved = checkpoints.saved(Path(folder) / "checkpoints")
-        return {"early": saved[0][1]} if folder == "build/sat/1" and len(saved) > 1 else {}
+    def numbers(self, name: str) -> str:
+        """The last validation of a run, and how fast it was."""
+        row = pd.read_csv(Path("build") / name / "valid.csv").iloc[-1]
+        names = "hours content_masked accuracy_masked accuracy_masked_commonest contrastive contrastive_chance".split()
+        names += ["code_perplexity_0", "code_perplexity_1"]
+        told = ", ".join(f"{part} {row[part]:.3f}" for part in names if part in row)
+        return f"{told}; {self.log(name).read_text().splitlines()[-1]}" if told else told
 
-    def choose(self, model: str, clusters: int, number: int) -> int:
-        """The layer whose clusters know most of the phones."""
-        file = Path(f"build/sat/layer-{number}.txt")
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        command = [sys.executable, str(ROOT / "benchmarks" / "targets.py"), "--model", model, "--device", device]
-        command += ["--clusters", str(clusters), "--ways", "mean off, utterance", "--choose", str(file)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            self.say(f"no layer chosen: {done.stderr[-600:]}")
-            return 5
-        table = pd.read_csv(file.with_suffix(".csv"))
-        told = ", ".join(f"{row.features}: {row.pnmi:.3f} / {row.speaker_bits:.2f}" for row in table.itertuples())
-        self.say(f"{model}, k={clusters}, PNMI / bits of the speaker: {told}")
-        return int(file.read_text())
+    def best(self, names: list[str], clusters: int) -> tuple[str, int]:
+        """The run and the layer whose clusters know most of the phones."""
+        files = {name: self.log(name).with_suffix(f".{clusters}.csv") for name in names}
+        begun = {
+            name: begin(choose, self.log(f"{name}-choose"), self.speech, Path("build") / name / "model", clusters, file)
+            for name, file in files.items()
+        }
+        self.wait(begun, 60)
+        tables = [pd.read_csv(file).assign(run=name) for name, file in files.items() if file.exists()]
+        if not tables:
+            self.say(f"nothing chosen: {self.log(f'{names[0]}-choose').read_text()[-1200:]}")
+            return names[0], 5
+        for table in tables:
+            told = ", ".join(f"{row.pnmi:.3f} / {row.speaker_bits:.2f}" for row in table.itertuples())
+            self.say(f"{table['run'][0]}, k={clusters}, PNMI / bits of the speaker by layer: {told}")
+        row = pd.concat(tables).sort_values("pnmi").iloc[-1]
+        return row["run"], int(row["features"].removeprefix("layer "))
 
-    def pair(self, number: int, teacher: str, layer: int, seconds: float) -> None:
-        """Both arms of an iteration side by side, on the same targets."""
-        changes = {"targets.layer": layer, "targets.model": teacher}
-        ours, twin = f"build/sat/{number}", f"build/hubert/{number}"
-        first = self.start(f"sat-{number}", ours, seconds, "pair", changes)
-        while not (Path(ours) / "targets" / "targets.json").exists() and first.poll() is None:
-            time.sleep(0.2)
-        if (Path(ours) / "targets").exists():
-            shutil.copytree(Path(ours) / "targets", Path(twin) / "targets", dirs_exist_ok=True)
-        second = self.start(f"hubert-{number}", twin, seconds, "pair", changes)
-        failed = []
-        for process, folder in ((second, twin), (first, ours)):
-            try:
-                self.wait(process, folder)
-            except RuntimeError as error:
-                failed.append(error)
-        if failed:
-            raise failed[0]
+    def targets(self, name: str, changes: dict) -> Path:
+        """Make targets, in a process of their own."""
+        made = available(name, {**self.changes, **changes})
+        self.wait({"targets": begin(teach, self.log(f"{name}-targets"), made)}, 90)
+        folder = Path(made.out) / "targets"
+        if not folder.exists():
+            raise RuntimeError(self.log(f"{name}-targets").read_text()[-1500:])
+        self.say(f"targets {folder}")
+        return folder
 
-    def all(self) -> None:
-        """Three iterations."""
-        self.wait(self.start("sat-1", "build/sat/1", 0.24 * self.seconds, "alone", self.batch), "build/sat/1")
-        layer = self.choose("build/sat/1/model", 200, 2)
+    def first(self) -> None:
+        """Iteration 1."""
         left = self.end - time.time()
-        self.pair(2, "build/sat/1/model", layer, 0.46 * left)
-        layer = self.choose("build/hubert/2/model", 400, 3)
-        self.pair(3, "build/hubert/2/model", layer, self.end - time.time() - 15)
+        jobs = {f"first-{rate:g}": ("tiny-1", {"optimizer.learning_rate": rate}) for rate in RATES["first"]}
+        done = self.stage(jobs, left - 40, Path("build/tiny/1/targets"))
+        name, layer = self.best(done, 250)
+        self.keep(name, "tiny/1")
+        Path("build/tiny/1/layer.json").write_text(json.dumps(layer))
+        self.say(f"iteration 1 is {name}, layer {layer}")
+        self.pack(["tiny/1"])
+
+    def rest(self) -> None:
+        """Iteration 2, then all arms and seeds."""
+        layer = json.loads(Path("build/tiny/1/layer.json").read_text())
+        folder = self.targets("tiny-2", {"targets.layer": layer})
+        jobs = {
+            f"second-{rate:g}": ("tiny-2", {"optimizer.learning_rate": rate, "targets.layer": layer})
+            for rate in RATES["second"]
+        }
+        done = self.stage(jobs, 0.3 * (self.end - time.time()), folder)
+        name, layer = self.best(done, 400)
+        self.keep(name, "tiny/2")
+        self.say(f"iteration 2 is {name}, layer {layer}")
+        folder = self.targets("tiny-3", {"targets.layer": layer})
+        jobs = {}
+        for seed in range(3):
+            for arm, values in ARMS.items():
+                changes = {f"model.{key}": value for key, value in values.items()}
+                jobs[f"{arm}/3-{seed}"] = ("tiny-3", {**changes, "seed": seed, "targets.layer": layer})
+        self.stage(jobs, self.end - time.time() - 30, folder)
+        self.pack(["tiny/2", *(f"{arm}/3-{seed}" for seed in (0, 1) for arm in ("tiny", "tiny-hubert"))])
+
+    def keep(self, name: str, place: str) -> None:
+        """Let a run stand for an iteration."""
+        for part in ("model", "train.csv", "valid.csv"):
+            source, goal = Path("build") / name / part, Path("build") / place / part
+            shutil.rmtree(goal, ignore_errors=True)
+            goal.parent.mkdir(parents=True, exist_ok=True)
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, goal)
+
+    def pack(self, names: list[str]) -> None:
+        """Put models, in halves, and all logs into ``out``."""
+        pack(self.out, names)
+
+
+def pack(out: Path, names: list[str]) -> None:
+    """Put models, in halves, and all logs into ``out``."""
+    with tarfile.open(out / "logs.tgz", "w:gz") as tar:
+        for file in [*Path("build").rglob("*.csv"), *Path("build/gpu").glob("*"), *Path("build").rglob("targets.json")]:
+            if file.name != "index.csv" and "shared" not in file.parts and "site" not in file.parts:
+                tar.add(file)
+    for name in names:
+        place = Path("build") / name / "model"
+        if not place.exists():
+            continue
+        halves = Path("build/gpu/halves.safetensors")
+        save_file({key: part.half() for key, part in load_file(place / "model.safetensors").items()}, halves, {"format": "pt"})
+        with tarfile.open(out / f"{name.replace('/', '-')}.tgz", "w:gz", compresslevel=4) as tar:
+            for file in sorted(place.iterdir()):
+                tar.add(halves if file.name == "model.safetensors" else file, f"build/{name}/model/{file.name}")
 
 
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["check", "speed", "run"])
+    parser.add_argument("command", choices=["first", "rest", "pack"])
+    parser.add_argument("names", nargs="*")
     parser.add_argument("--out", type=Path, default=Path("build/out"))
-    parser.add_argument("--seconds", type=float, default=540.0)
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--name", default="sat-1")
+    parser.add_argument("--seconds", type=float, default=400.0)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="in every recipe")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     changes = {name: json.loads(value) for name, value in (part.split("=", 1) for part in options.set)}
-    if options.command == "check":
-        check(options.out, options.steps, changes, options.seconds)
-    elif options.command == "speed":
-        speed(options.name, options.steps, changes)
+    if options.command == "pack":
+        pack(options.out, options.names)
     else:
-        Run(options.out, options.seconds, changes).all()
+        getattr(Stages(options.out, options.seconds, changes), options.command)()
 
 
 if __name__ == "__main__":

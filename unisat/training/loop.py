@@ -201,7 +201,7 @@ class Trainer:
             self._load(resumed)
             del resumed  # its weights take memory
         with self._last_stands():
-            self.targets = self._targets()
+            self.targets = targets_of(recipe, self.accelerator.device, self.rank, self.processes)
         self.train = self._data("train", recipe.data.train, crop_seed=recipe.seed)
         self.valid = self._data("valid", recipe.data.valid, crop_seed=0) if recipe.data.valid else None
         if self.rank == 0:
@@ -255,33 +255,6 @@ class Trainer:
                 f"{self.checkpoints} belongs to a run with {other}: {listed}. Go on with the old {what}, or write to "
                 "another folder (out)."
             )
-
-    def _targets(self) -> Targets:
-        folder, recipe = self.out / "targets", self.recipe.targets
-        # nobody waits at a barrier: what takes longer than its timeout could never be made
-        if not (folder / "targets.json").exists():
-            sources = {**self.recipe.data.train, **{f"valid-{k}": v for k, v in self.recipe.data.valid.items()}}
-            corpus = union({name: manifest(**source) for name, source in sources.items()})
-            if recipe.features == "mfcc":
-                features: Any = MfccFeatures()
-            else:
-                teacher = UniSpeechSatModel.from_pretrained(str(recipe.model))
-                assert recipe.layer is not None
-                teacher = teacher.to(self.accelerator.device)
-                features = HiddenFeatures(teacher, recipe.layer, do_normalize=self.recipe.data.do_normalize)
-            make_targets(
-                corpus,
-                features,
-                folder,
-                clusters=recipe.clusters,
-                sample_seconds=recipe.sample_seconds,
-                seed=self.recipe.seed,
-                mean_off=MeanOff.fit(corpus, features, recipe.mean_off, recipe.variance_one),
-                device=self.accelerator.device if recipe.method == "lloyd" else None,
-                rank=self.rank,
-                processes=self.processes,
-            )
-        return Targets.load(folder)
 
     def _data(self, split: str, sources: dict[str, dict[str, Any]], crop_seed: int) -> TrainingData:
         prefix = "valid-" if split == "valid" else ""
@@ -510,6 +483,36 @@ class Trainer:
                 save_json(asdict(self.recipe), partial / "recipe.json")
         self.accelerator.wait_for_everyone()
         return self.out / "model"
+
+
+def targets_of(recipe: Recipe, device: torch.device | str = "cpu", rank: int = 0, processes: int = 1) -> Targets:
+    """Open the targets in ``<out>/targets``; make them first, on a device, if they are not there.
+
+    Nobody waits at a barrier: what takes longer than its timeout could never be made.
+    """
+    folder, settings = Path(recipe.out) / "targets", recipe.targets
+    if (folder / "targets.json").exists():
+        return Targets.load(folder)
+    sources = {**recipe.data.train, **{f"valid-{name}": source for name, source in recipe.data.valid.items()}}
+    corpus = union({name: manifest(**source) for name, source in sources.items()})
+    if settings.features == "mfcc":
+        features: Any = MfccFeatures()
+    else:
+        teacher = UniSpeechSatModel.from_pretrained(str(settings.model)).to(device)
+        assert settings.layer is not None
+        features = HiddenFeatures(teacher, settings.layer, do_normalize=recipe.data.do_normalize)
+    return make_targets(
+        corpus,
+        features,
+        folder,
+        clusters=settings.clusters,
+        sample_seconds=settings.sample_seconds,
+        seed=recipe.seed,
+        mean_off=MeanOff.fit(corpus, features, settings.mean_off, settings.variance_one),
+        device=device if settings.method == "lloyd" else None,
+        rank=rank,
+        processes=processes,
+    )
 
 
 class Objective(nn.Module):
