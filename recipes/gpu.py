@@ -50,6 +50,8 @@ ARMS: dict[str, dict[str, float]] = {
     "contrastive": {"mixing_prob": 0.0},
     "mixing": {"contrastive_loss_weight": 0.0, "diversity_loss_weight": 0.0},
 }
+MEMORY = 130.0
+"""GiB of the GPU; 75 for one with 80."""
 SOUND: dict[str, np.ndarray] = {}
 
 
@@ -130,9 +132,9 @@ class ByTheClock(loop.Trainer):
                 taken, audio = taken + 1, audio + row["audio_seconds"]
                 assert self.log is not None
                 self.log.add(taken, row, write=taken % (2 * BLOCK) == 0)
-        print(f"{taken} steps, {audio / 3600:.1f} h heard, {1000 * (time.time() - began) / taken:.1f} ms a step")
-        if torch.cuda.is_available():
-            print(f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
+        memory = torch.cuda.max_memory_reserved() / 2**30 if torch.cuda.is_available() else 0.0
+        ms = 1000 * (time.time() - began) / taken
+        print(f"{taken} steps, {audio / 3600:.1f} h heard, {ms:.1f} ms a step, {memory:.1f} GiB", flush=True)
         if self.valid is not None and self.log is not None:
             self.log.validation(taken, {"hours": audio / 3600, **self.validate()})
         warm = self.recipe.optimizer.warmup_steps * taken // NOMINAL
@@ -254,7 +256,8 @@ class Stages:
         tables = [pd.read_csv(file).assign(run=name) for name, file in files.items() if file.exists()]
         if not tables:
             self.say(f"nothing chosen: {self.log(f'{names[0]}-choose').read_text()[-1200:]}")
-            return names[0], 5
+            layers = json.loads((Path("build") / names[0] / "model" / "config.json").read_text())["num_hidden_layers"]
+            return names[0], max(1, 3 * layers // 4)
         for table in tables:
             told = ", ".join(f"{row.pnmi:.3f} / {row.speaker_bits:.2f}" for row in table.itertuples())
             self.say(f"{table['run'][0]}, k={clusters}, PNMI / bits of the speaker by layer: {told}")
@@ -293,15 +296,21 @@ class Stages:
         done = self.stage(jobs, 0.3 * (self.end - time.time()), folder)
         name, layer = self.best(done, 400)
         self.keep(name, "tiny/2")
+        self.pack(["tiny/2"])
         self.say(f"iteration 2 is {name}, layer {layer}")
         folder = self.targets("tiny-3", {"targets.layer": layer})
         jobs = {}
-        for seed in range(3):
+        for seed in range(self.seeds(done[0])):
             for arm, values in ARMS.items():
                 changes = {f"model.{key}": value for key, value in values.items()}
                 jobs[f"{arm}/3-{seed}"] = ("tiny-3", {**changes, "seed": seed, "targets.layer": layer})
         self.stage(jobs, self.end - time.time() - 30, folder)
-        self.pack(["tiny/2", *(f"{arm}/3-{seed}" for seed in (0, 1) for arm in ("tiny", "tiny-hubert"))])
+        self.pack([*(f"{arm}/3-{seed}" for seed in (0, 1) for arm in ("tiny", "tiny-hubert"))])
+
+    def seeds(self, name: str) -> int:
+        """How many times all arms fit into the memory of the GPU beside each other, three at most."""
+        needed = float(self.log(name).read_text().split(" GiB")[0].split()[-1]) + 4  # the contrastive loss wants more
+        return max(1, min(3, int(MEMORY / needed) // len(ARMS)))
 
     def keep(self, name: str, place: str) -> None:
         """Let a run stand for an iteration."""

@@ -1,16 +1,16 @@
 #!/bin/bash
 # Train the built-in model on a machine with a GPU and no network, in minutes. From the root of the repository:
 #
-#   there is   build/carry/part-*.tgz     python recipes/carry.py pack recipes/sat-1.toml build/carry
+#   there is   build/carry/part-*.tgz     python recipes/carry.py pack recipes/tiny-1.toml build/carry
 #   maybe      build/carry/wheels/*.whl   packages that are not there (soundfile, soxr, cffi, pycparser)
-#   maybe      build/sat/1/targets        clusters of MFCC, made where kaldi-native-fbank is
+#   maybe      build/tiny/1/targets        clusters of MFCC, made where kaldi-native-fbank is
 #
-#   recipes/gpu.sh check --out OUT            # a minute: is it right, how fast is it?
-#   recipes/gpu.sh run --out OUT --seconds 540
+#   recipes/gpu.sh first --out OUT --seconds 150
+#   recipes/gpu.sh rest --out OUT --seconds 400
 #
 # Parts may come one after the other: what is unpacked stays. Tried without a GPU, too: add --set for a small model.
 set -euo pipefail
-export PYTHONUNBUFFERED=1 OMP_NUM_THREADS="${OMP_NUM_THREADS:-4}" TOKENIZERS_PARALLELISM=false
+export PYTHONUNBUFFERED=1 OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" TOKENIZERS_PARALLELISM=false
 export PYTHONPATH="$PWD:$PWD/build/site"
 if compgen -G "build/carry/wheels/*.whl" > /dev/null && [ ! -d build/site ]; then
     python3 -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --target build/site build/carry/wheels/*.whl
