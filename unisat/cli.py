@@ -42,9 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             model = loop.pretrain(recipe.read(options.config, dict(options.set)), fresh=options.fresh)
         else:
-            from unisat.training import speakers
+            from unisat.training import heads, recipe
 
-            model = speakers.train(speakers.read(options.config, dict(options.set)))
+            model = heads.train(options.command, recipe.read(options.config, dict(options.set), heads.HeadRecipe))
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         parser.exit(2, f"unisat {options.command}: {error}\n")
     if os.environ.get("RANK", "0") == "0":  # of several processes the first speaks for all
