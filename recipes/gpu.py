@@ -53,6 +53,8 @@ ARMS: dict[str, dict[str, float]] = {
 }
 HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny/xvector": ("xvector", {}),
+    "tiny/ctc": ("ctc", {}),
+    "tiny/diarization": ("diarization", {}),
     "tiny/xvector-frozen": ("xvector", {"backbone_learning_rate": 0.0}),
     "tiny-hubert/xvector": ("xvector", {"model": "build/tiny-hubert/3-0/model"}),
 }

@@ -103,7 +103,7 @@ def test_margin_and_precision_reach_the_loss(speech):
 
 def test_a_fresh_head_gives_signals_their_size(speech):
     """Mean 0 and variance 1 for each channel of each layer, on the batch it began with."""
-    head = heads.XVector(made(speech), torch.device("cpu"))
+    head = heads.XVector(made(speech), small_config(), torch.device("cpu"))
     model = shuffled(us.UniSpeechSatForXVector(small_config(use_weighted_layer_sum=True, **TDNN))).eval()
     waves = torch.randn(16, 4000, generator=torch.Generator().manual_seed(0))
     batch = heads.HeadBatch(waves, torch.full((16,), 4000), torch.zeros(16, dtype=torch.long))
@@ -139,7 +139,7 @@ def test_crops_are_the_files(speech):
 def test_batches_hold_voices_of_their_labels(speech):
     """Each crop is a stretch of a file of its speaker, normalised; utterances too short for the crop are padded."""
     recipe = made(speech, shortest_seconds=0.6, longest_seconds=0.75, batch_size=5)
-    head = heads.XVector(recipe, torch.device("cpu"))
+    head = heads.XVector(recipe, small_config(), torch.device("cpu"))
     batches, draw = head.batches(head.speech, np.random.default_rng(0)), 0
     for _ in range(5):
         batch = next(batches)

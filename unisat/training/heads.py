@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from unisat.config import UniSpeechSatConfig
 from unisat.corpus import Corpus
+from unisat.feature_extraction import Wav2Vec2FeatureExtractor
 from unisat.files import alone, remove_partial, save_json, whole_folder, writing
-from unisat.frames import SAMPLE_RATE, valid_positions
-from unisat.heads import HeadModel
+from unisat.frames import SAMPLE_RATE, hop, receptive_field, valid_positions
+from unisat.heads import HeadModel, UniSpeechSatForAudioFrameClassification, UniSpeechSatForCTC, frame_loss
 from unisat.model import UniSpeechSatModel
+from unisat.processing import Wav2Vec2Processor
+from unisat.tokenization import Wav2Vec2CTCTokenizer
 from unisat.training import resident
 from unisat.training.augment import Augment, augment
 from unisat.training.data import manifest, union
@@ -157,28 +162,30 @@ class Head:
 
     model_class: type[HeadModel]
     judged = True
+    needs_speakers = True
 
-    def __init__(self, recipe: HeadRecipe, device: torch.device) -> None:
-        self.recipe, self.device = recipe, device
+    def __init__(self, recipe: HeadRecipe, config: UniSpeechSatConfig, device: torch.device) -> None:
+        self.recipe, self.config, self.device = recipe, config, device
         self.speech = self.read(recipe.train)
 
     def read(self, sources: dict[str, dict[str, Any]]) -> Speech:
         """Read what is long enough."""
-        found = union({name: manifest(**source) for name, source in sources.items()})
-        if "speaker" not in found.table or found.table["speaker"].isna().any():
-            nameless = found.table["id"][found.table["speaker"].isna()].tolist()
+        found = union({name: manifest(**source) for name, source in sources.items()}).table
+        if self.needs_speakers and found["speaker"].isna().any():
+            nameless = found["id"][found["speaker"].isna()].tolist()
             raise ValueError(
                 f"{len(nameless)} utterance(s) have no speaker, {nameless[:3]} among them; name or drop them."
             )
-        table = self.kept(found.table[found.table["seconds"] >= self.recipe.shortest_seconds])
+        table = self.kept(found[found["seconds"] >= self.recipe.shortest_seconds])
         if table.empty:
-            raise ValueError(f"no utterance of {list(sources)} can be used; see shortest_seconds and longest_seconds.")
-        if table["speaker"].nunique() < 2:
-            raise ValueError(f"telling voices apart needs at least two speakers, got {sorted(set(table['speaker']))}.")
+            text = "" if self.needs_speakers else ", and a column text"
+            raise ValueError(f"no utterance of {[*sources]} has the length{text} that it needs; see shortest_seconds.")
+        if self.needs_speakers and table["speaker"].nunique() < 2:
+            raise ValueError(f"telling voices apart needs at least two speakers, got {[*table['speaker'].unique()]}.")
         return Speech(Corpus(table.reset_index(drop=True)), self.device)
 
-    def kept(self, table: Any) -> Any:
-        """Leave out rows that cannot be used."""
+    def kept(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Leave out rows of a table of utterances that cannot be used."""
         return table
 
     def fields(self) -> dict[str, Any]:
@@ -222,8 +229,8 @@ class XVector(Head):
     model_class = UniSpeechSatForXVector
     judged = False
 
-    def __init__(self, recipe: HeadRecipe, device: torch.device) -> None:
-        super().__init__(recipe, device)
+    def __init__(self, recipe: HeadRecipe, config: UniSpeechSatConfig, device: torch.device) -> None:
+        super().__init__(recipe, config, device)
         self.speakers = sorted(self.speech.table["speaker"].unique())
 
     def fields(self) -> dict[str, Any]:
@@ -305,7 +312,186 @@ class XVector(Head):
         model.objective.weight = nn.Parameter(model.objective.weight.detach()[:, : len(self.speakers)].clone())
 
 
-KINDS: dict[str, type[Head]] = {"xvector": XVector}
+LETTERS = ["<pad>", "<s>", "</s>", "<unk>", *"|ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
+"""The vocabulary of the reference's English models; the first is the blank."""
+
+
+def spelled(text: Any) -> str:
+    """Give a transcript in the letters of the vocabulary, A to Z and the apostrophe, with single spaces."""
+    return re.sub("[^A-Z']+", " ", text.upper().replace("’", "'")).strip() if isinstance(text, str) else ""
+
+
+def edits(one: Sequence[str], other: Sequence[str]) -> int:
+    """Count the insertions, deletions and substitutions that make one sequence the other (Levenshtein, 1966)."""
+    row = [*range(len(other) + 1)]
+    for number, part in enumerate(one, 1):
+        before, row[0] = row[0], number
+        for place, same in enumerate(other, 1):
+            before, row[place] = row[place], min(row[place] + 1, row[place - 1] + 1, before + (part != same))
+    return row[-1]
+
+
+class CTC(Head):
+    """Letters. Whole utterances are heard, those of about the same length together."""
+
+    model_class = UniSpeechSatForCTC
+    needs_speakers = False
+
+    def __init__(self, recipe: HeadRecipe, config: UniSpeechSatConfig, device: torch.device) -> None:
+        self.tokenizer = Wav2Vec2CTCTokenizer({letter: number for number, letter in enumerate(LETTERS)})
+        super().__init__(recipe, config, device)
+
+    def kept(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Keep what has a transcript and is not too long."""
+        table = table.assign(text=[spelled(text) for text in table.get("text", [None] * len(table))])
+        return table[(table["text"] != "") & (table["seconds"] <= self.recipe.longest_seconds)]
+
+    def fields(self) -> dict[str, Any]:
+        """Give the vocabulary; an utterance that is too fast for its text is left out of the loss."""
+        tokens = {"vocab_size": len(LETTERS), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+        return {**tokens, "ctc_zero_infinity": True, "ctc_loss_reduction": "mean"}
+
+    def plan(self, speech: Speech, draw: np.random.Generator) -> list[np.ndarray]:
+        """Deal all utterances to batches, in an order of its own each time."""
+        order = np.argsort(-speech.samples * draw.uniform(0.9, 1.1, len(speech.samples)))
+        most, found, longest = self.recipe.batch_seconds * SAMPLE_RATE, list[list[int]](), 0
+        for row in order.tolist():
+            longest = max(longest, int(speech.samples[row]))
+            if not found or (len(found[-1]) + 1) * longest > most:
+                found.append([])
+                longest = int(speech.samples[row])
+            found[-1].append(row)
+        return [np.array(found[number]) for number in draw.permutation(len(found))]
+
+    def batch(self, speech: Speech, rows: np.ndarray, speed: float = 1.0) -> HeadBatch:
+        """Give utterances at a speed, and their letters, -100 behind them."""
+        width = int(speech.samples[rows].max())
+        waves = speech.cut(rows, np.zeros_like(rows), speech.samples[rows], width)
+        lengths = torch.from_numpy((speech.samples[rows] / speed).astype(np.int64)).to(self.device)
+        if speed != 1:
+            waves = at_speed(waves, int(width / speed))
+            waves = waves.masked_fill(~valid_positions(lengths, waves.shape[1]), 0)
+        ids = [torch.tensor(self.tokenizer.encode(speech.table["text"].iloc[row])) for row in rows]
+        truth = nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=-100).to(self.device)
+        return HeadBatch(self.normalized(waves, lengths), lengths, truth)
+
+    def batches(self, speech: Speech, draw: np.random.Generator) -> Iterator[HeadBatch]:
+        """Give all utterances, then all again, each batch at one of the speeds."""
+        while True:
+            for rows in self.plan(speech, draw):
+                yield self.batch(speech, rows, float(draw.choice(self.recipe.speeds)))
+
+    def loss(self, model: UniSpeechSatForCTC, output: Any, batch: HeadBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """CTC loss, in nats a letter."""
+        return model.loss(output.logits, batch.truth, output.lengths), {}
+
+    @torch.no_grad()
+    def judge(self, model: UniSpeechSatForCTC, speech: Speech) -> dict[str, float]:
+        """Read everything greedily; give edits for each letter (spaces count) and for each word, silence gives 1."""
+        wrong, letters, wrong_words, words = 0, 0, 0, 0
+        for rows in self.plan(speech, np.random.default_rng(0)):
+            batch = self.batch(speech, rows)
+            output = model(batch.waves, batch.mask)
+            ids = output.logits.argmax(-1).tolist()
+            for row, line, length in zip(rows, ids, output.lengths.tolist(), strict=True):
+                said, heard = speech.table["text"].iloc[row], self.tokenizer.decode(line[:length])
+                wrong, letters = wrong + edits(said, heard), letters + len(said)
+                wrong_words, words = wrong_words + edits(said.split(), heard.split()), words + len(said.split())
+        rates = {"character_error": wrong / letters, "word_error": wrong_words / words}
+        return {**rates, "characters": letters, "utterances": len(speech.samples)}
+
+    def save(self, model: UniSpeechSatForCTC, folder: Path) -> None:
+        """Write the model, the vocabulary and how sound is prepared."""
+        super().save(model, folder)
+        extractor = Wav2Vec2FeatureExtractor(do_normalize=self.recipe.do_normalize, return_attention_mask=True)
+        Wav2Vec2Processor(extractor, self.tokenizer).save_pretrained(folder)
+
+
+AUDIBLE_DB = 30.0
+"""A frame counts as speech if it is no more than so much weaker than the strongest frame of its utterance."""
+LEVEL_DB = 5.0
+"""The second voice of a mixture is up to so much weaker or stronger than the first."""
+
+
+class Diarization(Head):
+    """Who of two speaks when, in mixtures that are made as they are needed."""
+
+    model_class = UniSpeechSatForAudioFrameClassification
+
+    def fields(self) -> dict[str, Any]:
+        """Give a class to each of two voices, whose order means nothing."""
+        return {"use_weighted_layer_sum": True, "id2label": {0: "one", 1: "other"}, "label2id": {}, "num_labels": 2}
+
+    def active(self, waves: Float[Tensor, "batch samples"]) -> Bool[Tensor, "batch frames"]:
+        """Find the frames of single voices in which there is speech."""
+        config = self.config
+        size, step = receptive_field(config.conv_kernel, config.conv_stride), hop(config.conv_stride)
+        power = waves.square().unfold(1, size, step).mean(-1)
+        return power > power.max(1, keepdim=True).values * 10 ** (-AUDIBLE_DB / 10)
+
+    def mixtures(self, speech: Speech, draw: np.random.Generator, count: int) -> HeadBatch:
+        """Mix utterances of two speakers each: while the first speaks, the second begins."""
+        rows_of = [*speech.table.groupby("speaker").indices.values()]
+        pairs = [draw.choice(len(rows_of), 2, replace=False) for _ in range(count)]
+        one, other = np.array([[draw.choice(rows_of[speaker]) for speaker in pair] for pair in pairs]).T
+        samples = int(self.recipe.longest_seconds * SAMPLE_RATE)
+        length = np.minimum(samples, speech.samples[one])
+        offset = (draw.random(count) * np.minimum(length, 0.8 * samples)).astype(int)
+        left = np.minimum(samples - offset, speech.samples[other])
+        first = [draw.integers(speech.samples[rows] - size + 1) for rows, size in ((one, length), (other, left))]
+        voices = torch.stack(
+            [speech.cut(one, first[0], length, samples), speech.cut(other, first[1], left, samples, offset)]
+        )
+        level = 10 ** (draw.uniform(-LEVEL_DB, LEVEL_DB, count) / 20)
+        power = np.stack([length, left / level**2])[..., None]  # what the sum of squares is to be
+        scale = torch.from_numpy(power).to(voices) / voices.square().sum(-1, keepdim=True).clamp(min=1e-9)
+        voices = voices * scale.sqrt()
+        lengths = torch.from_numpy(np.maximum(length, offset + left)).to(self.device)
+        truth = torch.stack([self.active(voice) for voice in voices], -1).float()
+        return HeadBatch(self.normalized(voices.sum(0), lengths), lengths, truth)
+
+    def batches(self, speech: Speech, draw: np.random.Generator) -> Iterator[HeadBatch]:
+        """Give mixtures without end."""
+        while True:
+            yield self.mixtures(speech, draw, self.recipe.batch_size)
+
+    def loss(
+        self, model: UniSpeechSatForAudioFrameClassification, output: Any, batch: HeadBatch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Permutation-invariant cross-entropy, and the share of decisions that are wrong."""
+        wrong, decisions = frame_errors(output.logits > 0, batch.truth > 0, output.valid)
+        return frame_loss(output.logits, batch.truth, output.valid, "pit"), {"frame_error": wrong / decisions}
+
+    @torch.no_grad()
+    def judge(self, model: UniSpeechSatForAudioFrameClassification, speech: Speech) -> dict[str, float]:
+        """Give the share of wrong decisions over 256 mixtures, and of the best constant answer to all of them."""
+        draw = np.random.default_rng(0)
+        counts = torch.zeros(5, dtype=torch.float64)
+        for _ in range(16):
+            batch = self.mixtures(speech, draw, 16)
+            output = model(batch.waves, batch.mask)
+            truth = batch.truth > 0
+            answers = [output.logits > 0]
+            answers += [torch.tensor(always, device=self.device).expand_as(truth) for always in CONSTANT]
+            found = [frame_errors(answer, truth, output.valid) for answer in answers]
+            counts += torch.stack([*(wrong for wrong, _ in found), found[0][1]]).cpu()
+        error, *constant = (counts[:-1] / counts[-1]).tolist()
+        return {"frame_error": error, "frame_error_constant": min(constant), "frame_error_nobody": constant[0]}
+
+
+CONSTANT = ((False, False), (True, False), (True, True))
+"""Answers that hear nothing: nobody speaks, one does, both do."""
+
+
+def frame_errors(
+    said: Bool[Tensor, "batch frames 2"], truth: Bool[Tensor, "batch frames 2"], valid: Bool[Tensor, "batch frames"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Count wrong decisions, of each utterance in the better order of its two voices, and all decisions."""
+    orders = torch.stack([(said != truth) & valid[..., None], (said.flip(-1) != truth) & valid[..., None]])
+    return orders.sum((2, 3)).min(0).values.sum().float(), 2.0 * valid.sum()
+
+
+KINDS: dict[str, type[Head]] = {"xvector": XVector, "ctc": CTC, "diarization": Diarization}
 """The heads by the name of their command."""
 
 
@@ -316,7 +502,7 @@ def train(kind: str, recipe: HeadRecipe, *, progress: bool = True, clock: Clock 
 
     Parameters
     ----------
-    kind : {"xvector"}
+    kind : {"xvector", "ctc", "diarization"}
         Which head.
     recipe : HeadRecipe
         What it depends on.
@@ -328,7 +514,7 @@ def train(kind: str, recipe: HeadRecipe, *, progress: bool = True, clock: Clock 
     Raises
     ------
     ValueError
-        If there are fewer than two speakers, or utterances without one.
+        If there are fewer than two speakers, or utterances without one, or nothing to learn from.
     OSError
         If another run is at work in ``<out>``, or its disk is full.
     """
@@ -336,10 +522,10 @@ def train(kind: str, recipe: HeadRecipe, *, progress: bool = True, clock: Clock 
     with alone(out):
         remove_partial(out)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        head = KINDS[kind](recipe, device)
         backbone = UniSpeechSatModel.from_pretrained(recipe.model)
+        head = KINDS[kind](recipe, backbone.config, device)
         torch.manual_seed(recipe.seed)
-        model = head.model_class(_config(backbone.config, head))
+        model = head.model_class(_config(head))
         model.base_model.load_state_dict(backbone.state_dict())
         model.freeze_base_model()
         if recipe.backbone_learning_rate:
@@ -359,10 +545,10 @@ def train(kind: str, recipe: HeadRecipe, *, progress: bool = True, clock: Clock 
     return out / "model"
 
 
-def _config(config: UniSpeechSatConfig, head: Head) -> UniSpeechSatConfig:
+def _config(head: Head) -> UniSpeechSatConfig:
     """Give the config of the whole model; the masks of pretraining are not for those who learn to read."""
     masked = "mask_time_prob" in head.recipe.head
-    return config.replace(apply_spec_augment=masked, **head.fields()).replace(**head.recipe.head)
+    return head.config.replace(apply_spec_augment=masked, **head.fields()).replace(**head.recipe.head)
 
 
 def _fit(model: HeadModel, head: Head, progress: bool, clock: Clock | None) -> int:
