@@ -25,7 +25,7 @@ from speakers import SPEECH, evaluate, layer_means, log_mel_statistics, mfcc_sta
 import unisat as us
 from unisat.clusters import Clusters, interval_labels, pnmi
 from unisat.interpret.statistics.error_rates import eer_interval
-from unisat.training import recipe, speakers
+from unisat.training import heads, recipe
 from unisat.training.targets import HiddenFeatures, MfccFeatures
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,7 +128,7 @@ def card(results: dict) -> str:
     """The model card."""
     targets = json.loads((TINY / "targets.json").read_text())
     recipes = {i: recipe.read(ROOT / "recipes" / f"tiny-{i}.toml") for i in (1, 2)}
-    voices = speakers.read(ROOT / "recipes" / "tiny-xvector.toml")
+    voices = recipe.read(ROOT / "recipes" / "tiny-xvector.toml", kind=heads.HeadRecipe)
     by_layer = {name: pd.DataFrame(rows).set_index(["layer", "backend"]) for name, rows in results["speakers"].items()}
     audio = {i: pd.read_csv(TINY / f"iteration-{i}-train.csv") for i in (1, 2)}
     hours = {i: float(table["audio_seconds"].mean() * table["step"].iloc[-1] / 3600) for i, table in audio.items()}

@@ -23,7 +23,7 @@ from unisat import audio
 from unisat.training import recipe
 from unisat.training.data import manifest
 
-COLUMNS = "path speaker sex seconds source split corpus_key".split()
+COLUMNS = "path speaker sex seconds source split corpus_key text text_norm".split()
 """What recipes ask for."""
 
 PHONES = Path("../shared/speech2/alignments/phones.csv")

@@ -2,6 +2,7 @@
 
     python recipes/gpu.py first --out OUT --seconds 150    # iteration 1, at two learning rates; the better one counts
     python recipes/gpu.py rest --out OUT --seconds 420     # iteration 2 likewise; then all arms and seeds side by side
+    python recipes/gpu.py heads --out OUT --seconds 90     # the heads on what "rest" has made, side by side
     python recipes/gpu.py pack --out OUT NAME ...          # more models to bring home
 
 A stage ends by the clock, and its schedules run with it, since nobody knows beforehand how fast a machine is. The runs
@@ -35,7 +36,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import targets as judge  # noqa: E402
 
 from unisat.corpus import Corpus  # noqa: E402
-from unisat.training import loop, recipe, resident  # noqa: E402
+from unisat.training import heads, loop, recipe, resident  # noqa: E402
 from unisat.training.data import manifest, union  # noqa: E402
 
 FORK = multiprocessing.get_context("fork")  # the speech is read once, before processes begin and the GPU is touched
@@ -52,24 +53,38 @@ ARMS: dict[str, dict[str, float]] = {
 }
 MEMORY = 130.0
 """GiB of the GPU; 75 for one with 80."""
+HEADS: dict[str, tuple[str, dict[str, Any]]] = {
+    "tiny/xvector": ("xvector", {}),
+    "tiny/ctc": ("ctc", {}),
+    "tiny/diarization": ("diarization", {}),
+    "tiny/xvector-frozen": ("xvector", {"backbone_learning_rate": 0.0}),
+    "tiny-hubert/xvector": ("xvector", {"model": "build/tiny-hubert/3-0/model"}),
+}
+"""Each head's kind, and in what it differs from its recipe."""
 SOUND: dict[str, np.ndarray] = {}
 
 
 def available(name: str, changes: dict) -> recipe.Recipe:
     """A recipe with those of its sources that are here."""
     made = recipe.read(ROOT / "recipes" / f"{name}.toml", changes)
-    for source, where in list(made.data.train.items()):
-        try:
-            manifest(**where)
-        except (ValueError, FileNotFoundError):
+    for source in [*made.data.train]:
+        if not is_here(made.data.train[source]):
             del made.data.train[source], made.data.weights[source]
     return made
 
 
-def read_sound(made: recipe.Recipe) -> None:
-    """Read all speech of a recipe into memory, in 16 bits, for this process and those that it begins."""
-    sources = {**made.data.train, **{f"valid-{name}": source for name, source in made.data.valid.items()}}
-    corpus = union({name: manifest(**source) for name, source in sources.items()})
+def is_here(source: dict) -> bool:
+    """Whether there is anything of a source."""
+    try:
+        return len(manifest(**source)) > 0
+    except (ValueError, FileNotFoundError):
+        return False
+
+
+def read_sound(sources: list[dict]) -> None:
+    """Read all speech of sources into memory, in 16 bits, for this process and those that it begins."""
+    corpus = union({str(number): manifest(**source) for number, source in enumerate(sources)})
+    corpus = Corpus(corpus.table.drop_duplicates("path", ignore_index=True))
 
     def read(row: int) -> np.ndarray:
         path = corpus.table["path"].iloc[row]
@@ -186,6 +201,50 @@ def choose(speech: judge.Speech, model: Path, clusters: int, file: Path) -> None
     judge.measure(speech, model, [clusters], [], device()).to_csv(file, index=False)
 
 
+def train_heads(out: Path, seconds: float, changes: dict) -> None:
+    """Train the heads side by side for some time, from the first pretrained model; put them into ``out``."""
+    begun, made = time.time(), {}
+    for name, (kind, own) in HEADS.items():
+        where = {"model": "build/tiny/3-0/model", "out": f"build/{name}", **changes, **own}
+        if (Path(where["model"]) / "model.safetensors").exists():
+            file = ROOT / "recipes" / f"tiny-{kind}.toml"
+            made[name] = recipe.read(file, where, heads.HeadRecipe)
+            for sources in (made[name].train, made[name].valid):
+                for source in [source for source in sources if not is_here(sources[source])]:
+                    del sources[source]
+    found = [source for each in made.values() for source in [*each.train.values(), *each.valid.values()]]
+    read_sound([source for number, source in enumerate(found) if source not in found[:number]])
+    print(f"{time.time() - begun:.1f} s: {len(SOUND)} recordings read", flush=True)
+    end = begun + seconds - 15  # judging, saving and packing take a while
+    log = {name: Path("build/gpu") / f"{name.replace('/', '-')}.log" for name in made}
+    processes = {name: begin(train_head, log[name], HEADS[name][0], each, end) for name, each in made.items()}
+    for name, process in processes.items():
+        process.join(max(0.1, begun + seconds + 60 - time.time()))
+        if process.is_alive():
+            process.kill()
+        table = Path("build") / name / "train.csv"
+        told = table.read_text().splitlines() if table.exists() and not process.exitcode else ["failed"]
+        print(
+            f"{time.time() - begun:.1f} s: {name}: {told[0]}: {told[-1]}\n{log[name].read_text()[-1500:]}", flush=True
+        )
+    pack(out, [*made])
+
+
+def train_head(kind: str, made: heads.HeadRecipe, end: float) -> None:
+    """One of them, by the clock."""
+    torch.backends.cudnn.benchmark = False  # each batch is of another length
+    shutil.rmtree(Path(made.out) / "model", ignore_errors=True)
+    begun: list[float] = []
+
+    def clock() -> float:
+        begun.append(time.time())
+        return (begun[-1] - begun[0]) / max(1.0, end - begun[0])
+
+    heads.train(kind, made, progress=False, clock=clock)
+    told = f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if device() == "cuda" else ""
+    print(f"{len(begun) - 1} steps, {1000 * (begun[-1] - begun[0]) / max(1, len(begun) - 1):.0f} ms each{told}")
+
+
 class Stages:
     """The stages one after the other, and what they leave in ``out``."""
 
@@ -196,7 +255,8 @@ class Stages:
         judge.WAYS = {name: way for name, way in judge.WAYS.items() if name == "mean off, utterance"}
         with ThreadPoolExecutor(2) as pool:
             speech = pool.submit(judge.Speech, 400)
-            read_sound(available("tiny-1", changes))
+            data = available("tiny-1", changes).data
+            read_sound([*data.train.values(), *data.valid.values()])
             self.speech = speech.result()
         self.say(f"{len(SOUND)} recordings, {sum(map(len, SOUND.values())) / 16_000 / 3600:.2f} h read")
 
@@ -336,7 +396,9 @@ def pack(out: Path, names: list[str]) -> None:
         if not place.exists():
             continue
         halves = Path("build/gpu/halves.safetensors")
-        save_file({key: part.half() for key, part in load_file(place / "model.safetensors").items()}, halves, {"format": "pt"})
+        save_file(
+            {key: part.half() for key, part in load_file(place / "model.safetensors").items()}, halves, {"format": "pt"}
+        )
         with tarfile.open(out / f"{name.replace('/', '-')}.tgz", "w:gz", compresslevel=4) as tar:
             for file in sorted(place.iterdir()):
                 tar.add(halves if file.name == "model.safetensors" else file, f"build/{name}/model/{file.name}")
@@ -345,7 +407,7 @@ def pack(out: Path, names: list[str]) -> None:
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["first", "rest", "pack"])
+    parser.add_argument("command", choices=["first", "rest", "heads", "pack"])
     parser.add_argument("names", nargs="*")
     parser.add_argument("--out", type=Path, default=Path("build/out"))
     parser.add_argument("--seconds", type=float, default=400.0)
@@ -355,6 +417,8 @@ def main() -> None:
     changes = {name: json.loads(value) for name, value in (part.split("=", 1) for part in options.set)}
     if options.command == "pack":
         pack(options.out, options.names)
+    elif options.command == "heads":
+        train_heads(options.out, options.seconds, changes)
     else:
         getattr(Stages(options.out, options.seconds, changes), options.command)()
 

@@ -7,8 +7,7 @@ import pytest
 from conftest import ROOT
 
 from unisat.cli import main
-from unisat.training import recipe
-from unisat.training import speakers as xvector
+from unisat.training import heads, recipe
 from unisat.training.data import manifest
 
 SPEECH = ROOT.parent / "shared" / "speech"
@@ -170,14 +169,14 @@ def test_files_that_are_no_recipe(tmp_path):
     file = tmp_path / "a.toml"
     file.write_text(whole, encoding="utf-8-sig")
     assert recipe.read(file).out == "ä"
-    for read in (recipe.read, xvector.read):
+    for kind in (recipe.Recipe, heads.HeadRecipe):
         for encoding in ("latin-1", "utf-16"):
             file.write_text(whole, encoding=encoding)
             with pytest.raises(ValueError, match=r"a.toml is not in UTF-8 .*; save it in UTF-8"):
-                read(file)
+                recipe.read(file, kind=kind)
         file.write_text("out = " + "[" * 100_000)
         with pytest.raises(ValueError, match=r"a.toml is not TOML"):
-            read(file)
+            recipe.read(file, kind=kind)
     for base in ('"a.toml"', "5"):
         file.write_text(f"base = {base}\n{whole}")
         with pytest.raises(ValueError, match=r"a.toml begins with base="):

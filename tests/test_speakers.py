@@ -19,7 +19,8 @@ import unisat as us
 from unisat.cli import main
 from unisat.files import alone
 from unisat.interpret.statistics.error_rates import eer, eer_interval
-from unisat.training import speakers
+from unisat.training import heads
+from unisat.training.data import manifest
 
 pytestmark = pytest.mark.runs_once
 
@@ -45,11 +46,11 @@ def made(speech, **changes):
     sources = {"hums": {"source": str(speech / "table.csv")}}
     values = dict(out=str(speech / "out"), model=str(speech / "backbone"), train=sources)
     values |= dict(shortest_seconds=0.2, longest_seconds=0.4, batch_size=6, steps=60, learning_rate=1e-2)
-    return speakers.XVectorRecipe(**{**values, **changes})
+    return heads.HeadRecipe(**{**values, **changes})
 
 
 def test_a_head_learns_voices_and_leaves_the_backbone(speech):
-    folder = speakers.train(made(speech), progress=False)
+    folder = heads.train("xvector", made(speech), progress=False)
     model = us.UniSpeechSatForXVector.from_pretrained(folder)
     backbone = us.UniSpeechSatModel.from_pretrained(speech / "backbone")
     for name, weight in backbone.state_dict().items():
@@ -58,9 +59,8 @@ def test_a_head_learns_voices_and_leaves_the_backbone(speech):
     with (speech / "out" / "train.csv").open() as lines:
         losses = [float(row["loss"]) for row in csv.DictReader(lines)]
     assert losses[-1] < 0.7 * losses[0]
-    assert not (speech / "out" / "features.f16").exists()
     assert json.loads((folder / "recipe.json").read_text())["steps"] == 60
-    again = speakers.train(made(speech, out=str(speech / "again")), progress=False)
+    again = heads.train("xvector", made(speech, out=str(speech / "again")), progress=False)
     same = us.UniSpeechSatForXVector.from_pretrained(again).state_dict()
     assert all(torch.equal(value, same[name]) for name, value in model.state_dict().items())
 
@@ -68,7 +68,7 @@ def test_a_head_learns_voices_and_leaves_the_backbone(speech):
 def test_the_transformer_may_learn_too(speech):
     more = dict(steps=150, learning_rate=5e-3)  # after 60 of the larger one the count depends on the last digit
     recipe = made(speech, backbone_learning_rate=1e-3, speeds=[1.0, 0.8], precision="bf16", margin=0.2, **more)
-    model = us.UniSpeechSatForXVector.from_pretrained(speakers.train(recipe, progress=False))
+    model = us.UniSpeechSatForXVector.from_pretrained(heads.train("xvector", recipe, progress=False))
     before = us.UniSpeechSatModel.from_pretrained(speech / "backbone").state_dict()
     kept = {name: torch.equal(value, before[name]) for name, value in model.unispeech_sat.state_dict().items()}
     assert all(same for name, same in kept.items() if name.startswith("feature_extractor."))
@@ -88,7 +88,7 @@ def test_the_transformer_may_learn_too(speech):
 
 def test_margin_and_precision_reach_the_loss(speech):
     def first_loss(name, **changes):
-        speakers.train(made(speech, out=str(speech / name), steps=1, **changes), progress=False)
+        heads.train("xvector", made(speech, out=str(speech / name), steps=1, **changes), progress=False)
         return float(pd.read_csv(speech / name / "train.csv")["loss"].iloc[0])
 
     none, some, half = (
@@ -103,10 +103,11 @@ def test_margin_and_precision_reach_the_loss(speech):
 
 def test_a_fresh_head_gives_signals_their_size(speech):
     """Mean 0 and variance 1 for each channel of each layer, on the batch it began with."""
+    head = heads.XVector(made(speech), small_config(), torch.device("cpu"))
     model = shuffled(us.UniSpeechSatForXVector(small_config(use_weighted_layer_sum=True, **TDNN))).eval()
-    features = torch.randn(16, 40, model.config.conv_dim[-1], generator=torch.Generator().manual_seed(0))
-    lengths = torch.full((16,), 40)
-    speakers._start(model, features, lengths)
+    waves = torch.randn(16, 4000, generator=torch.Generator().manual_seed(0))
+    batch = heads.HeadBatch(waves, torch.full((16,), 4000), torch.zeros(16, dtype=torch.long))
+    head.begin(model, batch)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     seen = {}
     for name in ("projector", "feature_extractor", "classifier"):
@@ -114,7 +115,7 @@ def test_a_fresh_head_gives_signals_their_size(speech):
     for index, layer in enumerate(model.tdnn):
         layer.activation.register_forward_pre_hook(lambda _, given, name=f"tdnn {index}": seen.update({name: given[0]}))
     with torch.no_grad():
-        model.classifier(speakers.embed(model, features, lengths))
+        model(waves)
     assert len(seen) == 3 + len(model.tdnn)
     for name, out in seen.items():
         std, mean = torch.std_mean(out.flatten(0, -2), 0)
@@ -123,46 +124,52 @@ def test_a_fresh_head_gives_signals_their_size(speech):
         assert ((std - 1).abs() < 1e-3).float().mean() > 0.9, name
 
 
-def test_stored_features_are_the_models(speech, tmp_path):
-    backbone = us.UniSpeechSatModel.from_pretrained(speech / "backbone")
-    corpus = speakers.manifest(speech / "table.csv")
-    store = speakers.FeatureStore(backbone, corpus, tmp_path / "store", speeds=[1.0, 2.0])
-    assert len(store.frames) == 2 * len(corpus)
-    row = 14  # the eighth utterance at its own speed, the fifteenth row
-    wave = us.audio.normalize(us.audio.load(corpus.table["path"][row // 2]))
-    with torch.no_grad():
-        conv = backbone.feature_extractor(wave[None])[0].T
-    torch.testing.assert_close(store.crop(row, 5, 20).float(), conv[5:25], rtol=2e-3, atol=2e-3)
-    assert store.voices[row : row + 2] == [(1.0, "s1"), (2.0, "s1")]
-    assert abs(store.frames[row + 1] - store.frames[row] / 2) <= 2
-    # the model on the stored features is the model on the waveform; padding changes nothing
-    model = shuffled(us.UniSpeechSatForXVector(backbone.config.replace(use_weighted_layer_sum=True))).eval()
-    model.unispeech_sat.load_state_dict(backbone.state_dict())
-    with torch.no_grad():
-        features = torch.stack([store.crop(row, 0, store.frames[row]).float()] * 2)
-        lengths = torch.tensor([len(features[0]), 30])
-        first, short = speakers.embed(model, features, lengths)
-        torch.testing.assert_close(first, model(wave[None]).embeddings[0], rtol=1e-2, atol=1e-2)
-        torch.testing.assert_close(short, speakers.embed(model, features[:1, :30], lengths[1:])[0])
+def test_crops_are_the_files(speech):
+    corpus = manifest(speech / "table.csv")
+    found = heads.Speech(corpus, "cpu")
+    rows, first, lengths = np.array([3, 14]), np.array([100, 0]), np.array([5000, 700])
+    crops = found.cut(rows, first, lengths, 6000, offsets=np.array([0, 400]))
+    for crop, row, start, length, offset in zip(crops, rows, first, lengths, (0, 400), strict=True):
+        wave = us.audio.load(corpus.table["path"][row])
+        torch.testing.assert_close(crop[offset : offset + length], wave[start : start + length], rtol=0, atol=2e-5)
+        assert not crop[:offset].any()
+        assert not crop[offset + length :].any()
 
 
-def test_another_speed_moves_the_pitch(speech, tmp_path):
+def test_batches_hold_voices_of_their_labels(speech):
+    """Each crop is a stretch of a file of its speaker, normalised; utterances too short for the crop are padded."""
+    recipe = made(speech, shortest_seconds=0.6, longest_seconds=0.75, batch_size=5)
+    head = heads.XVector(recipe, small_config(), torch.device("cpu"))
+    batches, draw = head.batches(head.speech, np.random.default_rng(0)), 0
+    for _ in range(5):
+        batch = next(batches)
+        assert len({*batch.truth.tolist()}) == 5
+        for wave, length, label in zip(batch.waves, batch.lengths.tolist(), batch.truth.tolist(), strict=True):
+            assert not wave[length:].any()
+            assert float(wave[:length].mean()) == pytest.approx(0, abs=1e-4)
+            assert float(wave[:length].std()) == pytest.approx(1, abs=1e-2)
+            best = 0.0
+            for index in range(1, 4):
+                whole = us.audio.load(speech / f"{label}{index}.wav")
+                windows = whole.unfold(0, length, 1) if len(whole) >= length else torch.zeros(1, length)
+                windows = torch.nn.functional.normalize(windows - windows.mean(1, keepdim=True), dim=1)
+                best = max(best, float((windows @ torch.nn.functional.normalize(wave[:length], dim=0)).max()))
+            assert best > 0.999
+            draw += length < len(wave)
+    assert draw  # some were padded
+
+
+def test_another_speed_moves_the_pitch():
     """At twice the speed a tone of 400 Hz is one of 800 Hz, and half as long."""
-    time = np.arange(16_000) / 16_000
-    soundfile.write(tmp_path / "slow.wav", 0.3 * np.sin(2 * np.pi * 400 * time), 16_000)
-    soundfile.write(tmp_path / "fast.wav", 0.3 * np.sin(2 * np.pi * 800 * time[:8000]), 16_000)
-    pd.DataFrame({"path": ["slow.wav", "fast.wav"], "speaker": ["a", "b"]}).to_csv(tmp_path / "t.csv", index=False)
-    backbone = us.UniSpeechSatModel.from_pretrained(speech / "backbone")
-    store = speakers.FeatureStore(backbone, speakers.manifest(tmp_path / "t.csv"), tmp_path / "s", speeds=[1.0, 2.0])
-    inner = slice(3, 18)  # resampling has edges
-    made_fast, fast = (store.crop(row, 0, 24)[inner].float() for row in (1, 2))
-    torch.testing.assert_close(made_fast, fast, rtol=0.05, atol=0.05 * float(fast.abs().max()))
+    time = torch.arange(16_000) / 16_000
+    fast = heads.at_speed(torch.sin(2 * torch.pi * 400 * time)[None], 8000)[0]
+    torch.testing.assert_close(fast, torch.sin(2 * torch.pi * 800 * time[:8000]), rtol=0, atol=1e-3)
 
 
 def test_a_second_run_in_the_same_folder_is_refused(speech):
     recipe = made(speech)
     with alone(Path(recipe.out)), pytest.raises(OSError, match="is at work in"):
-        speakers.train(recipe, progress=False)
+        heads.train("xvector", recipe, progress=False)
 
 
 def test_mistakes(speech, capsys):
@@ -170,10 +177,10 @@ def test_mistakes(speech, capsys):
     table.loc[3, "speaker"] = None
     table.to_csv(speech / "nameless.csv", index=False)
     with pytest.raises(ValueError, match=r"1 utterance\(s\) have no speaker"):
-        speakers.train(made(speech, train={"x": {"source": str(speech / "nameless.csv")}}), progress=False)
+        heads.train("xvector", made(speech, train={"x": {"source": str(speech / "nameless.csv")}}), progress=False)
     with pytest.raises(ValueError, match=r"needs at least two speakers, got \['s0'\]"):
-        speakers.train(
-            made(speech, train={"x": {"source": str(speech / "table.csv"), "speaker": "s0"}}), progress=False
+        heads.train(
+            "xvector", made(speech, train={"x": {"source": str(speech / "table.csv"), "speaker": "s0"}}), progress=False
         )
     for values, message in [
         (dict(train={}), "at least one source"),

@@ -2,6 +2,8 @@
 
 unisat pretrain --config recipes/tiny-1.toml --set optimizer.steps=100
 unisat xvector --config recipes/tiny-xvector.toml
+unisat ctc --config recipes/tiny-ctc.toml
+unisat diarization --config recipes/tiny-diarization.toml
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     about = {
         "pretrain": "pretrain a model, from targets to weights; continue an earlier run that stopped",
         "xvector": "train a speaker embedding on a pretrained model",
+        "ctc": "train a pretrained model to spell",
+        "diarization": "train a pretrained model to say who of two speaks when",
     }
     for name, text in about.items():
         command = commands.add_parser(name, help=text, description=text)
@@ -42,9 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             model = loop.pretrain(recipe.read(options.config, dict(options.set)), fresh=options.fresh)
         else:
-            from unisat.training import speakers
+            from unisat.training import heads, recipe
 
-            model = speakers.train(speakers.read(options.config, dict(options.set)))
+            model = heads.train(options.command, recipe.read(options.config, dict(options.set), heads.HeadRecipe))
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         parser.exit(2, f"unisat {options.command}: {error}\n")
     if os.environ.get("RANK", "0") == "0":  # of several processes the first speaks for all

@@ -237,8 +237,10 @@ class Recipe:
         return _flat(dataclasses.asdict(self))
 
 
-def read(path: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
+def read(path: str | Path, changes: Mapping[str, Any] | None = None, kind: type = Recipe) -> Any:
     """Read a recipe; ``changes`` are dotted names with new values, ``{"optimizer.steps": 100}``.
+
+    ``kind`` is the class of the recipe, `Recipe` or `unisat.training.heads.HeadRecipe`.
 
     A recipe may begin with ``base = "other.toml"``. It then says only where it differs from that file, which lies
     beside it.
@@ -248,7 +250,7 @@ def read(path: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
     ValueError
         If the file is not TOML, or has a key that recipes do not have.
     """
-    return from_dict(apply(_file(Path(path)), changes or {}))
+    return _build(kind, apply(_file(Path(path)), changes or {}), "")
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
@@ -313,7 +315,9 @@ def _build(kind: type, values: Any, place: str) -> Any:
         raise ValueError(f"a recipe has no key {place}{unknown[0]}{nearest(unknown[0], list(known))}.")
     if "out" in known and "out" not in values:
         raise ValueError("a recipe needs the key out: the folder that the run writes to.")
-    if kind is Recipe:
+    if "model" in known and known["model"].type == "str" and "model" not in values:
+        raise ValueError("a recipe needs the key model: the folder of the pretrained model.")
+    if not place:
         values = {
             name: _build(parts[name], value, f"{name}.") if name in parts else value for name, value in values.items()
         }

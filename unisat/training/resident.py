@@ -86,7 +86,7 @@ class ResidentData(TrainingData):
         valid = valid_positions(length, len(place)) if padded else None
         waves = waves if valid is None else waves.masked_fill(~valid, 0)
         if self.do_normalize:
-            waves = _normalized(waves, length, valid)
+            waves = normalized(waves, length, valid)
         place = torch.arange(int(frames.max()), device=self.device)
         known = place < torch.minimum(frame, left)[:, None]
         targets = self.labels[(label_begin[:, None] + place).clamp(max=len(self.labels) - 1)].long()
@@ -106,7 +106,7 @@ class ResidentData(TrainingData):
             step += 1
 
 
-def _normalized(waves: Tensor, lengths: Tensor, valid: Tensor | None) -> Tensor:
+def normalized(waves: Tensor, lengths: Tensor, valid: Tensor | None) -> Tensor:
     """Zero mean and unit variance of each utterance, as `unisat.audio.normalize` does for one, in float32."""
     centred = waves - (waves.sum(1) / lengths)[:, None]
     centred = centred if valid is None else centred.masked_fill(~valid, 0)
