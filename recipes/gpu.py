@@ -295,6 +295,7 @@ class Stages:
                 self.say(f"{name}: stopped, it took too long")
 
     def log(self, name: str) -> Path:
+        """Where a run writes what it says."""
         return self.logs / f"{name.replace('/', '-')}.log"
 
     def numbers(self, name: str) -> str:
