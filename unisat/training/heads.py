@@ -39,6 +39,9 @@ from unisat.xvector import AMSoftmaxLoss, TDNNLayer, UniSpeechSatForXVector
 Clock = Callable[[], float]
 """Gives the share of the time that has gone; a training that has one ends when it gives 1."""
 
+GRID = SAMPLE_RATE // 10
+"""Batches are so many samples wide, or a multiple: Fourier transforms of few lengths without large prime factors."""
+
 
 @dataclass
 class HeadRecipe:
@@ -243,7 +246,8 @@ class XVector(Head):
         recipe, rows_of = self.recipe, speech.table.groupby("speaker").indices
         speeds = np.array(recipe.speeds)
         while True:
-            samples = int(SAMPLE_RATE * draw.uniform(recipe.shortest_seconds, recipe.longest_seconds))
+            seconds = draw.uniform(recipe.shortest_seconds, recipe.longest_seconds)
+            samples = GRID * max(1, round(SAMPLE_RATE * seconds / GRID))
             voices = len(speeds) * len(self.speakers)
             labels = draw.choice(voices, min(recipe.batch_size, voices), replace=False)
             rows = np.array([draw.choice(rows_of[self.speakers[label % len(self.speakers)]]) for label in labels])
@@ -365,12 +369,11 @@ class CTC(Head):
 
     def batch(self, speech: Speech, rows: np.ndarray, speed: float = 1.0) -> HeadBatch:
         """Give utterances at a speed, and their letters, -100 behind them."""
-        width = int(speech.samples[rows].max())
-        waves = speech.cut(rows, np.zeros_like(rows), speech.samples[rows], width)
+        samples = GRID * math.ceil(speech.samples[rows].max() / speed / GRID)
+        waves = speech.cut(rows, np.zeros_like(rows), speech.samples[rows], round(samples * speed))
         lengths = torch.from_numpy((speech.samples[rows] / speed).astype(np.int64)).to(self.device)
         if speed != 1:
-            waves = at_speed(waves, int(width / speed))
-            waves = waves.masked_fill(~valid_positions(lengths, waves.shape[1]), 0)
+            waves = at_speed(waves, samples).masked_fill(~valid_positions(lengths, samples), 0)
         ids = [torch.tensor(self.tokenizer.encode(speech.table["text"].iloc[row])) for row in rows]
         truth = nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=-100).to(self.device)
         return HeadBatch(self.normalized(waves, lengths), lengths, truth)
