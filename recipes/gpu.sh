@@ -5,8 +5,8 @@
 #   maybe      build/carry/wheels/*.whl   packages that are not there (soundfile, soxr, cffi, pycparser)
 #   maybe      build/tiny/1/targets        clusters of MFCC, made where kaldi-native-fbank is
 #
-#   recipes/gpu.sh first --out OUT --seconds 150
-#   recipes/gpu.sh rest --out OUT --seconds 400
+#   recipes/gpu.sh train --out OUT --seconds 400
+#   recipes/gpu.sh heads --out OUT --seconds 60
 #
 # Parts may come one after the other: what is unpacked stays. Tried without a GPU, too: add --set for a small model.
 set -euo pipefail
@@ -15,5 +15,5 @@ export PYTHONPATH="$PWD:$PWD/build/site"
 if compgen -G "build/carry/wheels/*.whl" > /dev/null && [ ! -d build/site ]; then
     python3 -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --target build/site build/carry/wheels/*.whl
 fi
-python3 recipes/carry.py unpack build/carry --workers "$(nproc)"
+python3 recipes/gpu.py unpack
 python3 recipes/gpu.py "$@"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import kaldi_native_fbank as kaldi
+try:
+    import kaldi_native_fbank as kaldi
+except ImportError:
+    kaldi = None
 import numpy as np
 import torch
 from jaxtyping import Float

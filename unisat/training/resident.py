@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unisat.corpus import Corpus
@@ -70,6 +70,21 @@ class ResidentData(TrainingData):
 
     def __getitem__(self, step: int) -> TrainingBatch:
         """Gather the batch of a step."""
+        rows, first, numbers = self.places(step)
+        waves, valid, targets = self.gather(
+            torch.from_numpy(numbers).to(self.device), int(numbers[1].max()), int(numbers[3].max()), np.ptp(numbers[1]) > 0
+        )
+        return TrainingBatch(
+            input_values=waves,
+            attention_mask=None if valid is None else valid.long(),
+            targets=targets,
+            starts=torch.from_numpy(first),
+            ids=tuple(self.table["id"].iloc[rows]),
+            speakers=tuple(self.speakers[row] for row in rows),
+        )
+
+    def places(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Draw the crops of a step; give rows of the table, first samples, and what `gather` wants to know of each."""
         rows = np.array(self.rows(step))
         share = np.random.default_rng([self.seed, 1, step, self.rank]).random(len(rows))
         samples = np.diff(self.starts)[rows]
@@ -77,27 +92,24 @@ class ResidentData(TrainingData):
         first = (share * (np.maximum(0, samples - self.crops[rows]) // self.hop + 1)).astype(int) * self.hop
         frames = (lengths - self.receptive_field) // self.hop + 1
         label = self.label_starts[rows] + first // self.hop
-        numbers = np.stack([self.starts[rows] + first, lengths, label, frames, self.label_starts[rows + 1] - label])
-        begin, length, label_begin, frame, left = torch.from_numpy(numbers).to(self.device)
-        padded = lengths.min() < lengths.max()
+        numbers = [self.starts[rows] + first, lengths, label, frames, self.label_starts[rows + 1] - label]
+        return rows, first, np.stack(numbers)
 
-        place = torch.arange(int(lengths.max()), device=self.device)
+    def gather(
+        self, numbers: Int[Tensor, "5 batch"], samples: int, frames: int, padded: bool
+    ) -> tuple[Float[Tensor, "batch samples"], Bool[Tensor, "batch samples"] | None, Int[Tensor, "batch frames"]]:
+        """Give waveforms, which samples are real (None for all) and targets; nothing waits for the device."""
+        begin, length, label_begin, frame, left = numbers
+        place = torch.arange(samples, device=self.device)
         waves = self.store[(begin[:, None] + place).clamp(max=len(self.store) - 1)].float() / FULL_SCALE
-        valid = valid_positions(length, len(place)) if padded else None
+        valid = valid_positions(length, samples) if padded else None
         waves = waves if valid is None else waves.masked_fill(~valid, 0)
         if self.do_normalize:
             waves = normalized(waves, length, valid)
-        place = torch.arange(int(frames.max()), device=self.device)
+        place = torch.arange(frames, device=self.device)
         known = place < torch.minimum(frame, left)[:, None]
         targets = self.labels[(label_begin[:, None] + place).clamp(max=len(self.labels) - 1)].long()
-        return TrainingBatch(
-            input_values=waves,
-            attention_mask=None if valid is None else valid.long(),
-            targets=targets.masked_fill(~known, -100),
-            starts=torch.from_numpy(first),
-            ids=tuple(self.table["id"].iloc[rows]),
-            speakers=tuple(self.speakers[row] for row in rows),
-        )
+        return waves, valid, targets.masked_fill(~known, -100)
 
     def iterate(self, step: int = 0, *, ahead: int = 2) -> Iterator[TrainingBatch]:
         """Give the batches from a step on, without end; nothing is gained by reading ahead."""
