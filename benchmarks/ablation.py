@@ -14,6 +14,7 @@ Writes benchmarks/ablation.json, docs/ablation.md and its picture.
 import argparse
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,7 +169,7 @@ class Speech:
         pairs = mixed([self.train_clips[row] for row in some], self.known[some], 0)
         self.train_mixed, self.train_both = pairs
         judged = recordings("development")
-        judged = judged[[file in phones for file in judged["file"]]].groupby("speaker").head(max(2, most // 80))
+        judged = judged[[file in phones for file in judged["file"]]].groupby("speaker").head(max(2, most // 100))
         self.who = judged["speaker"].to_numpy()
         self.names = sorted({*self.who})
         self.sound = normalised(waves(judged, MOST_SECONDS))
@@ -270,9 +271,10 @@ def judged(speech: Callable[[], Speech], place: Path, name: str, stamp: str, loo
     if not file.exists():
         place.mkdir(parents=True, exist_ok=True)
         values = speech().judge(look())
-        with file.with_suffix(".part").open("wb") as partial:
-            np.savez(partial, **values)
-        file.with_suffix(".part").rename(file)
+        partial = file.with_suffix(f".{os.getpid()}.part")  # several may be at work, each on seeds of its own
+        with partial.open("wb") as opened:
+            np.savez(opened, **values)
+        partial.rename(file)
     with np.load(file) as found:
         return dict(found)
 
