@@ -155,9 +155,9 @@ def test_counts_are_those_of_a_loop_over_speakers():
 def test_the_best_layer_is_chosen_anew_in_each_draw():
     import ablation
 
-    runs = [np.array([[0.1, 0.5], [0.2, 0.1]]), np.array([[0.3, 0.4], [0.1, 0.2]])]
-    best = ablation.at_best(runs, -1)  # means: 0.2 and 0.45, 0.15 and 0.15
-    np.testing.assert_allclose(best, [[0.2, 0.1], [0.1, 0.2]])
+    runs = [np.array([[0.1, 0.5], [0.2, 0.9]]), np.array([[0.3, 0.4], [0.1, 0.8]])]
+    best = ablation.at_best(runs, -1)  # means of the layers: 0.2 and 0.15, in the next draw 0.45 and 0.85
+    np.testing.assert_allclose(best, [[0.2, 0.5], [0.1, 0.4]])
 
 
 def test_hours_of_a_log_are_those_that_were_heard():
