@@ -1,6 +1,6 @@
 """What each part of UniSpeech-SAT adds to HuBERT: contrastive loss, mixing, both, branched from the same weights.
 
-    python benchmarks/ablation.py            # judges build/{tiny-hubert,contrastive,mixing,tiny}/3-{0,1,2}/model
+    python benchmarks/ablation.py            # judges build/{hubert,contrastive,mixing,sat}/3-{0,1,2}/model
     python benchmarks/ablation.py --page     # writes the page and its picture anew from benchmarks/ablation.json
 
 `recipes/gpu.py` trains them: four arms, several seeds, the same speech and as many steps for all. Each is judged layer
@@ -35,7 +35,7 @@ from unisat.interpret.statistics.intervals import interval, resampled
 from unisat.mixing import Mixing, mix_pair
 from unisat.training.targets import MeanOff, align
 
-ARMS = {"tiny-hubert": "content only", "contrastive": "+ contrastive", "mixing": "+ mixing", "tiny": "+ both"}
+ARMS = {"hubert": "content only", "contrastive": "+ contrastive", "mixing": "+ mixing", "sat": "+ both"}
 MEASURES = {
     "eer_cosine": ("voices, EER, cosine", -1),
     "eer_lda": ("voices, EER, LDA", -1),
@@ -46,11 +46,11 @@ MEASURES = {
 }
 """Name, and whether more (1) or less (-1) is better."""
 CONTRASTS = [
-    ("contrastive", "tiny-hubert"),
-    ("mixing", "tiny-hubert"),
-    ("tiny", "tiny-hubert"),
-    ("tiny", "mixing"),
-    ("tiny", "contrastive"),
+    ("contrastive", "hubert"),
+    ("mixing", "hubert"),
+    ("sat", "hubert"),
+    ("sat", "mixing"),
+    ("sat", "contrastive"),
 ]
 PAPER = [
     ("the contrastive loss lowers the speaker error", ["eer_cosine", "eer_lda"], -1, [CONTRASTS[0], CONTRASTS[3]]),
@@ -63,10 +63,10 @@ PAPER = [
 ]
 """Claims of arXiv:2110.05752 (table 1 and its ablation): text, measures, sign of the difference, which arms."""
 SHAPES = [
-    ("both: voices are known worse at the last layer than at the contrastive one", ["eer_cosine", "eer_lda"], "tiny"),
-    ("content only: voices are known worse at the last layer", ["eer_cosine", "eer_lda"], "tiny-hubert"),
-    ("both: phones and words are known better at the last layer", ["phones", "words"], "tiny"),
-    ("content only: phones and words are known better at the last layer", ["phones", "words"], "tiny-hubert"),
+    ("both: voices are known worse at the last layer than at the contrastive one", ["eer_cosine", "eer_lda"], "sat"),
+    ("content only: voices are known worse at the last layer", ["eer_cosine", "eer_lda"], "hubert"),
+    ("both: phones and words are known better at the last layer", ["phones", "words"], "sat"),
+    ("content only: phones and words are known better at the last layer", ["phones", "words"], "hubert"),
 ]
 """What papers say of layers (arXiv:2110.13900, figure 2): the last layer less the contrastive one."""
 MASKED = {
@@ -77,6 +77,8 @@ MASKED = {
     "content_masked_entropy": "entropy of the clusters (nats)",
 }
 """Columns of valid.csv: what is asked at masked frames, and floors."""
+TWINS = ("sat", "hubert")
+"""Arms without which there is nothing to compare; of others those count that were trained with the same seeds."""
 DRAWS = 500
 MOST_SECONDS = 4.0
 Look = Callable[[list[torch.Tensor]], list[tuple[np.ndarray, np.ndarray]]]
@@ -298,7 +300,7 @@ def at_best(runs: list[np.ndarray], sign: int) -> list[np.ndarray]:
 def compared(arms: dict[str, list[Judged]], layer: int, groups: dict[str, int]) -> dict[str, list[dict]]:
     """Differences between arms, and between layers of arms."""
     rows, shapes = [], []
-    for minuend, subtrahend in CONTRASTS:
+    for minuend, subtrahend in [pair for pair in CONTRASTS if {*pair} <= {*arms}]:
         for name, (_, sign) in MEASURES.items():
             first, second = ([run[name] for run in arms[arm]] for arm in (minuend, subtrahend))
             places = {
@@ -332,11 +334,15 @@ def told(runs: list[Judged], layer: int | None, groups: dict[str, int]) -> dict[
 def measure(build: Path, seeds: list[int], most: int) -> dict:
     """Judge what is there."""
     models = {arm: {seed: build / arm / f"3-{seed}" / "model" for seed in seeds} for arm in ARMS}
-    whole = [seed for seed in seeds if all((models[arm][seed] / "config.json").exists() for arm in ARMS)]
+    there = {
+        arm: [seed for seed, path in found.items() if (path / "config.json").exists()] for arm, found in models.items()
+    }
+    whole = [seed for seed in seeds if all(seed in there[arm] for arm in TWINS)]
     if not whole:
         raise SystemExit(
-            f"no seed has all of {', '.join(ARMS)} in {build}: train them (recipes/gpu.py) or give --page."
+            f"no seed has both of {', '.join(TWINS)} in {build}: train them (recipes/gpu.py) or give --page."
         )
+    compared_arms = [arm for arm in ARMS if {*whole} <= {*there[arm]}]
     held: list[Speech] = []
 
     def speech() -> Speech:
@@ -350,17 +356,17 @@ def measure(build: Path, seeds: list[int], most: int) -> dict:
         stamp = f"{most} {hashlib.sha256((path / 'model.safetensors').read_bytes()).hexdigest()}"
         return judged(speech, place, name, stamp, lambda: of_model(us.UniSpeechSatModel.from_pretrained(path).eval()))
 
-    arms: dict[str, list[Judged]] = {arm: [] for arm in ARMS}
+    arms: dict[str, list[Judged]] = {arm: [] for arm in compared_arms}
     for seed in tqdm(whole, desc="seeds"):
-        for arm in ARMS:
+        for arm in arms:
             arms[arm].append(look_at(f"{arm}-{seed}", models[arm][seed]))
             print(
                 f"{arm}, seed {seed}: " + ", ".join(f"{key} {arms[arm][-1][key][:, 0].round(3)}" for key in MEASURES),
                 flush=True,
             )
-    config = us.UniSpeechSatConfig.from_pretrained(models["tiny"][whole[0]])
+    config = us.UniSpeechSatConfig.from_pretrained(models["sat"][whole[0]])
     others: dict[str, list[Judged]] = {}
-    if (start := build / "tiny" / "2" / "model").exists():
+    if (start := build / "sat" / "2" / "model").exists():
         others["before the arms part"] = [look_at("start", start)]
 
     def fresh() -> Look:
@@ -374,7 +380,7 @@ def measure(build: Path, seeds: list[int], most: int) -> dict:
     groups = {name: len({*heard.sides[0], *heard.sides[1]}) if "eer" in name else len(heard.names) for name in MEASURES}
     layer = config.contrastive_layer
     valid = []
-    for arm in ARMS:
+    for arm in arms:
         for seed in whole:
             row = pd.read_csv(build / arm / f"3-{seed}" / "valid.csv").iloc[-1]
             kept = ["hours", "step", *MASKED]
@@ -443,6 +449,8 @@ def claims(results: dict) -> list[str]:
     for text, measures, sign, contrasts in PAPER:
         said[text] = []
         for minuend, subtrahend in contrasts:
+            if not {minuend, subtrahend} <= {*results["arms"]}:
+                continue
             for name in measures:
                 cells = []
                 for at in (middle, "best"):
@@ -464,7 +472,7 @@ def claims(results: dict) -> list[str]:
             said[text].append(verdict(row, 1))
             lines.append(f"| {text} | {MEASURES[name][0]} | {span(row)} | {said[text][-1]} |")
     lines += ["", "In short:", ""]
-    lines += [f"- {text}: **{summary(verdicts)}**" for text, verdicts in said.items()]
+    lines += [f"- {text}: **{summary(verdicts) if verdicts else 'not asked'}**" for text, verdicts in said.items()]
     return lines
 
 
@@ -486,8 +494,9 @@ def report(results: dict) -> str:
     heard = f" and {hours.min():.1f} to {hours.max():.1f} h of speech" if len(hours) else ""
     lines = ["# What each part adds", ""]
     lines += [
-        f"Written by `python benchmarks/ablation.py`: four arms, {len(about['seeds'])} seeds, branched from the same "
-        f"weights; {steps.min():.0f} to {steps.max():.0f} steps{heard} each (`recipes/tiny-3.toml`, `recipes/gpu.py`). "
+        f"Written by `python benchmarks/ablation.py`: {len(results['arms'])} arms, {len(about['seeds'])} seeds, "
+        "branched from the same "
+        f"weights; {steps.min():.0f} to {steps.max():.0f} steps{heard} each (`recipes/sat-3.toml`, `recipes/gpu.py`). "
         f"{about['layers']} layers; the contrastive loss reads layer {middle}. *Voices*: {about['trials']} trials of "
         f"{about['unseen_speakers']} unseen speakers, first two seconds. All else: {about['recordings']} recordings of "
         f"{about['development_speakers']} development speakers, {about['phones']} frames with a phone, "
@@ -523,7 +532,7 @@ def report(results: dict) -> str:
     by = {(row["minuend"], row["subtrahend"], row["measure"], row["at"]): row for row in results["differences"]}
     for title, at in ((f"layer {middle}", str(middle)), ("best layer of each", "best")):
         lines += ["", *header(names, title)]
-        for minuend, subtrahend in CONTRASTS:
+        for minuend, subtrahend in [pair for pair in CONTRASTS if {*pair} <= {*results["arms"]}]:
             cells = [span(by[minuend, subtrahend, name, at]) for name in MEASURES]
             lines.append(f"| {ARMS[minuend]} less {ARMS[subtrahend]} | " + " | ".join(cells) + " |")
     lines += [
@@ -532,8 +541,8 @@ def report(results: dict) -> str:
         "",
         *header(list(MASKED.values())),
     ]
-    for arm, label in ARMS.items():
-        rows = valid[valid["arm"] == arm]
+    for arm in results["arms"]:
+        label, rows = ARMS[arm], valid[valid["arm"] == arm]
         cells = []
         for key in MASKED:
             cells.append(
@@ -576,6 +585,8 @@ def picture(results: dict, file: Path) -> None:
             shown = np.broadcast_to(mean, len(layers)) if len(mean) == 1 else mean
             ax.plot(layers, shown, color="0.45", linestyle=looks[control], linewidth=1.2, label=control, zorder=1)
         for place, (arm, label) in enumerate(ARMS.items()):
+            if arm not in results["arms"]:
+                continue
             values = np.array(results["arms"][arm][key]["layers"])
             colour = us.plots.CLASSES[place]
             ax.plot(layers, values.mean(0), color=colour, marker="osD^"[place], markersize=4, label=label, zorder=3)

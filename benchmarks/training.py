@@ -4,13 +4,12 @@
     python benchmarks/training.py --page     # from benchmarks/training.json, which keeps what was read
 
 Reads the logs of the runs (build/<run>/train.csv, valid.csv), what the clusters of their layers know
-(build/gpu/<run>.<k>.csv), the stages (build/gpu/stages.txt) and the probes on development speakers
+(build/gpu/<iteration>-layers.csv), the stages (build/gpu/stages.txt) and the probes on development speakers
 (build/development/*.csv, of which controls.csv holds what needs no model).
 """
 
 import argparse
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +20,13 @@ from unisat.training import recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = {
-    "first-*": ("iteration 1, trial", "tiny-1"),
-    "second-*": ("iteration 2, trial", "tiny-2"),
-    "tiny-hubert/3-*": ("content only", "tiny-hubert-3"),
-    "contrastive/3-*": ("+ contrastive", "tiny-3"),
-    "mixing/3-*": ("+ mixing", "tiny-3"),
-    "tiny/3-*": ("+ both", "tiny-3"),
+    "first-*": ("iteration 1, a trial", "sat-1"),
+    "sat/1": ("iteration 1", "sat-1"),
+    "sat/2": ("iteration 2", "sat-2"),
+    "hubert/3-*": ("content only", "hubert-3"),
+    "contrastive/3-*": ("+ contrastive", "sat-3"),
+    "mixing/3-*": ("+ mixing", "sat-3"),
+    "sat/3-*": ("+ both", "sat-3"),
 }
 """Folders in build: what they are, and the recipe."""
 VALID = {
@@ -43,8 +43,10 @@ POINTS = 40
 
 def curve(log: pd.DataFrame) -> dict[str, list[float]]:
     """Hours heard and masked accuracy in training, thinned out."""
-    # seconds are of a step, and each row is the mean of the steps since the one before
-    hours = (log["audio_seconds"] * log["step"].diff().fillna(log["step"])).cumsum() / 3600
+    if "hours" in log:
+        hours = log["hours"]
+    else:  # seconds are of a step, and each row is the mean of the steps since the one before
+        hours = (log["audio_seconds"] * log["step"].diff().fillna(log["step"])).cumsum() / 3600
     rows = np.unique(np.linspace(0, len(log) - 1, POINTS).astype(int))
     return {
         "hours": hours.iloc[rows].round(3).tolist(),
@@ -63,11 +65,10 @@ def read(build: Path) -> dict:
             kept = [name for name in ("hours", "step", *VALID, *SPEAKER) if name in valid]
             name = folder.relative_to(build).as_posix()
             runs[name] = {"pattern": pattern, **{key: float(valid[key]) for key in kept}, "curve": curve(log)}
-    for file in sorted((build / "gpu").glob("*.*.csv")):
-        name, clusters = file.stem.rsplit(".", 1)
+    for file in sorted((build / "gpu").glob("*-layers.csv")):
         table = pd.read_csv(file)
-        columns = ["features", "pnmi", "pnmi_floor", "speaker_bits", "speaker_floor"]
-        layers[name] = {"clusters": int(clusters), "rows": table[columns].round(4).to_dict("records")}
+        columns = ["layer", "clusters", "pnmi", "pnmi_floor", "speaker_bits", "speaker_floor"]
+        layers[file.stem.removesuffix("-layers")] = table[columns].round(4).to_dict("records")
     stages = [line for file in sorted((build / "gpu").glob("stages*.txt")) for line in file.read_text().splitlines()]
     probes = {
         file.stem: pd.read_csv(file).round(4).to_dict("records")
@@ -78,13 +79,9 @@ def read(build: Path) -> dict:
     return {"runs": runs, "layers": layers, "stages": stages, "probes": probes}
 
 
-def chosen(stages: list[str]) -> dict[int, tuple[str, int]]:
-    """By iteration the run and the layer that were taken; the last choice counts."""
-    found = {}
-    for line in stages:
-        if told := re.search(r"iteration (\d) is (\S+), layer (\d+)", line):
-            found[int(told[1])] = (told[2], int(told[3]))
-    return found
+def taught(rows: list[dict]) -> int:
+    """The layer whose clusters know most of the phones: the next iteration learns them."""
+    return max(rows, key=lambda row: row["pnmi"])["layer"]
 
 
 def header(names: list[str]) -> list[str]:
@@ -94,13 +91,12 @@ def header(names: list[str]) -> list[str]:
 
 def runs_table(results: dict) -> list[str]:
     """Every run."""
-    taken = {name for name, _ in chosen(results["stages"]).values()}
     names = ["run", "", "steps", "hours heard", *VALID.values(), "contrastive loss (who knows nothing)", "codes in use"]
     lines = header(names)
     for name, run in results["runs"].items():
         what, file = RUNS[run["pattern"]]
         made = recipe.read(ROOT / "recipes" / f"{file}.toml").model_config()
-        cells = [f"**{name}**" if name in taken else name, what]
+        cells = [name, what]
         cells += [f"{run['step']:.0f}", f"{run['hours']:.1f}" if "hours" in run else ""]
         cells += [f"{run[key]:.3f}" if key in run else "" for key in VALID]
         if what in ("+ contrastive", "+ both"):
@@ -114,7 +110,7 @@ def runs_table(results: dict) -> list[str]:
         "",
         "Validation speech (development speakers), without mixing; a trial is named after its learning rate. ",
     ]
-    lines[-1] += "Bold: taken. The contrastive loss of the arms without it is not trained, and left out. Codes in use: "
+    lines[-1] += "The contrastive loss of the arms without it is not trained, and left out. Codes in use: "
     lines[-1] += "the perplexity of what a batch picks, mean over batches, of each of the two groups."
     return lines
 
@@ -122,17 +118,16 @@ def runs_table(results: dict) -> list[str]:
 def layers_tables(results: dict) -> list[str]:
     """What chose a layer."""
     lines = []
-    picked = dict(chosen(results["stages"]).values())
-    for name, found in results["layers"].items():
-        rows = found["rows"]
-        lines += ["", *header([f"{name}, k = {found['clusters']}", *(row["features"] for row in rows)])]
+    for name, rows in results["layers"].items():
+        label = f"for iteration {name}, k = {rows[0]['clusters']}"
+        lines += ["", *header([label, *(f"layer {row['layer']}" for row in rows)])]
         for label, key, floor, digits in (
             ("PNMI with phones", "pnmi", "pnmi_floor", 3),
             ("speaker (bits)", "speaker_bits", "speaker_floor", 2),
         ):
             cells = []
             for row in rows:
-                mark = "**" if row["features"] == f"layer {picked.get(name)}" and key == "pnmi" else ""
+                mark = "**" if row["layer"] == taught(rows) and key == "pnmi" else ""
                 cells.append(f"{mark}{row[key]:.{digits}f}{mark} ({row[floor]:.{digits}f})")
             lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return lines
@@ -193,21 +188,18 @@ def picture(results: dict, file: Path) -> None:
 
 def report(results: dict) -> str:
     """The page."""
-    taken = chosen(results["stages"])
     lines = ["# How the built-in model was trained", ""]
     lines += [
         "Written by `python benchmarks/training.py` from the logs of `recipes/gpu.py`. A stage ends by the clock; its "
         "runs hear the same speech and take as many steps. Iterations 1 and 2 learn content only; the arms branch from "
-        "the weights of iteration 2, and learn the same clusters."
-    ]
-    lines += [
-        f"Iteration {number} is {name}, and layer {layer} teaches the next." for number, (name, layer) in taken.items()
+        "the weights of iteration 2, and learn the same clusters. What ships is still the earlier model: see whether "
+        "these may go on, below."
     ]
     lines += ["", "![Masked accuracy over hours](images/training.png)", "", "## Runs", "", *runs_table(results)]
     lines += ["", "## Which layer teaches", ""]
     lines += [
         "K-means on training speakers, judged on development speakers, the mean taken off per utterance, floors in "
-        "brackets (`benchmarks/targets.py`). The layer whose clusters know most of the phones was taken (bold)."
+        "brackets (`recipes/gpu.py`). The layer whose clusters know most of the phones was taken (bold)."
     ]
     lines += [*layers_tables(results), "", "## Go or no go", ""]
     lines += ["`benchmarks/development.py`, on development speakers; 95 % intervals over speakers.", "", *go(results)]
