@@ -76,7 +76,7 @@ def verdict(reached: bool) -> str:
 
 @dataclass
 class Machine:
-    """One that was measured: what it is and its rates, by its newest run, and the newest run and result of each work."""
+    """One that was measured: its facts and rates, by its newest run, and the newest run and result of each work."""
 
     facts: dict = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
@@ -194,8 +194,13 @@ def alone(found: dict[str, tuple[dict, dict]]) -> dict[tuple[str, ...], str]:
         measured = f"{long['mb']:.0f} MB, {long['seconds']:.0f} s, {least / long['seconds']:.0%}"
         row("10 minutes through Base in one pass", f"≤ {LONG_MB} MB over the weights", measured, long["mb"] <= LONG_MB)
         chunks = one["long_chunks"]
-        measured = f"{chunks['mb']:.0f} MB, {chunks['seconds']:.0f} s; the error: [`chunks.md`](chunks.md)"
-        row("the same by chunks of 20 s (`us.encode_long`)", "", measured, chunks["mb"] <= LONG_MB)
+        measured = f"{chunks['mb']:.0f} MB, {chunks['seconds']:.0f} s"
+        row(
+            "the same by chunks of 20 s (`us.encode_long`; the error: [`chunks.md`](chunks.md))",
+            "",
+            measured,
+            chunks["mb"] <= LONG_MB,
+        )
         cost = [100 * (capture[name] - 1) for name in ("ratio", "least", "most")]
         measured = f"{cost[0]:+.1f} % ({cost[1]:+.1f} to {cost[2]:+.1f} %), {capture['bytes'] / 1e6:.2f} MB"
         row("mean and deviation of 13 hidden states of 10 s, captured", "≤ 5 %, ≤ 0.1 MB", measured, cost[0] <= 5)
@@ -204,11 +209,21 @@ def alone(found: dict[str, tuple[dict, dict]]) -> dict[tuple[str, ...], str]:
             what = f"time of rows for {pooled['segments']:,} segments of 200 utterances over that of their means"
             row(what, f"≤ {SEGMENTS:.2f}×", measured, pooled["ratio"] <= SEGMENTS)
         few, many = one["corpus"]["mb"], one["corpus_16"]["mb"]
-        measured = f"{few:.0f} MB over 16 files, {many:.0f} MB over sixteen times as many"
-        row("highest memory of `collect` into a folder", "flat", measured, many <= 1.1 * few)
+        measured = f"{few:.0f} MB, {many:.0f} MB"
+        row(
+            "highest memory of `collect` into a folder, 16 files and sixteen times as many",
+            "flat",
+            measured,
+            many <= 1.1 * few,
+        )
         matrix, gathered = one["contrastive"]["mb"], one["contrastive_gathered"]["mb"]
-        measured = f"{matrix:.0f} MB, {gathered:.0f} MB with 101 vectors gathered for each masked frame"
-        row("contrastive loss, 8 × 430 masked frames", "≤ half", measured, matrix <= gathered / 2)
+        measured = f"{matrix:.0f} MB, {gathered:.0f} MB"
+        row(
+            "contrastive loss, 8 × 430 masked frames; with 101 vectors gathered for each",
+            "≤ half",
+            measured,
+            matrix <= gathered / 2,
+        )
     return cells
 
 
