@@ -6,7 +6,7 @@
 Each peer runs in an environment of its own, made here (`peers/`); all processes stay open and take turns (A B C A B C
 …), one at a time, so that a noisy machine disturbs all. A ratio is the peer's time over ours in the same round: above
 1, ours is faster. What cannot run is reported as absent. Results are appended to benchmarks/results.json, and
-docs/performance.md is written from the newest of each work.
+docs/performance.md is written from the newest of each work on each machine.
 """
 
 from __future__ import annotations
@@ -40,12 +40,10 @@ def machine(device: str, threads: int) -> dict:
     """What one must know of the machine to read its times."""
     import torch
 
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
+    cpuinfo, facts = Path("/proc/cpuinfo"), {"processor": platform.processor() or platform.machine()}
     if cpuinfo.exists():
-        models = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        name = models[0] if models else name
-    facts = {"processor": name, "cores": os.cpu_count(), "threads": threads, "torch": torch.__version__}
+        facts |= roofline.processor(cpuinfo.read_text())
+    facts |= {"cores": os.cpu_count(), "threads": threads, "torch": torch.__version__}
     facts["instructions"] = torch.backends.cpu.get_cpu_capability()
     if device.startswith("cuda"):
         facts["device"] = torch.cuda.get_device_name()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import roofline
@@ -29,12 +30,11 @@ class Work:
     size: str = "base"
 
 
-STEPS = {name: (size, batch, seconds) for name, (size, batch, seconds) in works.STEPS.items()}
 WORKS = {
     "forward": Work("forward, 1 × 10 s", 1.15, (10,)),
     "ragged": Work("forward, 8 ragged clips of 2 to 10 s with mask", 1.4, works.RAGGED),
-    "wavlm": Work("forward of WavLM Base, 1 × 10 s", 1.0, (10,)),
-    "wavlm_ragged": Work("the same, 8 ragged clips of 2 to 10 s with mask", 1.0, works.RAGGED),
+    "wavlm": Work("forward of WavLM Base, 1 × 10 s", 1.5, (10,)),
+    "wavlm_ragged": Work("the same, 8 ragged clips of 2 to 10 s with mask", 2.5, works.RAGGED),
     "hubert": Work("forward of HuBERT Base, 1 × 10 s", 1.15, (10,)),
     "wav2vec2": Work("forward of wav2vec 2.0 Base, 1 × 10 s", 1.15, (10,)),
     "everything": Work("all hidden states and all attentions, 1 × 10 s", 1.15, (10,)),
@@ -46,8 +46,10 @@ WORKS = {
     "step_tiny": Work("a step of pretraining, tiny, 10 × 3 s", 1.2, (3,) * 10, passes=3, size="tiny"),
     "step_base": Work("a step of pretraining, Base, 4 × 3 s", 1.2, (3,) * 4, passes=3),
 }
-LONG_MB, START_S, TOUR_S = 2000, 0.5, 30
-"""Bars of ten minutes in one pass, of ``import unisat`` and of the tour."""
+LONG_MB, START_S, TOUR_S, SEGMENTS = 2000, 0.5, 30, 1.1
+"""Bars of ten minutes in one pass, of ``import unisat``, of the tour, and of segments over one pass."""
+NEAR = 1.25
+"""Rates of one machine differ by less than this factor from run to run."""
 
 
 def faster(found: dict) -> dict | None:
@@ -72,64 +74,111 @@ def verdict(reached: bool) -> str:
     return "reached" if reached else "**missed**"
 
 
-def newest(history: list[dict], device: str) -> dict[str, tuple[dict, dict]]:
-    """The newest run and result of each work on a kind of device."""
-    runs = [run for run in history if run["device"].split(":")[0] == device]
-    return {work: (run, found) for run in runs for work, found in run["works"].items()}
+@dataclass
+class Machine:
+    """One that was measured: its facts and rates, by its newest run, and the newest run and result of each work."""
+
+    facts: dict = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
+    found: dict[str, tuple[dict, dict]] = field(default_factory=dict)
+
+    def ran(self, run: dict) -> bool:
+        """Whether a run can have been here: no fact that both know differs, and no rate by more than `NEAR`."""
+        known = [key for key in ("device", "processor", "family", "model", "threads") if key in self.facts]
+        alike = all(run["machine"].get(key, self.facts[key]) == self.facts[key] for key in known)
+        return alike and all(1 / NEAR < run["rates"][name] / rate < NEAR for name, rate in self.rates.items())
 
 
-def share(work: str, run: dict, seconds: float) -> str:
-    """How much of the time the machine's floor would take."""
-    about = WORKS[work]
-    if not about.audio:
-        return "–"
-    config = getattr(UniSpeechSatConfig, about.size)()
-    least = about.passes * roofline.floor_seconds(config, about.audio, run["rates"], about.dtype)
-    return f"{least:.2f} s ({least / seconds:.0%})"
+def machines(history: list[dict], device: str) -> dict[str, Machine]:
+    """The machines that ran on a kind of device, by a letter, the first measured first."""
+    found: list[Machine] = []
+    for run in (run for run in history if run["device"].split(":")[0] == device):
+        machine = next((one for one in found if one.ran(run)), None)
+        if machine is None:
+            found.append(machine := Machine())
+        machine.facts |= run["machine"]
+        machine.rates = run["rates"]
+        machine.found |= {work: (run, result) for work, result in run["works"].items()}
+    return {chr(ord("A") + number): machine for number, machine in enumerate(found)}
 
 
-def table(found: dict[str, tuple[dict, dict]]) -> list[str]:
-    """A row for each work."""
-    heads = "work", "bar", "against the faster `transformers`", "min to max", "", "ours", "the machine's floor (share)"
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for work, about in WORKS.items():
-        if work not in found:
-            lines.append(f"| {about.title} | | not run | | | | |")
-            continue
-        run, one = found[work]
-        peer, ours = faster(one), one["unisat"]
-        speed = f"**{peer['ratio']:.2f}×** | {peer['least']:.2f} to {peer['most']:.2f}" if peer else "absent | "
-        said = verdict(peer["ratio"] >= about.bar) if peer else ""
-        time = f"{ours['seconds']:.3f} s" if ours["seconds"] >= 0.01 else f"{1e3 * ours['seconds']:.2f} ms"
-        cells = about.title, f"{about.bar}×", speed, said, time, share(work, run, ours["seconds"])
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+def grid(heads: Sequence[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """A table in Markdown."""
+    return ["| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *rows)]
 
 
-def beside(found: dict[str, tuple[dict, dict]], names: list[str]) -> list[str]:
-    """Every side's time and memory."""
-    lines = ["| work | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
-    for work, (_, one) in found.items():
-        if work not in WORKS:
-            continue
+def columns(heads: Sequence[str], cells: dict[str, dict[tuple[str, ...], str]]) -> list[str]:
+    """A table with a column for each machine: cells by letter and by what stands left of them."""
+    rows = dict.fromkeys(row for column in cells.values() for row in column)
+    return grid((*heads, *cells), [(*row, *(column.get(row, "–") for column in cells.values())) for row in rows])
+
+
+def time(seconds: float) -> str:
+    """Seconds or milliseconds."""
+    return f"{seconds:.3f} s" if seconds >= 0.01 else f"{1e3 * seconds:.2f} ms"
+
+
+def named(there: dict[str, Machine]) -> list[str]:
+    """A row for each machine: what it is."""
+    heads = "", "processor", "family, model", "cores, threads", "instructions", "float32", "bfloat16", "memory", "torch"
+    rows = []
+    for letter, one in there.items():
+        facts, rates = one.facts, one.rates
+        number = ", ".join(facts[key] for key in ("family", "model") if key in facts) or "not noted"
+        sizes = [f"{rates[name] / 1e9:.0f}" for name in ("float32", "bfloat16", "bytes")]
+        threads = f"{facts['cores']}, {facts['threads']}"
+        dates = ", ".join(sorted({run["when"] for run, _ in one.found.values()}))
+        name = facts.get("device", facts["processor"])
+        rows.append((f"**{letter}**", name, number, threads, facts["instructions"], *sizes, facts["torch"], dates))
+    return grid((*heads, "measured"), rows)
+
+
+def cell(work: str, run: dict, found: dict) -> str:
+    """One work on one machine: the ratio, the time, and the share of it that the machine's floor would take."""
+    about, peer, seconds = WORKS[work], faster(found), found["unisat"]["seconds"]
+    lines = ["absent"]
+    if peer:
+        lines = [f"**{peer['ratio']:.2f}×** {verdict(peer['ratio'] >= about.bar)}"]
+        lines += [f"{peer['least']:.2f} to {peer['most']:.2f}"]
+    lines += [time(seconds)]
+    if about.audio:
+        config = getattr(UniSpeechSatConfig, about.size)()
+        least = about.passes * roofline.floor_seconds(config, about.audio, run["rates"], about.dtype)
+        lines[-1] += f", {least / seconds:.0%}"
+    return "<br>".join(lines)
+
+
+def compared(found: dict[str, tuple[dict, dict]]) -> dict[tuple[str, ...], str]:
+    """Each work on one machine."""
+    return {
+        (about.title, f"{about.bar}×"): cell(work, *found[work]) if work in found else "–"
+        for work, about in WORKS.items()
+    }
+
+
+def beside(machine: Machine) -> list[str]:
+    """Every side's time, ratio and memory on one machine."""
+    peers: dict[str, dict] = {}
+    for run, _ in machine.found.values():
+        peers |= run["peers"]
+    rows = []
+    for work in (work for work in WORKS if work in machine.found):
         cells = []
-        for name in names:
-            side = one.get(name, {"absent": ""})
-            if "absent" in side:
-                cells.append("–")
-            else:
-                speed = "" if name == "unisat" else f", {side['ratio']:.2f}×"
-                cells.append(f"{side['seconds']:.3f} s{speed}, {side['mb']:.0f} MB")
-        lines.append(f"| {WORKS[work].title} | " + " | ".join(cells) + " |")
-    return lines
+        for name in peers:
+            side = machine.found[work][1].get(name, {"absent": ""})
+            speed = "" if name == "unisat" or "absent" in side else f"{side['ratio']:.2f}×, "
+            cells.append("–" if "absent" in side else f"{speed}{time(side['seconds'])}<br>{side['mb']:.0f} MB")
+        rows.append((WORKS[work].title, *cells))
+    versions = (facts.get("version", f"absent: {facts.get('absent')}") for facts in peers.values())
+    return grid(("work", *(f"{name}<br>{version}" for name, version in zip(peers, versions, strict=True))), rows)
 
 
-def alone(found: dict[str, tuple[dict, dict]]) -> list[str]:
-    """Rows of what has no peer."""
-    lines = ["| what | bar | measured | |", "|---|---|---|---|"]
+def alone(found: dict[str, tuple[dict, dict]]) -> dict[tuple[str, ...], str]:
+    """What has no peer, on one machine."""
+    cells: dict[tuple[str, ...], str] = {}
 
     def row(what: str, bar: str, measured: str, reached: bool) -> None:
-        lines.append(f"| {what} | {bar} | {measured} | {verdict(reached)} |")
+        cells[what, bar] = f"{measured}<br>{verdict(reached)}"
 
     if "start" in found:
         _, one = found["start"]
@@ -142,80 +191,75 @@ def alone(found: dict[str, tuple[dict, dict]]) -> list[str]:
         run, one = found["alone"]
         base, long, capture = UniSpeechSatConfig.base(), one["long"], one["capture"]
         least = roofline.floor_seconds(base, [600], run["rates"], "float32")
-        measured = f"{long['mb']:.0f} MB, {long['seconds']:.0f} s (the machine's floor: {least:.0f} s)"
+        measured = f"{long['mb']:.0f} MB, {long['seconds']:.0f} s, {least / long['seconds']:.0%}"
         row("10 minutes through Base in one pass", f"≤ {LONG_MB} MB over the weights", measured, long["mb"] <= LONG_MB)
         chunks = one["long_chunks"]
-        measured = f"{chunks['mb']:.0f} MB, {chunks['seconds']:.0f} s; the error: [`chunks.md`](chunks.md)"
-        row("the same by chunks of 20 s (`us.encode_long`)", "", measured, chunks["mb"] <= LONG_MB)
+        measured = f"{chunks['mb']:.0f} MB, {chunks['seconds']:.0f} s"
+        row(
+            "the same by chunks of 20 s (`us.encode_long`; the error: [`chunks.md`](chunks.md))",
+            "",
+            measured,
+            chunks["mb"] <= LONG_MB,
+        )
         cost = [100 * (capture[name] - 1) for name in ("ratio", "least", "most")]
         measured = f"{cost[0]:+.1f} % ({cost[1]:+.1f} to {cost[2]:+.1f} %), {capture['bytes'] / 1e6:.2f} MB"
         row("mean and deviation of 13 hidden states of 10 s, captured", "≤ 5 %, ≤ 0.1 MB", measured, cost[0] <= 5)
         if pooled := one.get("segments"):  # earlier runs are without
-            cost = [100 * (pooled[name] - 1) for name in ("ratio", "least", "most")]
-            measured = f"{cost[0]:+.1f} % ({cost[1]:+.1f} to {cost[2]:+.1f} %)"
-            what = f"rows for {pooled['segments']:,} segments of 200 utterances instead of a mean for each utterance"
-            row(what, "≤ 10 %", measured, cost[0] <= 10)
+            measured = f"{pooled['ratio']:.2f}× ({pooled['least']:.2f} to {pooled['most']:.2f})"
+            what = f"time of rows for {pooled['segments']:,} segments of 200 utterances over that of their means"
+            row(what, f"≤ {SEGMENTS:.2f}×", measured, pooled["ratio"] <= SEGMENTS)
         few, many = one["corpus"]["mb"], one["corpus_16"]["mb"]
-        measured = f"{few:.0f} MB over 16 files, {many:.0f} MB over sixteen times as many"
-        row("highest memory of `collect` into a folder", "flat", measured, many <= 1.1 * few)
+        measured = f"{few:.0f} MB, {many:.0f} MB"
+        row(
+            "highest memory of `collect` into a folder, 16 files and sixteen times as many",
+            "flat",
+            measured,
+            many <= 1.1 * few,
+        )
         matrix, gathered = one["contrastive"]["mb"], one["contrastive_gathered"]["mb"]
-        measured = f"{matrix:.0f} MB, {gathered:.0f} MB with 101 vectors gathered for each masked frame"
-        row("contrastive loss, 8 × 430 masked frames", "≤ half", measured, matrix <= gathered / 2)
-    return lines
+        measured = f"{matrix:.0f} MB, {gathered:.0f} MB"
+        row(
+            "contrastive loss, 8 × 430 masked frames; with 101 vectors gathered for each",
+            "≤ half",
+            measured,
+            matrix <= gathered / 2,
+        )
+    return cells
 
 
-def section(history: list[dict], device: str) -> list[str]:
+def section(there: dict[str, Machine], device: str) -> list[str]:
     """Everything about one kind of device."""
-    found = newest(history, device)
-    if not found:
+    if not there:
         return [f"Absent: there was no {device} device where this was measured."]
-    last = next(iter(found.values()))[0]
-    facts, rates = last["machine"], last["rates"]
-    dates = sorted({run["when"] for run, _ in found.values()})
-    lines = [
-        f"{facts.get('device', facts['processor'])}, {facts['cores']} cores, {facts['threads']} threads "
-        f"({facts['instructions']}), torch {facts['torch']}; measured {' and '.join(dates)}. Matrix products: "
-        f"{rates['float32'] / 1e9:.0f} billion operations a second in float32, {rates['bfloat16'] / 1e9:.0f} in "
-        f"bfloat16; memory: {rates['bytes'] / 1e9:.0f} GB a second (`benchmarks/roofline.py`).",
-        "",
-        *table(found),
-        "",
-        *alone(found),
-        "",
-        "Times, ratios and highest memory of the process (weights and libraries included) of each side:",
-        "",
-    ]
-    peers: dict[str, dict] = {}
-    for run, _ in found.values():
-        peers |= run["peers"]
-    lines += beside(found, list(peers))
-    lines += [""]
-    for name, facts in peers.items():
-        said = f"absent: {facts['absent']}" if "absent" in facts else f"{facts['version']}, torch {facts['torch']}"
-        lines.append(f"- {name}: {said}")
+    lines = named(there)
+    for what, measured in (("work", compared), ("what", alone)):
+        lines += ["", *columns((what, "bar"), {letter: measured(one.found) for letter, one in there.items()})]
+    for letter, one in there.items():
+        title = "Ratio, time and highest memory of the process (weights and libraries included) of each side on"
+        lines += ["", f"{title} {letter}:", "", *beside(one)]
     return lines
 
 
-def tricks(rows: list[dict], faster: str) -> list[str]:
-    """Rows of `tricks.py`."""
-    heads = "what", "taken", "ms", "instead of", "ms", faster, "largest difference"
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for row in rows:
-        differ = f"{row['difference']:.0e}" if "difference" in row else "–"
-        cells = row["what"], row["this"], f"{row['ms']:.2f}", row["other"], f"{row['other_ms']:.2f}"
-        lines.append("| " + " | ".join((*cells, f"{row['ratio']:.2f}×", differ)) + " |")
-    return lines
+def tricks(found: dict[str, tuple[dict, dict]], part: str) -> dict[tuple[str, ...], str]:
+    """A part of `tricks.py` on one machine."""
+    cells = {}
+    for row in found["tricks"][1][part] if "tricks" in found else []:
+        lines = [f"**{row['ratio']:.2f}×**", f"{row['ms']:.2f}, {row['other_ms']:.2f} ms"]
+        lines += [f"{row['difference']:.0e}"] if "difference" in row else []
+        cells[row["what"], row["this"], row["other"]] = "<br>".join(lines)
+    return cells
 
 
 def render(history: list[dict]) -> str:
     """The page: benchmarks/performance.template with its tables."""
     text = (ROOT / "benchmarks" / "performance.template").read_text(encoding="utf-8")
-    for device in ("cpu", "cuda"):
-        text = text.replace(f"<!-- {device} -->", "\n".join(section(history, device)))
-    found = newest(history, "cpu").get("tricks")
-    for name, faster in (("kept", "times as fast"), ("left", "times as fast as it")):
-        lines = tricks(found[1][name], faster) if found else ["Not run."]
-        text = text.replace(f"<!-- {name} -->", "\n".join(lines))
+    cpu, cuda = machines(history, "cpu"), machines(history, "cuda")
+    parts = {"cpu": section(cpu, "cpu"), "cuda": section(cuda, "cuda")}
+    for part in ("kept", "left"):
+        cells = {letter: tricks(one.found, part) for letter, one in cpu.items()}
+        parts[part] = columns(("what", "taken", "instead of"), cells)
+    for part, lines in parts.items():
+        text = text.replace(f"<!-- {part} -->", "\n".join(lines))
     return text
 
 

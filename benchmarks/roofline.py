@@ -56,6 +56,17 @@ def rates(device: str = "cpu") -> dict[str, float]:
     return found
 
 
+def processor(cpuinfo: str) -> dict[str, str]:
+    """Name, family and model of the first processor in the text of /proc/cpuinfo, those that are there.
+
+    The name alone does not say which it is: hosts of rented machines call many of them "AMD EPYC".
+    """
+    lines = (line.partition(":") for line in cpuinfo.partition("\n\n")[0].splitlines())
+    facts = {key.strip(): value.strip() for key, _, value in lines}
+    names = {"processor": "model name", "family": "cpu family", "model": "model"}
+    return {ours: facts[theirs] for ours, theirs in names.items() if theirs in facts}
+
+
 def operations(config: UniSpeechSatConfig, seconds: Iterable[float]) -> float:
     """Multiplications and additions of a forward pass over utterances of these lengths, none of it padding."""
     total = 0.0

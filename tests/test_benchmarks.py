@@ -46,25 +46,119 @@ def test_the_page_is_what_the_results_say():
     assert report.render(history) == page
     assert "<!--" not in page
     everything = {work for run in history for work in run["works"]}
-    waiting = {"wavlm", "wavlm_ragged", "hubert", "wav2vec2"}  # for the next run
-    assert everything | waiting == {*report.WORKS, "start", "tour", "alone", "tricks"}
+    assert everything == {*report.WORKS, "start", "tour", "alone", "tricks"}
+
+
+RATES = {"float32": 4e11, "bfloat16": 8e11, "bytes": 4e10}
+SIDE = {"seconds": 1.0, "mb": 1.0, "above_mb": 1.0, "check": None, "least": 1.0, "most": 1.0}
+
+
+def planted(faster=1.0, *, works=None, when="", device="cpu", **facts):
+    """A run on a machine ``faster`` than the first."""
+    machine = {"processor": "AMD EPYC", "cores": 2, "threads": 2, "torch": "2", "instructions": "AVX512", **facts}
+    rates = {name: rate * faster for name, rate in RATES.items()}
+    peers = {"unisat": {"version": "this one"}, "transformers-a": {"version": "1"}}
+    run = {"when": when, "device": device, "machine": machine, "rates": rates, "peers": peers}
+    return {**run, "works": works or {}}
+
+
+def forward(ratio, seconds=1.0):
+    """The result of a forward pass."""
+    return {"forward": {"unisat": {**SIDE, "seconds": seconds}, "transformers-a": {**SIDE, "ratio": ratio}}}
 
 
 def test_a_missed_bar_is_called_missed():
     import report
 
-    side = {"seconds": 1.0, "mb": 1.0, "above_mb": 1.0, "check": None, "least": 1.0, "most": 1.0}
-    run = {"device": "cpu", "when": "", "machine": {}, "rates": {"float32": 1e12, "bfloat16": 1e12, "bytes": 1e12}}
     for ratio, said in ((1.1, "**missed**"), (1.2, "reached")):
         found = {
-            "unisat": side,
-            "transformers-a": {**side, "ratio": 3.0},
-            "transformers-b": {**side, "ratio": ratio},
-            "torchaudio": {**side, "ratio": 0.1},
+            "unisat": SIDE,
+            "transformers-a": {**SIDE, "ratio": 3.0},
+            "transformers-b": {**SIDE, "ratio": ratio},
+            "torchaudio": {**SIDE, "ratio": 0.1},
         }
-        row = next(line for line in report.table({"forward": (run, found)}) if "forward, 1" in line)
-        assert said in row
-        assert f"**{ratio:.2f}×**" in row
+        cells = report.compared({"forward": (planted(), found)})
+        assert f"**{ratio:.2f}×** {said}" in cells["forward, 1 × 10 s", "1.15×"]
+        assert set(cells.values()) == {cells["forward, 1 × 10 s", "1.15×"], "–"}
+
+
+@pytest.mark.parametrize(
+    ("runs", "expected"),
+    [
+        ([planted(), planted(1.2), planted(1.4), planted(1.2)], "AAAA"),  # each beside the newest
+        ([planted(), planted(1.3), planted(1 / 1.3)], "ABC"),
+        ([planted(), planted(0.45), planted(1.01), planted(0.46)], "ABAB"),
+        ([planted(family="25", model="17"), planted(family="26", model="2"), planted(family="25", model="1")], "ABC"),
+        ([planted(), planted(family="25", model="17"), planted(family="25", model="17"), planted()], "AAAA"),
+        ([planted(), planted(family="25", model="17"), planted(family="26", model="2")], "AAB"),
+        ([planted(), planted(threads=4), planted(processor="Intel")], "ABC"),
+        ([planted(torch="3"), planted(instructions="AVX2")], "AA"),
+        ([planted(device="cuda:0"), planted()], "-A"),
+    ],
+)
+def test_runs_of_one_machine_are_found(runs, expected):
+    import report
+
+    there = report.machines([{**run, "works": {n: {}}} for n, run in enumerate(runs)], "cpu")
+    where = {n: letter for letter, one in there.items() for n in one.found}
+    assert "".join(where.get(n, "-") for n in range(len(runs))) == expected
+
+
+def test_one_rate_that_differs_is_enough():
+    import report
+
+    for rate in RATES:
+        other = planted()
+        other["rates"][rate] *= 1.5
+        assert list(report.machines([planted(), other], "cpu")) == ["A", "B"]
+
+
+def test_the_newest_run_on_each_machine_counts_at_its_own_rates():
+    import report
+    import roofline
+
+    from unisat import UniSpeechSatConfig
+
+    floor = roofline.floor_seconds(UniSpeechSatConfig.base(), [10], RATES, "float32")
+    runs = [
+        planted(works=forward(9.0), when="1"),
+        planted(0.5, works=forward(1.1, 4 * floor), when="2", family="25"),
+        planted(1.1, works=forward(1.5, 2 * floor / 1.1), when="3"),
+        planted(1.0, works={"start": {"extra": 0.1, "least": 0.0, "most": 0.2, "torch": 1.0}}, when="4"),
+    ]
+    lines = report.section(report.machines(runs, "cpu"), "cpu")
+    (row,) = [line for line in lines if line.startswith("| forward, 1 × 10 s | 1.15×")]
+    cells = row.split(" | ")[2:]
+    assert cells[0] == f"**1.50×** reached<br>1.00 to 1.00<br>{2 * floor / 1.1:.3f} s, 50%"
+    assert cells[1] == f"**1.10×** **missed**<br>1.00 to 1.00<br>{4 * floor:.3f} s, 50% |"
+    named = [line for line in lines if line.startswith(("| **A**", "| **B**"))]
+    assert named[0].split(" | ")[1:6] == ["AMD EPYC", "not noted", "2, 2", "AVX512", "400"]
+    assert named[0].endswith("| 3, 4 |")
+    assert named[1].split(" | ")[1:6] == ["AMD EPYC", "25", "2, 2", "AVX512", "200"]
+    (start,) = [line for line in lines if line.startswith("| `import unisat`")]
+    assert start.endswith("<br>reached | – |")
+
+
+def test_segments_have_a_bar():
+    import report
+
+    small = {"mb": 1.0, "seconds": 900.0, "ratio": 1.0, "least": 1.0, "most": 1.0, "bytes": 1}
+    found = dict.fromkeys(("long", "long_chunks", "capture", "corpus", "corpus_16", "contrastive"), small)
+    found |= {"contrastive_gathered": {"mb": 3.0}}
+    for ratio, said in ((1.09, "reached"), (1.11, "**missed**")):
+        pooled = {"ratio": ratio, "least": 1.0, "most": 1.2, "segments": 10_000}
+        cells = report.alone({"alone": (planted(), {**found, "segments": pooled})})
+        (cell,) = [cell for (what, bar), cell in cells.items() if "10,000 segments" in what and bar == "≤ 1.10×"]
+        assert cell == f"{ratio:.2f}× (1.00 to 1.20)<br>{said}"
+
+
+def test_a_processor_is_named_with_its_numbers():
+    import roofline
+
+    one = "processor\t: {n}\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC: {n}\n"
+    text = "\n".join(one.format(n=n) for n in range(2))
+    assert roofline.processor(text) == {"processor": "AMD EPYC: 0", "family": "25", "model": "17"}
+    assert roofline.processor("processor\t: 0\nCPU part\t: 0xd0c\n") == {}
 
 
 def test_operations_are_those_that_torch_counts():
