@@ -5,6 +5,7 @@ Usage: python notebooks/claims.py [--check]   (--check writes nothing and fails 
 
 import ast
 import json
+import math
 import re
 import sys
 from collections import Counter
@@ -24,19 +25,19 @@ Written by `notebooks/claims.py`; a test fails where this page is out of date. C
 - **asserted**: an `assert` (or `assert_close`) of the cell has the number, or two bounds around it of which the upper is at most twice the
   lower. **printed**: the stored output of the cell has the number, rounded as in the sentence, and `make test` compares the output;
   **printed, may differ**: the same in a cell whose output differs between machines, so that it is not compared.
-  **set**: the number stands in the code of the cell, as something chosen. **on a page**: the sentence links to a page or notebook that has
-  it. **cited**: the paragraph names its source with an arXiv identifier or a web address. A percentage is also looked for as a share.
+  **calculated**: the sentence has the calculation between backticks, and this script does it again. **set**: the number stands in the code of the cell, as something chosen. **on a page**: the sentence links to a page or notebook that has
+  it. **cited**: the paragraph names its source with an arXiv identifier or a web address. A percentage is also looked for as a share, kHz also as Hz.
 - The script looks in the cells of the section (to the next `##`) from the nearest to the farthest, then in the whole notebook, then, for
   solutions, in their notebook. Equal numbers may meet by chance, small ones above all: the table says where to look, it does not replace
   looking.
 """
-ORDER = ("asserted", "printed", "printed, may differ", "set", "on a page", "cited", "not asserted")
+ORDER = ("asserted", "printed", "printed, may differ", "calculated", "set", "on a page", "cited", "not asserted")
 NUMBER = r"(?<![\w.,#-])\d+(?:,\d{3})*(?:\.\d+)?(?![\w]|[.,]\d)"
 NAMES = r"sections?|exercises?|notebooks?|cells?|layers?|heads?|channels?|seeds?|steps?|frames?|equations?|figures?|tables?|version|Python"
 NOT_NUMBERS = (
     r"`[^`]*`",
     r"\$\$.+?\$\$|\$[^$]+\$",
-    r"(?<=\])\([^)]*\)|https?://\S+|arXiv:\S+",
+    r"\[[^\]]*\]\([^)]*\)|https?://\S+|arXiv:\S+",
     r"wav2vec 2\.0",
     rf"\b(?:{NAMES})(?: to| and|,)? \d+(?:(?:,| and| to|–) ?\d+)*\b(?!,\d| ?%)",
     r"(?<![\d,.])(?:19[5-9]\d|20[0-3]\d)(?![\d,]*\d|\.\d)",
@@ -75,6 +76,16 @@ def constants(node: ast.AST) -> list[float]:
     return [abs(n.value) for n in ast.walk(node) if isinstance(n, ast.Constant) and type(n.value) in types]
 
 
+def calculations(text: str) -> list[tuple[str, str]]:
+    """Calculations between backticks, `3 * 4 = 12`, each with its result; a wrong one is an error."""
+    found = re.findall(r"`((?:[\d.,+\-*/() ]|ln|e(?!\w))+) = ([\d.,]+)`", text)
+    for formula, result in found:
+        exact = eval(formula.replace(",", ""), {"__builtins__": {}, "ln": math.log, "e": math.e})
+        if abs(exact - value(result)) > 0.5 * 10.0 ** -len(result.partition(".")[2]):
+            raise SystemExit(f"a notebook says {formula} = {result}; it is {exact}")
+    return found
+
+
 class Cell:
     """Numbers that a code cell asserts, prints and sets."""
 
@@ -83,19 +94,20 @@ class Cell:
         checks = [n for n in ast.walk(tree) if isinstance(n, ast.Assert)]
         checks += [n for n in ast.walk(tree) if isinstance(n, ast.Call) and "assert_close" in ast.unparse(n.func)]
         chains = [c for check in checks for c in ast.walk(check) if isinstance(c, ast.Compare) and len(c.ops) > 1]
-        bounds = [sorted(n for part in (c.left, *c.comparators) for n in constants(part)) for c in chains]
+        triples = [zip(p, p[1:], p[2:], strict=False) for c in chains if (p := [c.left, *c.comparators])]
+        bounds = [sorted(constants(a) + constants(b)) for triple in triples for a, x, b in triple if not constants(x)]
         self.index = index
-        self.bounds = [(b[0], b[-1]) for b in bounds if len(b) > 1 and b[-1] <= 2 * b[0]]
+        self.bounds = [tuple(b) for b in bounds if len(b) == 2 and b[1] <= 2 * b[0]]
         self.asserted = {n for check in checks for n in constants(check)}
         self.set = set(constants(tree)) - self.asserted
         shown = [out.get("text") or out.get("data", {}).get("text/plain", "") for out in cell["outputs"]]
         self.printed = [value(n) for n in re.findall(NUMBER, " ".join("".join(one) for one in shown))]
         self.compared = "nbval-ignore-output" not in cell["metadata"].get("tags", [])
 
-    def holds(self, number: str, percent: bool) -> str | None:
-        """How the cell holds a number."""
+    def holds(self, number: str, sentence: str) -> str | None:
+        """How the cell holds a number of a sentence."""
         n, digits = value(number), len(number.partition(".")[2])
-        for scale in (1, 100) if percent else (1,):
+        for scale in (1, 100) if "%" in sentence else (1, 1e-3) if "kHz" in sentence else (1,):
             exact = [round(c * scale, 9) for c in self.asserted]
             if n in exact or any(low * scale <= n <= high * scale for low, high in self.bounds):
                 return "asserted"
@@ -106,10 +118,10 @@ class Cell:
         return None
 
 
-def source(number: str, percent: bool, where: list[list[Cell]]) -> tuple[str, str] | None:
+def source(number: str, sentence: str, where: list[list[Cell]]) -> tuple[str, str] | None:
     """How a number is held and by which cell: the best way in the section, then in the notebook."""
     for cells in where:
-        found = [(how, cell) for cell in cells if (how := cell.holds(number, percent))]
+        found = [(how, cell) for cell in cells if (how := cell.holds(number, sentence))]
         if found:
             how, cell = min(found, key=lambda one: ORDER.index(one[0]))
             return how, str(cell.index)
@@ -151,9 +163,10 @@ def claims(path: Path) -> list[tuple[int, str, str, str, str]]:
             near = sorted(code, key=lambda one: (abs(one.index - index), one.index < index))
             where = [[one for one in near if start < one.index < end], near]
             for sentence, paragraph in sentences(part):
+                rows += [(index, sentence, result, "calculated", "") for _, result in calculations(sentence)]
                 for number in numbers(sentence):
-                    found = source(number, "%" in sentence, where)
-                    if found is None and (other := source(number, "%" in sentence, [beside])):
+                    found = source(number, sentence, where)
+                    if found is None and (other := source(number, sentence, [beside])):
                         found = other[0], f"{other[1]} of the notebook"
                     rows.append((index, sentence, number, *(found or elsewhere(number, paragraph, sentence, path))))
     return rows
