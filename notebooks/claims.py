@@ -9,6 +9,7 @@ import math
 import re
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
@@ -19,17 +20,21 @@ RULES = """\
 Written by `notebooks/claims.py`; a test fails where this page is out of date. Cells count from 0. Rules:
 
 - A *claim* is a sentence of a Markdown cell with a number in digits. Headings, formulas, code between backticks, questions, the exercises
-  under "Try", the line "You need" and every number in words are left out.
+  under "Try", the line "You need", numbers in words and whole numbers up to 10 (which any cell has) are left out.
 - Not counted as numbers: years (four digits without a comma, 1950 to 2039), arXiv identifiers and links, names ("section 3", "layer 5",
   "seed 0", "wav2vec 2.0", `v01`), and the constants of the front end: 16 kHz, 16,000 samples, 320 samples, 20 ms, 400 samples, 25 ms.
 - **asserted**: an `assert` (or `assert_close`) of the cell has the number, or two bounds around it of which the upper is at most twice the
-  lower. **printed**: the stored output of the cell has the number, rounded as in the sentence, and `make test` compares the output;
-  **printed, may differ**: the same in a cell whose output differs between machines, so that it is not compared.
-  **calculated**: the sentence has the calculation between backticks, and this script does it again. **set**: the number stands in the code of the cell, as something chosen. **on a page**: the sentence links to a page or notebook that has
-  it. **cited**: the paragraph names its source with an arXiv identifier or a web address. A percentage is also looked for as a share, kHz also as Hz.
-- The script looks in the cells of the section (to the next `##`) from the nearest to the farthest, then in the whole notebook, then, for
-  solutions, in their notebook. Equal numbers may meet by chance, small ones above all: the table says where to look, it does not replace
-  looking.
+  lower.
+- **printed**: the stored output of the cell has the number, rounded as in the sentence, and `make test` compares the output.
+- **printed, may differ**: the same in a cell whose output differs between machines, so that it is not compared.
+- **calculated**: the sentence has the calculation between backticks, and this script does it again.
+- **set**: the number stands in the code of the cell, as something chosen.
+- **on a page**: the sentence links to a page or notebook that has the number.
+- **cited**: the paragraph names its source with an arXiv identifier or a web address.
+
+A percentage is also looked for as a share, kHz as Hz. The script looks in the cells of the section (to the next `##`) from the nearest to
+the farthest, then in the whole notebook, then, for solutions, in their notebook. Equal numbers can meet by chance, small ones above all; the
+count of wrong numbers below says how often. So the table says where to look; it does not replace looking.
 """
 ORDER = ("asserted", "printed", "printed, may differ", "calculated", "set", "on a page", "cited", "not asserted")
 NUMBER = r"(?<![\w.,#-])\d+(?:,\d{3})*(?:\.\d+)?(?![\w]|[.,]\d)"
@@ -62,7 +67,7 @@ def numbers(sentence: str) -> list[str]:
         return []
     for pattern in NOT_NUMBERS:
         sentence = re.sub(pattern, " ", sentence)
-    return re.findall(NUMBER, sentence)
+    return [number for number in re.findall(NUMBER, sentence) if "." in number or value(number) > 10]
 
 
 def value(number: str) -> float:
@@ -71,9 +76,19 @@ def value(number: str) -> float:
 
 
 def constants(node: ast.AST) -> list[float]:
-    """Numbers in a piece of code."""
-    types = (int, float)
-    return [abs(n.value) for n in ast.walk(node) if isinstance(n, ast.Constant) and type(n.value) in types]
+    """Numbers in a piece of code, without those that only choose: indices and named arguments."""
+    if isinstance(node, ast.Constant):
+        return [node.value] if type(node.value) in (int, float) else []
+    left_out = {ast.Subscript: ["slice"], ast.Call: ["keywords"]}.get(type(node), [])
+    parts = [part for name, part in ast.iter_fields(node) if name not in left_out]
+    nodes = [one for part in parts for one in (part if isinstance(part, list) else [part])]
+    return [number for one in nodes if isinstance(one, ast.AST) for number in constants(one)]
+
+
+def changed(number: str) -> str:
+    """A wrong number: one more in the last digit."""
+    digits = len(number.partition(".")[2])
+    return f"{value(number) + 10.0**-digits:.{digits}f}"
 
 
 def calculations(text: str) -> list[tuple[str, str]]:
@@ -99,7 +114,8 @@ class Cell:
         self.index = index
         self.bounds = [tuple(b) for b in bounds if len(b) == 2 and b[1] <= 2 * b[0]]
         self.asserted = {n for check in checks for n in constants(check)}
-        self.set = set(constants(tree)) - self.asserted
+        everything = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
+        self.set = {n for n in everything if type(n) in (int, float)} - self.asserted
         shown = [out.get("text") or out.get("data", {}).get("text/plain", "") for out in cell["outputs"]]
         self.printed = [value(n) for n in re.findall(NUMBER, " ".join("".join(one) for one in shown))]
         self.compared = "nbval-ignore-output" not in cell["metadata"].get("tags", [])
@@ -118,13 +134,13 @@ class Cell:
         return None
 
 
-def source(number: str, sentence: str, where: list[list[Cell]]) -> tuple[str, str] | None:
-    """How a number is held and by which cell: the best way in the section, then in the notebook."""
-    for cells in where:
+def source(number: str, sentence: str, where: dict[str, list[Cell]]) -> tuple[str, str] | None:
+    """How a number is held and by which cell: the best way in the section, then in the notebook, then in the lesson."""
+    for name, cells in where.items():
         found = [(how, cell) for cell in cells if (how := cell.holds(number, sentence))]
         if found:
             how, cell = min(found, key=lambda one: ORDER.index(one[0]))
-            return how, str(cell.index)
+            return how, f"{cell.index}{name}"
     return None
 
 
@@ -143,8 +159,8 @@ def read(path: Path) -> tuple[list[dict], list[Cell]]:
     return cells, [Cell(i, cell) for i, cell in enumerate(cells) if cell["cell_type"] == "code"]
 
 
-def claims(path: Path) -> list[tuple[int, str, str, str, str]]:
-    """Cell, sentence, number, how it is held and by what, for each claim of a notebook."""
+def claims(path: Path, said: Callable[[str], str] = str) -> list[tuple[int, str, str, str, str]]:
+    """Cell, sentence, number, how it is held and by what, for each claim of a notebook; ``said`` may change the numbers."""
     cells, code = read(path)
     marks = [i for i, c in enumerate(cells) if re.search(r"^## ", "".join(c["source"]), re.MULTILINE)] + [len(cells)]
     lesson = FOLDER / path.name
@@ -161,31 +177,34 @@ def claims(path: Path) -> list[tuple[int, str, str, str, str]]:
             begun = index + part.startswith("## ")  # what stands before a heading belongs to the section before it
             start, end = max([m for m in marks if m < begun], default=-1), min(m for m in marks if m >= begun)
             near = sorted(code, key=lambda one: (abs(one.index - index), one.index < index))
-            where = [[one for one in near if start < one.index < end], near]
+            inside = [one for one in near if start < one.index < end]
             for sentence, paragraph in sentences(part):
                 rows += [(index, sentence, result, "calculated", "") for _, result in calculations(sentence)]
-                for number in numbers(sentence):
-                    found = source(number, sentence, where)
-                    if found is None and (other := source(number, sentence, [beside])):
-                        found = other[0], f"{other[1]} of the notebook"
-                    rows.append((index, sentence, number, *(found or elsewhere(number, paragraph, sentence, path))))
+                for number in map(said, numbers(sentence)):
+                    where = {"": inside, ", another section": near, " of the notebook": beside}
+                    found = source(number, sentence, where) or elsewhere(number, paragraph, sentence, path)
+                    rows.append((index, sentence, number, *found))
     return rows
 
 
 def page() -> str:
     """The page."""
-    tables, counts, left = [], Counter(), []
+    tables, counts, left, by_chance = [], Counter(), [], Counter()
     for path in sorted(FOLDER.glob("**/[0-9]*.ipynb")):
         name = str(path.relative_to(FOLDER).with_suffix(""))
         rows = claims(path)
         tables += [f"\n## `{name}`\n", "| cell | sentence | number | how | by cell |", "|---|---|---|---|---|"]
+        by_chance.update("section" in by for *_, how, by in claims(path, changed) if how in ORDER[:3] + ("set",))
         for index, sentence, number, how, by in rows:
             counts[how] += 1
-            tables.append(f"| {index} | {sentence.replace('|', chr(92) + '|')} | {number} | {how} | {by} |")
+            shown = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", sentence).replace("|", r"\|")  # links are relative to a notebook
+            tables.append(f"| {index} | {shown} | {number} | {how} | {by} |")
             if how == "not asserted":
-                left.append(f"- `{name}`, cell {index}: {number} in: {sentence}")
-    total = [f"\n{sum(counts.values())} numbers: " + ", ".join(f"{counts[how]} {how}" for how in ORDER) + "."]
-    return "\n".join([RULES, *total, "\n## Not asserted\n", *(left or ["None."]), *tables]) + "\n"
+                left.append(f"- `{name}`, cell {index}: {number} in: {shown}")
+    total = f"{sum(counts.values())} numbers: " + ", ".join(f"{counts[how]} {how}" for how in ORDER) + "."
+    total += f" With each number one higher in its last digit, {by_chance[False]} are still found in the section by chance, "
+    total += f"and {by_chance[True]} in another one."
+    return "\n".join([RULES, total, "\n## Not asserted\n", *(left or ["None."]), *tables]) + "\n"
 
 
 if __name__ == "__main__":
