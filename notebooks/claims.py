@@ -19,26 +19,33 @@ RULES = """\
 
 Written by `notebooks/claims.py`; a test fails where this page is out of date. Cells count from 0. Rules:
 
-- A *claim* is a sentence of a Markdown cell with a number in digits. Headings, formulas, code between backticks, questions, the exercises
-  under "Try", the line "You need", numbers in words and whole numbers up to 10 (which any cell has) are left out.
-- Not counted as numbers: years (four digits without a comma, 1950 to 2039), arXiv identifiers and links, names ("section 3", "layer 5",
-  "seed 0", "wav2vec 2.0", `v01`), and the constants of the front end: 16 kHz, 16,000 samples, 320 samples, 20 ms, 400 samples, 25 ms.
-- **asserted**: an `assert` (or `assert_close`) of the cell has the number, or two bounds around it of which the upper is at most twice the
-  lower.
-- **printed**: the stored output of the cell has the number, rounded as in the sentence, and `make test` compares the output.
+- A *claim* is a sentence of a Markdown cell with a number in digits. Headings, formulas, code between backticks,
+  questions, the exercises under "Try", the line "You need", numbers in words and whole numbers up to 10 (which any
+  cell has) are left out.
+- Not counted as numbers: years (four digits without a comma, 1950 to 2039), arXiv identifiers and links, names
+  ("section 3", "layer 5", "seed 0", "wav2vec 2.0", `v01`), and the constants of the front end: 16 kHz, 16,000
+  samples, 320 samples, 20 ms, 400 samples, 25 ms.
+- **asserted**: an `assert` (or `assert_close`) of the cell has the number, or two bounds around it of which the upper
+  is at most twice the lower.
+- **printed**: the stored output of the cell has the number, rounded as in the sentence, and `make test` compares the
+  output.
 - **printed, may differ**: the same in a cell whose output differs between machines, so that it is not compared.
 - **calculated**: the sentence has the calculation between backticks, and this script does it again.
 - **set**: the number stands in the code of the cell, as something chosen.
 - **on a page**: the sentence links to a page or notebook that has the number.
 - **cited**: the paragraph names its source with an arXiv identifier or a web address.
 
-A percentage is also looked for as a share, kHz as Hz. The script looks in the cells of the section (to the next `##`) from the nearest to
-the farthest, then in the whole notebook, then, for solutions, in their notebook. Equal numbers can meet by chance, small ones above all; the
-count of wrong numbers below says how often. So the table says where to look; it does not replace looking.
+A percentage is also looked for as a share, kHz as Hz. The script looks in the cells of the section (to the next `##`)
+from the nearest to the farthest, then in the whole notebook, then, for solutions, in their notebook. Equal numbers
+can meet by chance, small ones above all; the count of wrong numbers below says how often. So the table says where to
+look; it does not replace looking.
 """
 ORDER = ("asserted", "printed", "printed, may differ", "calculated", "set", "on a page", "cited", "not asserted")
 NUMBER = r"(?<![\w.,#-])\d+(?:,\d{3})*(?:\.\d+)?(?![\w]|[.,]\d)"
-NAMES = r"sections?|exercises?|notebooks?|cells?|layers?|heads?|channels?|seeds?|steps?|frames?|equations?|figures?|tables?|version|Python"
+NAMES = (
+    r"sections?|exercises?|notebooks?|cells?|layers?|heads?|channels?|seeds?|steps?|frames?|equations?|"
+    r"figures?|tables?|version|Python"
+)
 NOT_NUMBERS = (
     r"`[^`]*`",
     r"\$\$.+?\$\$|\$[^$]+\$",
@@ -160,7 +167,7 @@ def read(path: Path) -> tuple[list[dict], list[Cell]]:
 
 
 def claims(path: Path, said: Callable[[str], str] = str) -> list[tuple[int, str, str, str, str]]:
-    """Cell, sentence, number, how it is held and by what, for each claim of a notebook; ``said`` may change the numbers."""
+    """Cell, sentence, number, how it is held and by what, for each claim; ``said`` may change the numbers."""
     cells, code = read(path)
     marks = [i for i, c in enumerate(cells) if re.search(r"^## ", "".join(c["source"]), re.MULTILINE)] + [len(cells)]
     lesson = FOLDER / path.name
@@ -194,15 +201,18 @@ def page() -> str:
         name = str(path.relative_to(FOLDER).with_suffix(""))
         rows = claims(path)
         tables += [f"\n## `{name}`\n", "| cell | sentence | number | how | by cell |", "|---|---|---|---|---|"]
-        by_chance.update("section" in by for *_, how, by in claims(path, changed) if how in ORDER[:3] + ("set",))
+        by_chance.update("section" in by for *_, how, by in claims(path, changed) if how in (*ORDER[:3], "set"))
         for index, sentence, number, how, by in rows:
             counts[how] += 1
-            shown = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", sentence).replace("|", r"\|")  # links are relative to a notebook
+            # a link is relative to its notebook
+            shown = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", sentence).replace("|", r"\|")
             tables.append(f"| {index} | {shown} | {number} | {how} | {by} |")
             if how == "not asserted":
                 left.append(f"- `{name}`, cell {index}: {number} in: {shown}")
     total = f"{sum(counts.values())} numbers: " + ", ".join(f"{counts[how]} {how}" for how in ORDER) + "."
-    total += f" With each number one higher in its last digit, {by_chance[False]} are still found in the section by chance, "
+    total += (
+        f" With each number one higher in its last digit, {by_chance[False]} are still found in the section by chance, "
+    )
     total += f"and {by_chance[True]} in another one."
     return "\n".join([RULES, total, "\n## Not asserted\n", *(left or ["None."]), *tables]) + "\n"
 

@@ -136,7 +136,7 @@ def test_a_number_that_no_cell_holds_is_found(tmp_path, monkeypatch):
     import claims
 
     monkeypatch.setattr(claims, "FOLDER", tmp_path)
-    words = "## One\n\nOf `4 * 8 = 32` heads 17 % are sharp, 23.5 ms apart, in 2020; 12 were drawn, 55 are lost, 61 of layer 70."
+    words = "## One\n\nIn 2020 `4 * 8 = 32` heads, 17 % sharp, 23.5 ms apart; 12 drawn, 55 lost, 61 of layer 70."
     code = "drawn = range(12)\nassert 0.15 < sharp[55] < 0.2"
     shown = [{"output_type": "stream", "name": "stdout", "text": "23.46 ms"}]
     cells = [{"cell_type": "markdown", "source": words}]
@@ -144,6 +144,13 @@ def test_a_number_that_no_cell_holds_is_found(tmp_path, monkeypatch):
     path = tmp_path / "00_made.ipynb"
     path.write_text(json.dumps({"cells": cells}), encoding="utf-8")
     found = {number: how for _, _, number, how, _ in claims.claims(path)}
-    assert found == {"32": "calculated", "17": "asserted", "23.5": "printed", "12": "set", "55": "set", "61": "not asserted"}
+    assert found == {
+        "32": "calculated",
+        "17": "asserted",
+        "23.5": "printed",
+        "12": "set",
+        "55": "set",
+        "61": "not asserted",
+    }
     with pytest.raises(SystemExit, match="it is 32"):
         claims.calculations("`4 * 8 = 33`")
