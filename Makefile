@@ -47,6 +47,7 @@ format: .venv/.test  ## put the code into shape
 notebooks: .venv/.test  ## run every notebook and store its outputs
 	$(BIN)/python notebooks/store.py
 	$(BIN)/python notebooks/index.py
+	$(BIN)/python notebooks/claims.py
 
 speech: .venv/.notebook  ## make the built-in speech anew (needs espeak-ng)
 	$(BIN)/python data/make_speech.py

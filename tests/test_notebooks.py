@@ -124,3 +124,33 @@ def test_widgets_leave_a_picture_and_a_sentence(code):
 def test_the_index_is_what_the_notebooks_say():
     done = subprocess.run([sys.executable, ROOT / "notebooks" / "index.py", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_page_of_claims_is_what_the_notebooks_say():
+    done = subprocess.run([sys.executable, ROOT / "notebooks" / "claims.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_number_that_no_cell_holds_is_found(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "notebooks"))
+    import claims
+
+    monkeypatch.setattr(claims, "FOLDER", tmp_path)
+    words = "## One\n\nIn 2020 `4 * 8 = 32` heads, 17 % sharp, 23.5 ms apart; 12 drawn, 55 lost, 61 of layer 70."
+    code = "drawn = range(12)\nassert 0.15 < sharp[55] < 0.2"
+    shown = [{"output_type": "stream", "name": "stdout", "text": "23.46 ms"}]
+    cells = [{"cell_type": "markdown", "source": words}]
+    cells.append({"cell_type": "code", "source": code, "outputs": shown, "metadata": {}})
+    path = tmp_path / "00_made.ipynb"
+    path.write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    found = {number: how for _, _, number, how, _ in claims.claims(path)}
+    assert found == {
+        "32": "calculated",
+        "17": "asserted",
+        "23.5": "printed",
+        "12": "set",
+        "55": "set",
+        "61": "not asserted",
+    }
+    with pytest.raises(SystemExit, match="it is 32"):
+        claims.calculations("`4 * 8 = 33`")
