@@ -33,7 +33,7 @@ import unisat
 from unisat import UniSpeechSatForPreTraining, UniSpeechSatForXVector, UniSpeechSatModel, fast, shortcuts
 from unisat.frames import valid_positions
 from unisat.group_norm import MaskedGroupNorm
-from unisat.model import Attention
+from unisat.model import Attention, ConvLayer
 
 KINDS = {
     "post-LN": {},
@@ -118,6 +118,48 @@ def test_half_precision_attends_as_well_either_way(monkeypatch):
         errors.append(float((found - exact.last_hidden_state)[exact.valid].square().mean().sqrt()))
     assert errors[0] != errors[1]
     assert errors[1] <= 1.2 * errors[0] < 0.1
+
+
+LEARNT = {
+    "a norm over channels": (
+        {"feat_extract_norm": "layer"},
+        {"feature_extractor.conv_layers.1.conv.weight", "feature_extractor.conv_layers.1.layer_norm.weight"},
+    ),
+    "attention": ({}, {"encoder.layers.0.attention.q_proj.weight", "encoder.layers.2.attention.v_proj.weight"}),
+}
+
+
+@pytest.mark.parametrize("kind", LEARNT)
+def test_half_precision_learns_as_well_either_way(kind, monkeypatch):
+    changes, names = LEARNT[kind]
+    model = shuffled(UniSpeechSatModel(small_config(**changes, hidden_size=64, num_attention_heads=4)))
+    waveforms, mask = draw(2, 6000), valid_positions(torch.tensor([6000, 2500]), 6000).long()
+    weights = {name: weight for name, weight in model.named_parameters() if name in names}
+    upstream = draw(1, model(waveforms).last_hidden_state.shape[1], 64)
+
+    def gradients(half):
+        with Operators() as operators, torch.autocast("cpu", torch.bfloat16, enabled=half):
+            output = model(waveforms, mask)
+            value = (output.last_hidden_state.float() * upstream * output.valid[..., None]).sum()
+        return operators.seen, torch.autograd.grad(value, [*weights.values()])
+
+    def errors(found):
+        return [float((a - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True)]
+
+    _, exact = gradients(half=False)
+    seen, quick = gradients(half=True)
+    assert "fused attention" not in seen
+    with monkeypatch.context() as patch:
+        if kind == "attention":
+            patch.setattr(fast, "LEARNING_FRAMES", 0)
+        else:
+            formula = inspect.unwrap(ConvLayer.over_channels)
+            patch.setattr(ConvLayer, "over_channels", formula)
+        seen, other = gradients(half=True)
+    assert ("fused attention" in seen) == (kind == "attention")
+    assert errors(quick) != errors(other)  # another way was taken
+    for ours, theirs in zip(errors(quick), errors(other), strict=True):
+        assert ours <= 1.5 * theirs + 0.01 < 0.1
 
 
 def front(channels, taps, stride, seed=0):
@@ -300,6 +342,17 @@ class Way:
     gradients: bool = False
     float64: bool = False
     compiled: bool = False
+    half: bool = False
+    """Whether it is for half precision under autocasting."""
+
+    def scope(self):
+        """Where it applies."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.half)
+
+    @property
+    def rounding(self):
+        """How far it may be from the formula, as a share of the largest value."""
+        return torch.finfo(torch.bfloat16).eps if self.half else 1e-5
 
 
 def ways():
@@ -309,6 +362,7 @@ def ways():
     hidden, valid = draw(3, 40, 16, seed=1), valid_positions(torch.tensor([40, 9, 1]), 40)
     heads = [draw(3, 2, 40, 8, seed=seed) for seed in (2, 3, 4)]
     signal, first = draw(3, 6000), front.conv_layers[0]
+    other = shuffled(UniSpeechSatModel(small_config(feat_extract_norm="layer"))).feature_extractor.conv_layers[1]
     inside = "conv_layers conv_layers.0 conv_layers.0.conv conv_layers.0.layer_norm conv_layers.2.activation"
     wide = "intermediate_dense activation"
     return {
@@ -318,6 +372,13 @@ def ways():
         ),
         "encode_in_pieces": Way(type(front).forward, (front, signal, torch.tensor([6000, 3000, 700])), inside),
         "fold_the_norm": Way(type(first).forward, (first, signal[:, None], None), "conv layer_norm", gradients=True),
+        "norm_in_half": Way(
+            type(other).over_channels,
+            (other, draw(3, 12, 90).bfloat16()),
+            "layer_norm activation",
+            gradients=True,
+            half=True,
+        ),
         "feed_forward_in_place": Way(
             type(layer.feed_forward).forward, (layer.feed_forward, hidden), wide, gradients=True, float64=True
         ),
@@ -360,9 +421,10 @@ def in_double(args):
 def test_a_fast_way_gives_what_the_formula_gives(name, one_dnn):
     way = WAYS[name]
     before = copy.deepcopy(way.args)
-    found = values(getattr(fast, name)(*way.args))
-    taken = values(way.formula(*way.args))
-    with shortcuts.plain():
+    with way.scope():
+        found = values(getattr(fast, name)(*way.args))
+        taken = values(way.formula(*way.args))
+    with shortcuts.plain(), way.scope():
         plain = values(inspect.unwrap(way.formula)(*way.args))
         exact = values(inspect.unwrap(way.formula)(*in_double(way.args)))
     assert len(found) == len(taken) == len(plain) == len(exact) > 0
@@ -372,16 +434,21 @@ def test_a_fast_way_gives_what_the_formula_gives(name, one_dnn):
         counted = valid_positions(lengths, found[0].shape[-1])[:, None]
     for a, b, c, d in zip(found, taken, plain, exact, strict=True):
         assert torch.equal(a, b)  # it is the one that is taken
-        scale = float((c * counted).abs().max())
-        torch.testing.assert_close(a * counted, c * counted, atol=1e-5 * scale, rtol=0)
-        torch.testing.assert_close(a.double() * counted, d * counted, atol=1e-5 * scale, rtol=0)
+        atol = way.rounding * float((c * counted).abs().max())
+        torch.testing.assert_close(a.double() * counted, c.double() * counted, atol=atol, rtol=0)
+        torch.testing.assert_close(a.double() * counted, d * counted, atol=atol, rtol=0)
     for one, other in zip(way.args, before, strict=True):
         assert not isinstance(one, Tensor) or torch.equal(one, other)  # nothing was written into what it got
 
 
 @pytest.mark.parametrize("name", WAYS)
 def test_where_a_fast_way_does_not_apply(name, one_dnn, monkeypatch):
-    way, go = WAYS[name], getattr(fast, name)
+    way = WAYS[name]
+
+    def go(*args):
+        with way.scope():
+            return getattr(fast, name)(*args)
+
     with torch.no_grad():
         assert go(*way.args) is not NotImplemented
         with shortcuts.plain():
@@ -390,6 +457,10 @@ def test_where_a_fast_way_does_not_apply(name, one_dnn, monkeypatch):
             patch.setattr(torch.compiler, "is_compiling", lambda: True)
             assert (go(*way.args) is NotImplemented) != way.compiled
         assert (go(*in_double(way.args)) is NotImplemented) != way.float64
+        if way.half:
+            assert getattr(fast, name)(*way.args) is NotImplemented  # there is no autocasting
+            module, signal = way.args
+            assert go(module, signal.float()) is NotImplemented
     assert (go(*way.args) is NotImplemented) != way.gradients
 
 
@@ -411,8 +482,13 @@ GLOBAL_HOOKS = {
 @pytest.mark.parametrize("kind", HOOKS)
 @pytest.mark.parametrize("name", [name for name in WAYS if WAYS[name].hooks])
 def test_a_fast_way_is_not_taken_under_a_hook(name, kind):
-    way, go = WAYS[name], getattr(fast, name)
+    way = WAYS[name]
     module, *args = way.args
+
+    def go(*args):
+        with way.scope():
+            return getattr(fast, name)(*args)
+
     for place in way.hooks.split():
         handle = HOOKS[kind](module.get_submodule(place), lambda *_: None)
         assert go(module, *args) is NotImplemented, place
