@@ -60,7 +60,8 @@ tiny: .venv/.test  ## train the built-in checkpoint anew where the recorded spee
 benchmarks: .venv/.test  ## time unisat against others, train, probe, break the notebooks' formulas, and write the tables
 	$(BIN)/python -m benchmarks
 	$(BIN)/python benchmarks/chunks.py
-	$(BIN)/python benchmarks/ablation.py
+	$(BIN)/python benchmarks/ablation.py --page
+	$(BIN)/python benchmarks/training.py --page
 	$(BIN)/python benchmarks/probing.py
 	$(BIN)/python benchmarks/layers.py
 	$(BIN)/python benchmarks/mutations.py

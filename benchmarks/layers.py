@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import phones as phones_of
 import torch
 from speakers import SPEECH
 
@@ -241,6 +242,49 @@ def codebook_tables(summary: pd.DataFrame, information: pd.DataFrame) -> list[st
     return lines
 
 
+def heads() -> list[str]:
+    """The section of attention: where each head looks, beside fresh weights and heads that look anywhere."""
+    heard = phones_of.recordings("development").groupby("speaker").head(4)
+    sound = phones_of.waves(heard, 4.0)
+    batch = us.Batch.from_arrays(sound, sampling_rate=us.frames.SAMPLE_RATE)
+    model = us.load("tiny")
+    torch.manual_seed(0)
+    by = ["layer", "head"]
+    found, fresh = (
+        us.attention_statistics(some, batch).groupby(by).mean()
+        for some in (model, us.UniSpeechSatModel(model.config).eval())
+    )
+    frames = [us.frames.conv_length(len(wave), 400, 320) for wave in sound]
+    # of frames drawn anywhere, all alike: a third of the length apart
+    anywhere = np.mean([(n * n - 1) / (3 * n) for n in frames]) * 20, np.mean(np.log2(frames))
+    local, wide = found["near_share"] >= 0.5, found["distance_ms"] >= 0.5 * anywhere[0]
+    lines = ["Mean distance from a frame to where a head looks (ms), and the entropy of its weights (bits), over the "]
+    lines[-1] += f"first four seconds of {len(sound)} recordings of {heard['speaker'].nunique()} development speakers. "
+    lines[-1] += (
+        f"A head that looks anywhere has {anywhere[0]:.0f} ms and {anywhere[1]:.1f} bits. **Bold**: half of the "
+    )
+    lines[-1] += "weight or more within three frames; *italic*: a distance of half of anywhere or more."
+    lines += [
+        "",
+        "| layer | " + " | ".join(f"head {head}" for head in found.index.unique("head")) + " | untrained, all heads |",
+    ]
+    lines += ["|---|" + "---|" * (found.index.unique("head").size + 1)]
+    for layer, rows in found.groupby("layer"):
+        cells = []
+        for place, row in rows.iterrows():
+            mark = "**" if local[place] else "*" if wide[place] else ""
+            cells.append(f"{mark}{row['distance_ms']:.0f} · {row['entropy_bits']:.1f}{mark}")
+        twin = fresh.loc[layer].mean()
+        cells.append(f"{twin['distance_ms']:.0f} · {twin['entropy_bits']:.1f}")
+        lines.append(f"| {layer + 1} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"Of {len(found)} heads {local.sum()} are local in this sense, and {wide.sum()} global; of the untrained ",
+    ]
+    lines[-1] += f"ones {(fresh['near_share'] >= 0.5).sum()} and {(fresh['distance_ms'] >= 0.5 * anywhere[0]).sum()}."
+    return lines
+
+
 def words_table(table: pd.DataFrame) -> list[str]:
     """Words as Markdown."""
     lines = ["| frames of | PNMI | floor, mean | floor, 95 % below |", "|---|---|---|---|"]
@@ -292,6 +336,7 @@ SECTIONS = {
     "trials": ("Is it the same speaker? Equal error rate on 36 unseen speakers", trials),
     "codebook": ("What the codebook does", codes),
     "words": ("What clusters of frames know of words", clusters),
+    "attention": ("Where heads look", heads),
 }
 
 

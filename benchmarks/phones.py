@@ -74,8 +74,10 @@ def waves(table: pd.DataFrame, seconds: float | None = None) -> list[torch.Tenso
 
 @torch.inference_mode()
 def hidden_states(model: us.UniSpeechSatModel, waveforms: list[torch.Tensor]) -> list[torch.Tensor]:
-    """(layers + 1, frames, hidden) of each waveform; on a GPU many at once, of like lengths."""
-    device, most = model.device, 200.0 if model.device.type != "cpu" else 0.0
+    """(layers + 1, frames, hidden) of each waveform; several at once, of like lengths, on a GPU many."""
+    device, most = model.device, 200.0 if model.device.type != "cpu" else 16.0
+    if device.type == "cpu":
+        model = model.float()  # which halves are slow on
     order = sorted(range(len(waveforms)), key=lambda row: len(waveforms[row]))
     found: dict[int, torch.Tensor] = {}
     while order:

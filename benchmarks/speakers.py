@@ -76,7 +76,7 @@ def evaluate(
     embed: Callable[[torch.Tensor], np.ndarray], *, n_boot: int = 500, limit: int | None = None
 ) -> pd.DataFrame:
     """Equal error rates on unseen speakers: one row for each layer and back end, with intervals and all scores."""
-    trials, same, sides = trial_list()
+    trials, _, _ = trial_list()
     table = pd.read_csv(SPEECH / "metadata.csv")
     train = table[table["split"] == "train"]
     if limit is not None:
@@ -84,12 +84,20 @@ def evaluate(
     unseen = sorted({*trials["enrol_path"], *trials["test_path"]})
     vectors = {p: embed(w) for p, w in tqdm(clips(unseen).items(), desc="unseen speakers", leave=False)}
     fitted = [embed(w) for w in tqdm(clips(list(train["path"])).values(), desc="train speakers", leave=False)]
-    known, who = np.stack(fitted), train["speaker"].to_numpy()  # (utterances, layers, dim)
+    matrices = np.stack([vectors[path] for path in unseen])
+    return rates(unseen, matrices, np.stack(fitted), train["speaker"].to_numpy(), n_boot=n_boot)
+
+
+def rates(
+    unseen: list[str], vectors: np.ndarray, known: np.ndarray, who: np.ndarray, *, n_boot: int = 500
+) -> pd.DataFrame:
+    """The same from vectors (utterances, layers, dim): of the files of the trial list, and of who trains back ends."""
+    trials, same, sides = trial_list()
     several = pd.Series(who).groupby(who).transform("size").to_numpy() > 1  # one utterance has no scatter
     rows = []
     for layer in range(known.shape[1]):
         for backend in ("cosine", "LDA"):
-            matrix = np.stack([vectors[path][layer] for path in unseen])
+            matrix = vectors[:, layer]
             if backend == "LDA":
                 discriminant = LinearDiscriminantAnalysis(solver="eigen", shrinkage=0.1)
                 matrix = discriminant.fit(known[several, layer], who[several]).transform(matrix)

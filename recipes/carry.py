@@ -1,6 +1,6 @@
 """Carry a recipe's speech to a machine with a GPU: packed small here, unpacked there.
 
-    python recipes/carry.py pack recipes/tiny-1.toml build/carry --megabytes 45
+    python recipes/carry.py pack recipes/sat-1.toml build/carry --megabytes 45
     python recipes/carry.py unpack build/carry
 
 ``pack`` codes every recording that the recipe reads as Opus, at a low rate, with the tables that name them, into tar

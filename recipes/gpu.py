@@ -49,18 +49,18 @@ from unisat.training.targets import label_hash  # noqa: E402
 FORK = multiprocessing.get_context("fork")  # the speech is read once, before processes begin and the GPU is touched
 CARRY, SOUNDS, LOGS = Path("build/carry"), Path("build/sound"), Path("build/gpu")
 ARMS: dict[str, tuple[int, dict[str, float]]] = {
-    "tiny": (2, {}),
-    "tiny-hubert": (2, {"mixing_prob": 0.0, "contrastive_loss_weight": 0.0, "diversity_loss_weight": 0.0}),
+    "sat": (2, {}),
+    "hubert": (2, {"mixing_prob": 0.0, "contrastive_loss_weight": 0.0, "diversity_loss_weight": 0.0}),
     "contrastive": (1, {"mixing_prob": 0.0}),
     "mixing": (1, {"contrastive_loss_weight": 0.0, "diversity_loss_weight": 0.0}),
 }
 """The arms of the third iteration: how many seeds, and in what they differ from its recipe."""
 HEADS: dict[str, tuple[str, dict[str, Any]]] = {
-    "tiny/xvector": ("xvector", {}),
-    "tiny/ctc": ("ctc", {}),
-    "tiny/diarization": ("diarization", {}),
-    "tiny/xvector-frozen": ("xvector", {"backbone_learning_rate": 0.0}),
-    "tiny-hubert/xvector": ("xvector", {"model": "build/tiny-hubert/3-0/model"}),
+    "sat/xvector": ("xvector", {}),
+    "sat/ctc": ("ctc", {}),
+    "sat/diarization": ("diarization", {}),
+    "sat/xvector-frozen": ("xvector", {"backbone_learning_rate": 0.0}),
+    "hubert/xvector": ("xvector", {"model": "build/hubert/3-0/model"}),
 }
 """Each head's kind, and in what it differs from its recipe."""
 SOUND: dict[str, np.ndarray] = {}
@@ -293,19 +293,19 @@ class Stages:
     def all(self) -> None:
         """Three iterations."""
         left = self.end - time.time()
-        self.stage({"tiny/1": ("tiny-1", {})}, 0.17 * left, Path("build/tiny/1/targets"))
-        pack(self.out, ["tiny/1"])
-        layer = self.targets("tiny-2")
-        self.stage({"tiny/2": ("tiny-2", {"targets.layer": layer})}, 0.15 * left, Path("build/tiny/2/targets"))
-        pack(self.out, ["tiny/2"])
-        layer = self.targets("tiny-3")
+        self.stage({"sat/1": ("sat-1", {})}, 0.17 * left, Path("build/sat/1/targets"))
+        pack(self.out, ["sat/1"])
+        layer = self.targets("sat-2")
+        self.stage({"sat/2": ("sat-2", {"targets.layer": layer})}, 0.15 * left, Path("build/sat/2/targets"))
+        pack(self.out, ["sat/2"])
+        layer = self.targets("sat-3")
         jobs = {}
         for arm, (seeds, values) in ARMS.items():
             for seed in range(seeds):
                 changes = {f"model.{key}": value for key, value in values.items()}
-                jobs[f"{arm}/3-{seed}"] = ("tiny-3", {**changes, "seed": seed, "targets.layer": layer})
-        self.stage(jobs, self.end - time.time() - 18, Path("build/tiny/3/targets"))
-        pack(self.out, [name for name in jobs if name.startswith("tiny")])
+                jobs[f"{arm}/3-{seed}"] = ("sat-3", {**changes, "seed": seed, "targets.layer": layer})
+        self.stage(jobs, self.end - time.time() - 18, Path("build/sat/3/targets"))
+        pack(self.out, [name for name in jobs if name.startswith("sat")])
 
     def stage(self, jobs: dict[str, tuple[str, dict]], seconds: float, teacher: Path) -> None:
         """Train side by side for some time."""
@@ -363,9 +363,9 @@ def train_heads(out: Path, seconds: float, changes: dict) -> None:
     begun, made = time.time(), {}
     LOGS.mkdir(parents=True, exist_ok=True)
     for name, (kind, own) in HEADS.items():
-        where = {"model": "build/tiny/3-0/model", "out": f"build/{name}", **changes, **own}
+        where = {"model": "build/sat/3-0/model", "out": f"build/{name}", **changes, **own}
         if (Path(where["model"]) / "model.safetensors").exists():
-            file = ROOT / "recipes" / f"tiny-{kind}.toml"
+            file = ROOT / "recipes" / f"sat-{kind}.toml"
             made[name] = recipe.read(file, where, heads.HeadRecipe)
             for sources in (made[name].train, made[name].valid):
                 for source in [source for source in sources if not is_here(sources[source])]:

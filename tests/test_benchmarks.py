@@ -1,8 +1,11 @@
 """The benchmarks' own arithmetic and page; the times themselves are measured by hand."""
 
+import importlib
 import json
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, small_config
@@ -18,7 +21,20 @@ def beside(monkeypatch):
     """Import as the scripts do."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     yield
-    for name in ("report", "roofline", "works", "peers", "worker", "alone", "tricks", "layers", "speakers"):
+    for name in (
+        "report",
+        "roofline",
+        "works",
+        "peers",
+        "worker",
+        "alone",
+        "tricks",
+        "layers",
+        "speakers",
+        "phones",
+        "ablation",
+        "training",
+    ):
         sys.modules.pop(name, None)
 
 
@@ -93,3 +109,63 @@ def test_the_page_of_layers_is_not_older_than_the_checkpoint_and_the_masks():
 
     page = (ROOT / "docs" / "layers.md").read_text(encoding="utf-8")
     assert f"from checkpoint and masks `{layers.made_from()}`" in page, "run python benchmarks/layers.py"
+
+
+@pytest.mark.parametrize("name", ["ablation", "training"])
+def test_the_pages_of_the_training_are_what_the_results_say(name):
+    results = json.loads((ROOT / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    assert importlib.import_module(name).report(results) == page, f"run python benchmarks/{name}.py --page"
+
+
+def test_a_claim_is_seen_only_where_speakers_and_all_seeds_agree():
+    import ablation
+
+    def told(effects, spread):
+        draw = np.random.default_rng(0).normal(0, spread, 2000)
+        second = [np.append(0.3, 0.3 + 0 * draw) for _ in effects]
+        first = [np.append(0.3 + effect, 0.3 + effect + draw) for effect in effects]
+        return ablation.difference(first, second, 30)
+
+    assert ablation.verdict(told([0.1, 0.12, 0.08], 0.01), 1) == "seen"
+    assert ablation.verdict(told([0.1, 0.12, 0.08], 0.01), -1) == "reversed"
+    assert ablation.verdict(told([0.1, 0.12, -0.01], 0.01), 1) == "not seen"  # a seed disagrees
+    assert ablation.verdict(told([0.1, 0.12, 0.08], 0.2), 1) == "not seen"  # speakers do
+    row = told([0.1, 0.12, 0.08], 0.01)
+    assert row["difference"] == pytest.approx(0.1)
+    assert (row["high"] - row["low"]) / 2 == pytest.approx(1.96 * 0.01, rel=0.15)
+
+
+def test_counts_are_those_of_a_loop_over_speakers():
+    import ablation
+
+    draw = np.random.default_rng(1)
+    names = ["a", "b", "c"]
+    who, kinds, right = draw.choice(names, 60), draw.integers(0, 2, 60), draw.integers(0, 2, 60).astype(bool)
+    weights = np.array([[1, 1, 1], [2, 0, 1]])
+    found = ablation.Counts.of(right, who, names, kinds).rates(weights)
+    for row, value in zip(weights, found, strict=True):
+        rates = []
+        for kind in (0, 1):
+            heard = [(row[names.index(w)], r) for w, k, r in zip(who, kinds, right, strict=True) if k == kind]
+            rates.append(sum(times * r for times, r in heard) / sum(times for times, _ in heard))
+        assert value == pytest.approx(np.mean(rates))
+
+
+def test_the_best_layer_is_chosen_anew_in_each_draw():
+    import ablation
+
+    runs = [np.array([[0.1, 0.5], [0.2, 0.9]]), np.array([[0.3, 0.4], [0.1, 0.8]])]
+    best = ablation.at_best(runs, -1)  # means of the layers: 0.2 and 0.15, in the next draw 0.45 and 0.85
+    np.testing.assert_allclose(best, [[0.2, 0.5], [0.1, 0.4]])
+
+
+def test_hours_of_a_log_are_those_that_were_heard():
+    import training
+
+    log = pd.DataFrame(
+        {"step": [50, 100, 120], "audio_seconds": [360.0, 180.0, 90.0], "accuracy_masked": [0, 0.1, 0.2]}
+    )
+    assert training.curve(log)["hours"] == [5.0, 7.5, 8.0]
+    stages = ["1 s  iteration 1 is first-0.003, layer 5", "2 s  iteration 1 is first-0.0015, layer 6"]
+    assert training.chosen(stages) == {1: ("first-0.0015", 6)}

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-try:
-    import kaldi_native_fbank as kaldi
-except ImportError:
-    kaldi = None
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -27,6 +23,8 @@ def mfcc(waveform: Float[Tensor, " samples"]) -> Float[Tensor, "frames 39"]:
     The settings are those of fairseq's ``dump_mfcc_feature.py``: 23 mel bins, windows of 25 ms every 10 ms, no energy,
     no dither, no mean normalisation, samples in [-1, 1].
     """
+    import kaldi_native_fbank as kaldi
+
     options = kaldi.MfccOptions()
     options.use_energy = False
     cepstra = _frames(kaldi.OnlineMfcc, options, waveform, 13)
@@ -48,6 +46,8 @@ def deltas(features: Float[Tensor, "frames dim"]) -> Float[Tensor, "frames dim"]
 
 def log_mel(waveform: Float[Tensor, " samples"], bands: int = 80) -> Float[Tensor, "frames bands"]:
     """Logarithm of the energy in mel bands with Kaldi's defaults (Povey window, pre-emphasis), 100 frames a second."""
+    import kaldi_native_fbank as kaldi
+
     options = kaldi.FbankOptions()
     options.mel_opts.num_bins = bands
     return _frames(kaldi.OnlineFbank, options, waveform, bands)

@@ -71,9 +71,8 @@ class ResidentData(TrainingData):
     def __getitem__(self, step: int) -> TrainingBatch:
         """Gather the batch of a step."""
         rows, first, numbers = self.places(step)
-        waves, valid, targets = self.gather(
-            torch.from_numpy(numbers).to(self.device), int(numbers[1].max()), int(numbers[3].max()), np.ptp(numbers[1]) > 0
-        )
+        samples, frames, padded = int(numbers[1].max()), int(numbers[3].max()), bool(np.ptp(numbers[1]))
+        waves, valid, targets = self.gather(torch.from_numpy(numbers).to(self.device), samples, frames, padded)
         return TrainingBatch(
             input_values=waves,
             attention_mask=None if valid is None else valid.long(),

@@ -1,0 +1,230 @@
+"""How the built-in model was trained: every trial, what it heard and what it learned. Writes docs/training.md.
+
+    python benchmarks/training.py            # from what recipes/gpu.py and benchmarks/development.py left in build/
+    python benchmarks/training.py --page     # from benchmarks/training.json, which keeps what was read
+
+Reads the logs of the runs (build/<run>/train.csv, valid.csv), what the clusters of their layers know
+(build/gpu/<iteration>-layers.csv), the stages (build/gpu/stages.txt) and the probes on development speakers
+(build/development/*.csv, of which controls.csv holds what needs no model).
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import unisat as us
+from unisat.training import recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = {
+    "first-*": ("iteration 1, a trial", "sat-1"),
+    "sat/1": ("iteration 1", "sat-1"),
+    "sat/2": ("iteration 2", "sat-2"),
+    "hubert/3-*": ("content only", "hubert-3"),
+    "contrastive/3-*": ("+ contrastive", "sat-3"),
+    "mixing/3-*": ("+ mixing", "sat-3"),
+    "sat/3-*": ("+ both", "sat-3"),
+}
+"""Folders in build: what they are, and the recipe."""
+VALID = {
+    "accuracy_masked": "masked accuracy",
+    "accuracy_masked_commonest": "of the commonest cluster",
+    "accuracy_masked_copied": "of the nearest frame seen",
+    "content_masked": "loss (nats)",
+    "content_masked_entropy": "entropy of the clusters (nats)",
+}
+SPEAKER = ["contrastive", "contrastive_chance", "code_perplexity_0", "code_perplexity_1"]
+POINTS = 40
+"""Most points of a curve that are kept."""
+
+
+def curve(log: pd.DataFrame) -> dict[str, list[float]]:
+    """Hours heard and masked accuracy in training, thinned out."""
+    if "hours" in log:
+        hours = log["hours"]
+    else:  # seconds are of a step, and each row is the mean of the steps since the one before
+        hours = (log["audio_seconds"] * log["step"].diff().fillna(log["step"])).cumsum() / 3600
+    rows = np.unique(np.linspace(0, len(log) - 1, POINTS).astype(int))
+    return {
+        "hours": hours.iloc[rows].round(3).tolist(),
+        "accuracy": log["accuracy_masked"].iloc[rows].round(4).tolist(),
+    }
+
+
+def read(build: Path) -> dict:
+    """What the page is made of."""
+    runs, layers = {}, {}
+    for pattern in RUNS:
+        for folder in sorted(build.glob(pattern)):
+            if not (folder / "valid.csv").exists() or not (folder / "train.csv").exists():
+                continue
+            valid, log = pd.read_csv(folder / "valid.csv").iloc[-1], pd.read_csv(folder / "train.csv")
+            kept = [name for name in ("hours", "step", *VALID, *SPEAKER) if name in valid]
+            name = folder.relative_to(build).as_posix()
+            runs[name] = {"pattern": pattern, **{key: float(valid[key]) for key in kept}, "curve": curve(log)}
+    for file in sorted((build / "gpu").glob("*-layers.csv")):
+        table = pd.read_csv(file)
+        columns = ["layer", "clusters", "pnmi", "pnmi_floor", "speaker_bits", "speaker_floor"]
+        layers[file.stem.removesuffix("-layers")] = table[columns].round(4).to_dict("records")
+    stages = [line for file in sorted((build / "gpu").glob("stages*.txt")) for line in file.read_text().splitlines()]
+    probes = {
+        file.stem: pd.read_csv(file).round(4).to_dict("records")
+        for file in sorted((build / "development").glob("*.csv"))
+    }
+    if not runs:
+        raise SystemExit(f"no run in {build}: train (recipes/gpu.py), or give --page.")
+    return {"runs": runs, "layers": layers, "stages": stages, "probes": probes}
+
+
+def taught(rows: list[dict]) -> int:
+    """The layer whose clusters know most of the phones: the next iteration learns them."""
+    return max(rows, key=lambda row: row["pnmi"])["layer"]
+
+
+def header(names: list[str]) -> list[str]:
+    """The first two lines of a table."""
+    return ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+
+
+def runs_table(results: dict) -> list[str]:
+    """Every run."""
+    names = ["run", "", "steps", "hours heard", *VALID.values(), "contrastive loss (who knows nothing)", "codes in use"]
+    lines = header(names)
+    for name, run in results["runs"].items():
+        what, file = RUNS[run["pattern"]]
+        made = recipe.read(ROOT / "recipes" / f"{file}.toml").model_config()
+        cells = [name, what]
+        cells += [f"{run['step']:.0f}", f"{run['hours']:.1f}" if "hours" in run else ""]
+        cells += [f"{run[key]:.3f}" if key in run else "" for key in VALID]
+        if what in ("+ contrastive", "+ both"):
+            cells.append(f"{run['contrastive']:.4f} ({run['contrastive_chance']:.4f})")
+            codes = " and ".join(f"{run[key]:.1f}" for key in SPEAKER[2:])
+            cells.append(f"{codes} of {made.num_codevectors_per_group}")
+        else:
+            cells += ["", ""]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "Validation speech (development speakers), without mixing; a trial is named after its learning rate. ",
+    ]
+    lines[-1] += "The contrastive loss of the arms without it is not trained, and left out. Codes in use: "
+    lines[-1] += "the perplexity of what a batch picks, mean over batches, of each of the two groups."
+    return lines
+
+
+def layers_tables(results: dict) -> list[str]:
+    """What chose a layer."""
+    lines = []
+    for name, rows in results["layers"].items():
+        label = f"for iteration {name}, k = {rows[0]['clusters']}"
+        lines += ["", *header([label, *(f"layer {row['layer']}" for row in rows)])]
+        for label, key, floor, digits in (
+            ("PNMI with phones", "pnmi", "pnmi_floor", 3),
+            ("speaker (bits)", "speaker_bits", "speaker_floor", 2),
+        ):
+            cells = []
+            for row in rows:
+                mark = "**" if row["layer"] == taught(rows) and key == "pnmi" else ""
+                cells.append(f"{mark}{row[key]:.{digits}f}{mark} ({row[floor]:.{digits}f})")
+            lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def best(rows: list[dict]) -> dict:
+    """The row that knows most of the phones."""
+    return max(rows, key=lambda row: row["phones"])
+
+
+def go(results: dict) -> list[str]:
+    """Phones on development speakers against MFCC, and the line that decides."""
+    probes = results["probes"]
+    lines = header(["features", "phones (one frame, LDA)", "voices, EER, cosine", "voices, EER, LDA"])
+    shown = [(row["features"], row) for row in probes.get("controls", [])]
+    models = {name: rows for name, rows in probes.items() if name != "controls"}
+    for name, rows in models.items():
+        row = best(rows)
+        shown.append((f"{name}, layer {row['layer']} (best for phones)", row))
+    for name, row in shown:
+        cells = []
+        for key in ("phones", "eer_cosine", "eer_lda"):
+            number = row.get(key)
+            known = number is not None and np.isfinite(number)
+            cells.append(f"{number:.3f} ({row[f'{key}_low']:.3f} to {row[f'{key}_high']:.3f})" if known else "")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    bars = [row for row in probes.get("controls", []) if row["features"] == "MFCC, mean off"]
+    lines.append("")
+    for name, rows in models.items():
+        if bars and not name.startswith("untrained"):
+            row, bar = best(rows), bars[0]
+            word = "**go**" if row["phones"] > bar["phones"] else "**no go**"
+            apart = "apart" if row["phones_low"] > bar["phones_high"] else "not apart"
+            lines.append(
+                f"- {name}: {word}, {row['phones']:.3f} in layer {row['layer']} against {bar['phones']:.3f} of MFCC "
+                f"without their mean; their intervals over speakers are {apart}."
+            )
+    return lines
+
+
+def picture(results: dict, file: Path) -> None:
+    """Masked accuracy over the hours heard."""
+    ax = us.plots.axes(None, 8.4, 3.6)
+    for place, (pattern, (what, _)) in enumerate(RUNS.items()):
+        runs = [run["curve"] for run in results["runs"].values() if run["pattern"] == pattern]
+        for number, run in enumerate(runs):
+            ax.plot(
+                run["hours"],
+                run["accuracy"],
+                color=us.plots.CLASSES[place],
+                linewidth=1.4,
+                label=what if number == 0 else None,
+            )
+    ax.set(xlabel="speech heard in the stage (h)", ylabel="masked accuracy, training", ylim=(0, None))
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8)
+    ax.figure.savefig(file, dpi=90)
+
+
+def report(results: dict) -> str:
+    """The page."""
+    lines = ["# How the built-in model was trained", ""]
+    lines += [
+        "Written by `python benchmarks/training.py` from the logs of `recipes/gpu.py`. A stage ends by the clock; its "
+        "runs hear the same speech and take as many steps. Iterations 1 and 2 learn content only; the arms branch from "
+        "the weights of iteration 2, and learn the same clusters. What ships is still the earlier model: see whether "
+        "these may go on, below."
+    ]
+    lines += ["", "![Masked accuracy over hours](images/training.png)", "", "## Runs", "", *runs_table(results)]
+    lines += ["", "## Which layer teaches", ""]
+    lines += [
+        "K-means on training speakers, judged on development speakers, the mean taken off per utterance, floors in "
+        "brackets (`recipes/gpu.py`). The layer whose clusters know most of the phones was taken (bold)."
+    ]
+    lines += [*layers_tables(results), "", "## Go or no go", ""]
+    lines += ["`benchmarks/development.py`, on development speakers; 95 % intervals over speakers.", "", *go(results)]
+    lines += ["", "## The stages as they were written down", "", "```", *results["stages"], "```"]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Read, keep, and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", type=Path, default=ROOT / "build")
+    parser.add_argument("--page", action="store_true", help="from benchmarks/training.json")
+    parser.add_argument("--out", type=Path, default=ROOT, help="where docs and benchmarks lie")
+    options = parser.parse_args()
+    file = options.out / "benchmarks" / "training.json"
+    if not options.page:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(read(options.build), indent=1) + "\n")
+    results = json.loads(file.read_text())
+    images = options.out / "docs" / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    (images.parent / "training.md").write_text(report(results))
+    picture(results, images / "training.png")
+    print(report(results))
+
+
+if __name__ == "__main__":
+    main()
