@@ -1,7 +1,7 @@
 """CPU tensors that behave like Apple's: on mps by their own word, without float64, and apart from the CPU.
 
-What is made of them is there too, until it is moved with ``cpu()`` or ``to``. As on a real device, only numbers (tensors
-without axes) come along from the CPU, and indices of what is there.
+What is made of them is there too, until it is moved with ``cpu()`` or ``to``. As on a real device, tensors of both
+meet only where those of the CPU are numbers, without axes, or indices of what is on mps.
 """
 
 import torch
