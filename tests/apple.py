@@ -80,6 +80,8 @@ def waits(func, args, kwargs):
 
 def called(func, args, kwargs):
     """Call a function of torch; what comes of tensors on mps is there, and must not be in float64."""
+    if func is torch.device:
+        return func(*args, **kwargs)
     refuse_to_mix(func, args, kwargs)
     leaves = tree_leaves((args, kwargs))
     places = [str(leaf) for leaf in leaves if isinstance(leaf, str | torch.device) and str(leaf) in ("cpu", "mps")]

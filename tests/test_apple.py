@@ -279,6 +279,7 @@ def taught(kind, spoken, device):
         **sizes,
     )
     (spoken / device).mkdir()
+    torch.manual_seed(0)
     with Apple():
         head = heads.KINDS[kind](made, us.UniSpeechSatConfig(), torch.device(device))
         head.config = us.UniSpeechSatConfig(**SMALL)

@@ -356,12 +356,16 @@ def norm_in_half(
     """Compute a norm over channels in the half precision of its input.
 
     Autocasting makes it, and the activation behind it, float32; the next convolution takes half precision again. Torch
-    computes the mean and the variance in float32 in any case.
+    computes the mean and the variance in float32 in any case. On a CPU this does not apply where the norm learns: torch
+    adds up the gradients of its weights in half precision there, and over 24,000 frames they are wrong by 13 %.
     """
     norm = layer.layer_norm
     if signal.dtype not in HALF or not torch.is_autocast_enabled(signal.device.type) or not allowed():
         return NotImplemented
     if type(norm) is not nn.LayerNorm or watched(norm, layer.activation):
+        return NotImplemented
+    learns = torch.is_grad_enabled() and any(weight.requires_grad for weight in norm.parameters())
+    if signal.device.type == "cpu" and learns:
         return NotImplemented
     with torch.autocast(signal.device.type, enabled=False):
         weights = [None if weight is None else weight.to(signal.dtype) for weight in (norm.weight, norm.bias)]
