@@ -109,7 +109,10 @@ def learning() -> list[dict]:
         torch.autograd.grad(F.scaled_dot_product_attention(*inputs), inputs, upstream)
 
     rows.append(compare("attention in bfloat16, with gradients", "products", attended, "fused", fused))
-    layer, signal = ConvLayer(config, 1).requires_grad_(False), torch.randn(batch, config.conv_dim[1], 6399).bfloat16().requires_grad_()
+    layer, signal = (
+        ConvLayer(config, 1).requires_grad_(False),
+        torch.randn(batch, config.conv_dim[1], 6399).bfloat16().requires_grad_(),
+    )
 
     def normed() -> None:
         with torch.autocast("cpu", torch.bfloat16):

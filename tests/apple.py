@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 MPS = torch.device("mps")
-REAL = torch.Generator
+REAL, MOVE = torch.Generator, nn.Module.to
 MOVES = "to copy_ __get__ __set__ _make_subclass __repr__ expand_as view_as reshape_as type_as".split()
 """What two devices may have a part in."""
 READS = "item tolist __bool__ __int__ __float__ __index__ cpu numpy equal nonzero masked_select".split()
@@ -99,8 +99,6 @@ def called(func, args, kwargs):
     args, kwargs = tree_map(lambda x: made.get(x, x) if isinstance(x, str | torch.device) else x, (args, kwargs))
     with torch._C.DisableTorchFunctionSubclass():
         out = func(*args, **kwargs)
-    if func is torch.Tensor.data.__set__ and isinstance(args[1], OnApple):  # as when a module is moved
-        args[0].__class__ = ParameterOnApple
 
     def placed(leaf):
         if not isinstance(leaf, Tensor) or isinstance(leaf, nn.Parameter):
@@ -124,17 +122,23 @@ class Apple(TorchFunctionMode):
         self.waited = []
 
     def __enter__(self):
-        torch.Generator = Generator
+        torch.Generator, nn.Module.to = Generator, moved
         return super().__enter__()
 
     def __exit__(self, *error):
-        torch.Generator = REAL
+        torch.Generator, nn.Module.to = REAL, MOVE
         return super().__exit__(*error)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if waits(func, args, kwargs or {}):
             self.waited.append(named(func))
         return called(func, args, kwargs or {})
+
+
+def moved(module, *where, **options):
+    """`torch.nn.Module.to`."""
+    there = "mps" in map(str, (*where, *options.values()))
+    return on_apple(module) if there else MOVE(module, *where, **options)
 
 
 def on_apple(model):

