@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unisat import UniSpeechSatForPreTraining
+from unisat import model as parts
 from unisat.losses import _chosen, binary_entropy, content_logits, contrastive_similarity, contrastive_targets
 from unisat.masking import time_mask
 from unisat.precision import widen, xlogx
@@ -112,6 +113,15 @@ def objective(
     return loss, {"loss": loss, **told}
 
 
+def convolve(layer: Any, signal: Tensor, lengths: Tensor | None) -> Tensor:
+    """`unisat.model.ConvLayer` with its norm over channels in half precision, which autocasting makes float32."""
+    signal, norm = layer.conv(signal), layer.layer_norm
+    with torch.autocast(signal.device.type, enabled=False):
+        scale = (norm.weight.to(signal.dtype), norm.bias.to(signal.dtype))
+        normed = F.layer_norm(signal.transpose(1, 2), norm.normalized_shape, *scale, norm.eps).transpose(1, 2)
+    return layer.activation(normed)
+
+
 class Inputs:
     """What a step reads, in tensors that stay where they are."""
 
@@ -167,6 +177,8 @@ class Recorded(loop.Trainer):
             weight_decay=settings.weight_decay,
             **({"fused": True, "capturable": True} if self.cuda else {}),
         )
+        if self.cuda and made.run.precision == "bf16" and self.config.feat_extract_norm == "layer":
+            parts.ConvLayer.forward = convolve  # type: ignore[method-assign,assignment]
         self.kinds: dict[tuple[int, int, int], tuple[Inputs, Any, Tensor]] = {}
         self.model.train()
 

@@ -1,6 +1,4 @@
-"""The fast ways: each gives the numbers of a plain formula, where it applies.
-
-They are equal within 1e-5, and in half precision within its rounding.
+"""The fast ways: each gives the numbers of a plain formula within 1e-5, where it applies.
 
 ============================  =================================================  ====================================
 fast way                      instead of                                         in
@@ -9,7 +7,6 @@ fast way                      instead of                                        
 `convolve_as_image`           a convolution that changes its input's layout      `Conv1d`, the x-vector's TDNN
 `encode_in_pieces`            whole signals between the convolutions             ``FeatureEncoder.forward``
 `fold_the_norm`               a convolution, then a norm over time               ``ConvLayer.forward``
-`norm_in_half`                a norm that autocasting computes in float32        ``ConvLayer.over_channels``
 `feed_forward_in_place`       a new tensor for the activation                    ``FeedForward.forward``
 `convolve_by_spectra`         a convolution with a wide kernel                   ``PositionalConvEmbedding.forward``
 `attend_fused`                the attention pattern in memory                    ``Attention.attend``
@@ -348,29 +345,6 @@ def fold_the_norm(
 
 
 # ---- the front end ----
-
-
-def norm_in_half(
-    layer: Any, signal: Float[Tensor, "batch channels positions"]
-) -> Float[Tensor, "batch channels positions"] | NotImplementedType:
-    """Compute a norm over channels in the half precision of its input.
-
-    Autocasting makes it, and the activation behind it, float32; the next convolution takes half precision again. Torch
-    computes the mean and the variance in float32 in any case. On a CPU this does not apply where the norm learns: torch
-    adds up the gradients of its weights in half precision there, and over 24,000 frames they are wrong by 13 %.
-    """
-    norm = layer.layer_norm
-    if signal.dtype not in HALF or not torch.is_autocast_enabled(signal.device.type) or not allowed():
-        return NotImplemented
-    if type(norm) is not nn.LayerNorm or watched(norm, layer.activation):
-        return NotImplemented
-    learns = torch.is_grad_enabled() and any(weight.requires_grad for weight in norm.parameters())
-    if signal.device.type == "cpu" and learns:
-        return NotImplemented
-    with torch.autocast(signal.device.type, enabled=False):
-        weights = [None if weight is None else weight.to(signal.dtype) for weight in (norm.weight, norm.bias)]
-        return F.layer_norm(signal.transpose(1, 2), norm.normalized_shape, *weights, norm.eps).transpose(1, 2)
-
 
 PIECE, LEAST_PIECE = 100, 16
 """The convolutions compute so many frames of all utterances at once, and at least so many of each."""

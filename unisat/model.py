@@ -68,16 +68,8 @@ class ConvLayer(GradientCheckpointingLayer):
         if isinstance(self.layer_norm, MaskedGroupNorm):
             signal = self.layer_norm(signal, lengths)
         elif self.layer_norm is not None:
-            signal = self.over_channels(signal)
+            signal = self.layer_norm(signal.transpose(1, 2)).transpose(1, 2)
         return self.activation(signal)
-
-    @sooner(fast.norm_in_half)
-    def over_channels(
-        self, signal: Float[Tensor, "batch channels positions"]
-    ) -> Float[Tensor, "batch channels positions"]:
-        """Norm each position over its channels."""
-        assert self.layer_norm is not None
-        return self.layer_norm(signal.transpose(1, 2)).transpose(1, 2)
 
 
 class FeatureEncoder(nn.Module):

@@ -71,8 +71,8 @@ def sooner(fast: Callable[..., Any]) -> Callable[[Callable[P, R]], Callable[P, R
     ----------
     fast : callable
         It takes what the decorated function takes (for a method, the module comes first) and gives the same within
-        1e-5, in half precision within its rounding. Where it does not apply it gives `NotImplemented`: inside `plain`,
-        under a hook that would see the difference, and in other cases that it names itself.
+        1e-5. Where it does not apply it gives `NotImplemented`: inside `plain`, under a hook that would see the
+        difference, and in other cases that it names itself.
     """
 
     def decorate(formula: Callable[P, R]) -> Callable[P, R]:
