@@ -20,7 +20,7 @@ from works import noise
 
 from unisat import UniSpeechSatConfig, UniSpeechSatModel, fast, shortcuts
 from unisat.masking import span_mask
-from unisat.model import Attention, ConvLayer
+from unisat.model import Attention
 
 ROUNDS = 9
 FRAMES, WIDTH, INNER, HEADS = 499, 768, 3072, 12
@@ -94,7 +94,7 @@ def kept(model: UniSpeechSatModel) -> list[dict]:
 
 
 def learning() -> list[dict]:
-    """Of these, the ones about training in bfloat16: forward and backward, with the sizes of the built-in model."""
+    """Of these, the one about training in bfloat16: forward and backward, with the sizes of the built-in model."""
     rows = []
     batch, frames, config = 8, 199, UniSpeechSatConfig.tiny()
     width = config.hidden_size // config.num_attention_heads
@@ -109,18 +109,6 @@ def learning() -> list[dict]:
         torch.autograd.grad(F.scaled_dot_product_attention(*inputs), inputs, upstream)
 
     rows.append(compare("attention in bfloat16, with gradients", "products", attended, "fused", fused))
-    layer, signal = (
-        ConvLayer(config, 1).requires_grad_(False),
-        torch.randn(batch, config.conv_dim[1], 6399).bfloat16().requires_grad_(),
-    )
-
-    def normed() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
-            out = layer.activation(layer.over_channels(signal))
-        torch.autograd.grad(out, signal, torch.ones_like(out))
-
-    title = "norm over channels and GELU in bfloat16, frozen"
-    rows.append(compare(title, "in half precision", normed, "in float32", in_plain(normed)))
     return rows
 
 

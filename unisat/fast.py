@@ -180,7 +180,6 @@ SMALL_PATTERN = 4_000_000
 """So many attention weights, of all heads together, fit into a processor's caches."""
 LEARNING_FRAMES = 1000
 """With more frames, the pattern that is kept for the backward pass would take more memory than the rest of a layer."""
-HALF = (torch.bfloat16, torch.float16)
 
 
 def pattern_is_cheap(queries: Float[Tensor, "batch heads frames head_dim"]) -> bool:
@@ -189,7 +188,8 @@ def pattern_is_cheap(queries: Float[Tensor, "batch heads frames head_dim"]) -> b
     small = batch * heads * frames * frames <= SMALL_PATTERN
     if torch.is_grad_enabled():  # fused, the backward pass takes two to four times as long
         small = frames <= LEARNING_FRAMES
-    return small and queries.device.type == "cpu" and queries.dtype in HALF and allowed()
+    half = queries.device.type == "cpu" and queries.dtype in (torch.bfloat16, torch.float16)
+    return half and small and allowed()
 
 
 Attended = tuple[
