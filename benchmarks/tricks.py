@@ -20,6 +20,7 @@ from works import noise
 
 from unisat import UniSpeechSatConfig, UniSpeechSatModel, fast, shortcuts
 from unisat.masking import span_mask
+from unisat.model import Attention
 
 ROUNDS = 9
 FRAMES, WIDTH, INNER, HEADS = 499, 768, 3072, 12
@@ -87,6 +88,27 @@ def kept(model: UniSpeechSatModel) -> list[dict]:
 
     run = lambda: (span_mask(lengths, 1500, mask_prob=0.65, mask_length=10, generator=draws), None)[1]  # noqa: E731
     rows.append(compare("span masks, 64 × 1,500", "places drawn", run, "a score for each frame", scored))
+    with torch.inference_mode(False), torch.enable_grad():
+        rows += learning()
+    return rows
+
+
+def learning() -> list[dict]:
+    """Of these, the one about training in bfloat16: forward and backward, with the sizes of the built-in model."""
+    rows = []
+    batch, frames, config = 8, 199, UniSpeechSatConfig.tiny()
+    width = config.hidden_size // config.num_attention_heads
+    heads = [torch.randn(batch, config.num_attention_heads, frames, width).bfloat16() for _ in range(4)]
+    inputs, upstream = [head.requires_grad_() for head in heads[:3]], heads[3]
+    attention = Attention(config).eval()
+
+    def attended() -> None:
+        torch.autograd.grad(attention.attend(*inputs, None, False)[0], inputs, upstream)
+
+    def fused() -> None:
+        torch.autograd.grad(F.scaled_dot_product_attention(*inputs), inputs, upstream)
+
+    rows.append(compare("attention in bfloat16, with gradients", "products", attended, "fused", fused))
     return rows
 
 

@@ -120,6 +120,29 @@ def test_half_precision_attends_as_well_either_way(monkeypatch):
     assert errors[1] <= 1.2 * errors[0] < 0.1
 
 
+def test_half_precision_learns_as_well_either_way(monkeypatch):
+    model = shuffled(UniSpeechSatModel(small_config(hidden_size=64, num_attention_heads=4)))
+    waveforms, mask = draw(2, 6000), valid_positions(torch.tensor([6000, 2500]), 6000).long()
+    weights = [model.get_parameter(f"encoder.layers.{part}_proj.weight") for part in ("0.attention.q", "2.attention.v")]
+    upstream = draw(1, model(waveforms).last_hidden_state.shape[1], 64)
+
+    def gradients(half):
+        with Operators() as operators, torch.autocast("cpu", torch.bfloat16, enabled=half):
+            output = model(waveforms, mask)
+            value = (output.last_hidden_state.float() * upstream * output.valid[..., None]).sum()
+        return operators.seen, torch.autograd.grad(value, weights)
+
+    exact, errors = gradients(half=False)[1], []
+    for limit in (0, 1000):
+        monkeypatch.setattr(fast, "LEARNING_FRAMES", limit)
+        seen, found = gradients(half=True)
+        assert ("fused attention" in seen) == (limit == 0)
+        errors.append([float((a - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True)])
+    assert errors[0] != errors[1]
+    for fused, ours in zip(*errors, strict=True):
+        assert ours <= 1.2 * fused < 0.1
+
+
 def front(channels, taps, stride, seed=0):
     conv, norm = nn.Conv1d(1, channels, taps, stride, bias=False), MaskedGroupNorm(channels, channels)
     with torch.no_grad():

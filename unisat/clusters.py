@@ -46,7 +46,7 @@ class Clusters:
         squares = centroids.square().sum(1)
         # |x|² is the same for all centroids
         nearest = [(squares - 2 * part @ centroids.T).argmin(1) for part in features.float().split(block)]
-        return torch.cat(nearest) if nearest else torch.zeros(0, dtype=torch.long)
+        return torch.cat(nearest) if nearest else torch.zeros(0, dtype=torch.long, device=features.device)
 
     def save(self, folder: str | Path) -> None:
         """Write ``kmeans.safetensors``; its metadata says which features were clustered."""

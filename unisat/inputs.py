@@ -49,20 +49,29 @@ def sample_lengths(attention_mask: Tensor) -> Int[Tensor, " batch"]:
     check_tensor("attention_mask", attention_mask)
     if attention_mask.ndim != 2:
         raise ValueError(f"attention_mask must be (batch, samples), got {tuple(attention_mask.shape)}.")
+    lengths, broken = _count(attention_mask)
+    if broken.any():
+        _refuse_mask(lengths, broken)
+    return lengths
+
+
+def _count(attention_mask: Tensor) -> tuple[Int[Tensor, " batch"], Bool[Tensor, " batch"]]:
+    """Count the ones of each utterance; say where a mask is none, without reading it: a GPU would be waited for."""
     kept = attention_mask != 0
     lengths = kept.sum(-1)
+    return lengths, (lengths == 0) | (kept != valid_positions(lengths, kept.shape[1])).any(-1)
+
+
+def _refuse_mask(lengths: Int[Tensor, " batch"], broken: Bool[Tensor, " batch"]) -> None:
     if empty := (lengths == 0).nonzero().flatten().tolist():
         raise ValueError(
             f"attention_mask is all zeros for utterance(s) {empty}; expected 1 on the samples of each utterance. "
             "Drop empty utterances from the batch."
         )
-    if not torch.equal(kept, valid_positions(lengths, kept.shape[1])):
-        wrong = (kept != valid_positions(lengths, kept.shape[1])).any(-1).nonzero().flatten().tolist()
-        raise ValueError(
-            f"attention_mask has zeros in front of ones for utterance(s) {wrong}; expected padding on the right, "
-            "ones first and zeros behind them (padding_side='right'): move the samples to the front."
-        )
-    return lengths
+    raise ValueError(
+        f"attention_mask has zeros in front of ones for utterance(s) {broken.nonzero().flatten().tolist()}; expected "
+        "padding on the right, ones first and zeros behind them (padding_side='right'): move the samples to the front."
+    )
 
 
 def check_waveforms(
@@ -70,10 +79,10 @@ def check_waveforms(
     attention_mask: Tensor | None,
     config: UniSpeechSatConfig,
     dtype: torch.dtype = torch.float32,
-) -> Int[Tensor, " batch"]:
-    """Refuse anything but a batch of waveforms; return the number of samples of each utterance.
+) -> tuple[Int[Tensor, " batch"], bool]:
+    """Refuse anything but a batch of waveforms; return the samples of each utterance, and whether there is padding.
 
-    ``dtype`` is the precision in which the model reads the waveforms.
+    ``dtype`` is the precision in which the model reads the waveforms. A GPU is waited for once.
     """
     check_tensor("input_values", input_values)
     if input_values.ndim != 2:
@@ -88,6 +97,7 @@ def check_waveforms(
         )
     batch, samples = input_values.shape
     lengths = torch.full((batch,), samples, device=input_values.device)
+    broken = torch.zeros_like(lengths, dtype=torch.bool)
     if attention_mask is not None:
         check_tensor("attention_mask", attention_mask)
         if exported():
@@ -100,9 +110,18 @@ def check_waveforms(
                 f"attention_mask {tuple(attention_mask.shape)} must have the shape of input_values "
                 f"{tuple(input_values.shape)}: one entry for each sample."
             )
-        lengths = sample_lengths(attention_mask).to(input_values.device)
-    # without a mask there is nothing to read from a device, and code can be exported
-    shortest = samples if attention_mask is None or batch == 0 else int(lengths.min())
+        lengths, broken = (one.to(input_values.device) for one in _count(attention_mask))
+    loud = torch.zeros_like(broken)
+    if not recorded() and samples:
+        dtype, most = _loudest(dtype, input_values.device.type)
+        loud = ~(input_values.abs().amax(-1) <= most)  # True for NaN, too
+    shortest, any_loud = samples, 0
+    # without a mask recorded code has nothing to read from a device, so it can be exported
+    if batch and not (recorded() and attention_mask is None):
+        numbers = lengths.min(), broken.any(), loud.any()
+        shortest, any_broken, any_loud = torch.stack([number.long() for number in numbers]).tolist()
+        if any_broken:
+            _refuse_mask(lengths, broken)
     needed = config.receptive_field
     if batch == 0 or shortest < needed:
         short = [f"{index} ({length} samples)" for index, length in enumerate(lengths.tolist()) if length < needed]
@@ -111,24 +130,21 @@ def check_waveforms(
             f"one frame needs {needed} samples ({1000 * needed / SAMPLE_RATE:g} ms at 16 kHz); "
             f"too short: utterance {', '.join(short) or '(the batch is empty)'}. Drop or join such clips."
         )
-    if not recorded():
-        _check_samples(input_values, dtype)
-    return lengths
-
-
-def _check_samples(input_values: Tensor, dtype: torch.dtype) -> None:
-    """Refuse samples that are not finite, or whose products will not be in the model's precision."""
-    if dtype == torch.float32 and torch.is_autocast_enabled(input_values.device.type):
-        dtype = torch.get_autocast_dtype(input_values.device.type)
-    # the first convolution makes a sample a few times larger: its kernels have ten taps
-    most = min(LOUDEST, torch.finfo(dtype).max / 16)
-    fits = input_values.abs().amax(-1) <= most  # False for NaN, too
-    if not fits.all():
+    if any_loud:
         raise ValueError(
-            f"input_values hold NaN or Inf in utterance(s) {(~fits).nonzero().flatten().tolist()}, or samples beyond "
+            f"input_values hold NaN or Inf in utterance(s) {loud.nonzero().flatten().tolist()}, or samples beyond "
             f"{most:.4g}, the largest that a model in {dtype} can take; repair or drop the recording, or scale it to "
             "[-1, 1]."
         )
+    return lengths, shortest < samples
+
+
+def _loudest(dtype: torch.dtype, device: str) -> tuple[torch.dtype, float]:
+    """Give the precision in which a model reads waveforms, and the largest sample whose products will be in it."""
+    if dtype == torch.float32 and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    # the first convolution makes a sample a few times larger: its kernels have ten taps
+    return dtype, min(LOUDEST, torch.finfo(dtype).max / 16)
 
 
 def check_mask(mask_time_indices: Tensor | None, valid: Bool[Tensor, "batch frames"]) -> Tensor | None:

@@ -320,7 +320,7 @@ def feature_penalty(
         raise ValueError(
             f"valid must be {tuple(squares.shape)} (batch, frames) of bool, got {tuple(valid.shape)} of {valid.dtype}."
         )
-    return squares[valid].mean()
+    return squares.masked_fill(~valid, 0).sum() / valid.sum()
 
 
 def total_loss(terms: Mapping[str, Tensor], weights: Mapping[str, float], frames: Mapping[str, int]) -> Tensor:

@@ -43,7 +43,10 @@ LONGEST = 2**16
 """A span may have so many frames (22 minutes), or as many as the batch."""
 
 
-def _check_spans(lengths: Tensor, frames: int, mask_prob: float, mask_length: int, min_spans: int) -> None:
+def _check_spans(
+    lengths: Tensor, frames: int, mask_prob: float, mask_length: int, min_spans: int
+) -> Int[Tensor, " batch"]:
+    """Refuse what is out of its range; give the lengths on the CPU."""
     check_tensor("lengths", lengths)
     if lengths.ndim != 1 or lengths.is_floating_point():
         raise ValueError(f"lengths must be (batch,) of integers, got {tuple(lengths.shape)} of {lengths.dtype}.")
@@ -57,7 +60,8 @@ def _check_spans(lengths: Tensor, frames: int, mask_prob: float, mask_length: in
         raise ValueError(
             f"mask_length={mask_length} must be at least one frame and min_spans={min_spans} not negative."
         )
-    longest = int(lengths.max()) if lengths.numel() else frames
+    sizes = lengths.cpu()  # read once: all that follows from them is counted on the CPU
+    longest = int(sizes.max()) if sizes.numel() else frames
     if longest > frames:
         raise ValueError(f"an utterance of {longest} frames does not fit into {frames} frames.")
     if longest < mask_length and (mask_prob > 0 or min_spans > 0):
@@ -66,6 +70,7 @@ def _check_spans(lengths: Tensor, frames: int, mask_prob: float, mask_length: in
             "nothing is hidden; choose a shorter mask or longer clips.",
             stacklevel=3,
         )
+    return sizes
 
 
 def span_mask(
@@ -105,12 +110,13 @@ def span_mask(
     ValueError
         If a number is out of its range, or a length is larger than ``frames``.
     """
-    _check_spans(lengths, frames, mask_prob, mask_length, min_spans)
+    sizes = _check_spans(lengths, frames, mask_prob, mask_length, min_spans)
     source = generator.device if generator is not None else lengths.device
     rounding = float(torch.rand((), generator=generator, device=source))
-    spans = num_spans(lengths, frames, mask_prob, mask_length, min_spans, rounding)
+    spans = num_spans(sizes, frames, mask_prob, mask_length, min_spans, rounding)
 
-    starts, drawn = draw_without_replacement((lengths - mask_length + 1).clamp(min=0), spans, generator, source)
+    places = (sizes - mask_length + 1).clamp(min=0)
+    starts, drawn = draw_without_replacement(places, spans, generator, source, lengths.device)
     # all rows lie in one line of memory, with room for a span behind each; starts that do not count go into that room
     width = frames + mask_length
     line = torch.zeros(mask_length - 1 + len(lengths) * width, dtype=torch.bool, device=lengths.device)
@@ -148,8 +154,11 @@ def draw_without_replacement(
     count: Int[Tensor, " batch"],
     generator: torch.Generator | None,
     source: torch.device,
+    device: torch.device | None = None,
 ) -> tuple[Int[Tensor, "batch draws"], Bool[Tensor, "batch draws"]]:
     """Draw ``count`` different numbers below ``places`` for each row; return draws, and which of them count.
+
+    The draws are on ``device`` (None: where ``places`` are), and numbers are drawn on ``source``.
 
     More numbers than needed are drawn, with repetition. The last draw of each number is kept, and the last ``count``
     of these draws count. All numbers are treated alike, so every set of ``count`` numbers is equally probable. A
@@ -157,6 +166,7 @@ def draw_without_replacement(
     """
     batch, most = len(places), int(count.max()) if count.numel() else 0
     size = int(places.max()) if places.numel() else 0
+    places, count = places.to(device), count.to(device)
     turns = most + most // 8 + 16
     while True:
         scores = torch.rand(batch, turns, generator=generator, device=source).to(places.device)

@@ -131,14 +131,14 @@ def mix_utterances(
         )
     batch, samples = input_values.shape
     lengths = torch.full((batch,), samples, device=input_values.device) if lengths is None else lengths
-    _check(lengths, batch, samples, mixing_prob, max_share, snr_db)
+    sizes = _check(lengths, batch, samples, mixing_prob, max_share, snr_db)
     if not power(input_values, lengths).isfinite().all():
         raise ValueError("input_values hold samples that are NaN or infinite; repair or drop these utterances.")
     device = generator.device if generator is not None else torch.device("cpu")
 
     # six numbers for each utterance, mixed or not, so that one more mixture changes no other
     draws = torch.rand(batch, 6, generator=generator, device=device).cpu().double()
-    record = _drawn(draws, lengths, mixing_prob, max_share, snr_db, faithful)
+    record = _drawn(draws, sizes, input_values.device, mixing_prob, max_share, snr_db, faithful)
     if not faithful:
         return _mix(input_values, input_values, lengths, record, lengths, normalize), record
     mixed = input_values.clone()
@@ -148,10 +148,16 @@ def mix_utterances(
 
 
 def _drawn(
-    draws: Tensor, lengths: Tensor, mixing_prob: float, max_share: float, snr_db: tuple[float, float], faithful: bool
+    draws: Tensor,
+    sizes: Tensor,
+    device: torch.device,
+    mixing_prob: float,
+    max_share: float,
+    snr_db: tuple[float, float],
+    faithful: bool,
 ) -> Mixing:
     """What to mix into which utterance, and where, from six numbers in [0, 1) for each utterance."""
-    batch, sizes = len(lengths), lengths.cpu()
+    batch = len(sizes)
     chosen, who, span, here, there, level = draws.unbind(1)
     if faithful:
         secondary = (who * batch).long()
@@ -167,11 +173,11 @@ def _drawn(
     none = (chosen >= mixing_prob) | torch.tensor(batch < 2)
     none = none if faithful else none | (span == 0)  # too short for a stretch of one sample
     return Mixing(
-        secondary=secondary.masked_fill(none, -1).to(lengths.device),
-        start=start.masked_fill(none, 0).to(lengths.device),
-        end=(start + span).masked_fill(none, 0).to(lengths.device),
-        source_start=source_start.masked_fill(none, 0).to(lengths.device),
-        snr_db=decibels.masked_fill(none, float("nan")).to(lengths.device, torch.float32),
+        secondary=secondary.masked_fill(none, -1).to(device),
+        start=start.masked_fill(none, 0).to(device),
+        end=(start + span).masked_fill(none, 0).to(device),
+        source_start=source_start.masked_fill(none, 0).to(device),
+        snr_db=decibels.masked_fill(none, float("nan")).to(device, torch.float32),
     )
 
 
@@ -250,7 +256,8 @@ def mix_pair(
 
 def _check(
     lengths: Tensor, batch: int, samples: int, mixing_prob: float, max_share: float, snr_db: tuple[float, float]
-) -> None:
+) -> Int[Tensor, " batch"]:
+    """Refuse what is out of its range; give the lengths on the CPU."""
     check_number("mixing_prob", mixing_prob)
     check_number("max_share", max_share)
     if not 0 <= mixing_prob <= 1 or not 0 < max_share <= 1:
@@ -264,5 +271,7 @@ def _check(
     check_tensor("lengths", lengths)
     if lengths.is_floating_point():
         raise ValueError(f"lengths must be whole numbers of samples, got {lengths.dtype}.")
-    if lengths.shape != (batch,) or (batch and not 1 <= int(lengths.min()) <= int(lengths.max()) <= samples):
+    sizes = lengths.cpu()  # read once
+    if sizes.shape != (batch,) or (batch and not 1 <= int(sizes.min()) <= int(sizes.max()) <= samples):
         raise ValueError(f"lengths must be ({batch},) numbers of samples from 1 to {samples}, got {lengths.tolist()}.")
+    return sizes

@@ -348,8 +348,7 @@ class UniSpeechSatModel(UniSpeechSatPreTrainedModel):
         config, weight = self.config, conv.weight
         with_attentions = config.output_attentions if output_attentions is None else output_attentions
         with_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        lengths = check_waveforms(input_values, attention_mask, config, weight.dtype)
-        padded = attention_mask is not None and bool((lengths < input_values.shape[1]).any())
+        lengths, padded = check_waveforms(input_values, attention_mask, config, weight.dtype)
         lengths = lengths.to(weight.device)
         masked_lengths = lengths if padded and config.padding == "exact" else None
         features = self.feature_extractor(input_values.to(weight.device, weight.dtype), masked_lengths)

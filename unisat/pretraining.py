@@ -158,7 +158,7 @@ class UniSpeechSatForPreTraining(HeadModel):
             return input_values, None
         return mix_utterances(
             input_values,
-            check_waveforms(input_values, attention_mask, config, self.label_embeddings_concat.dtype),
+            check_waveforms(input_values, attention_mask, config, self.label_embeddings_concat.dtype)[0],
             mixing_prob=config.mixing_prob,
             normalize=config.mixing_normalize,
             generator=generator,
@@ -182,7 +182,10 @@ class UniSpeechSatForPreTraining(HeadModel):
         """Add the loss, its terms, their weights and the accuracies to what `forward` has computed."""
         config, masked = self.config, output.mask_time_indices
         targets = check_targets(targets, output.valid, config.num_clusters)
-        if not masked.any():
+        # places in a line of all frames: a GPU is waited for once for them, and for each use of a mask
+        places = {"masked": masked, "unmasked": output.valid & ~masked}
+        places = {name: chosen.flatten().nonzero()[:, 0] for name, chosen in places.items()}
+        if not len(places["masked"]):
             raise ValueError(
                 "no frame is masked, so there is nothing to predict; pass mask_time_indices (unisat.masking.span_mask "
                 "draws one), or train (model.train()) with config.mask_time_prob above 0 and clips longer than a span."
@@ -192,23 +195,23 @@ class UniSpeechSatForPreTraining(HeadModel):
         metrics: dict[str, Tensor] = {}
         frames: dict[str, int] = {}
         assert output.logits is not None
-        for name, chosen in {"masked": masked, "unmasked": output.valid & ~masked}.items():
-            term, logits, expected = f"content_{name}", output.logits[chosen], targets[chosen]
+        for name, chosen in places.items():
+            term, logits, expected = f"content_{name}", output.logits.flatten(0, 1)[chosen], targets.flatten()[chosen]
             # a term without a weight is reported only: no gradient flows through it
             terms[term] = content_loss(logits if weights[term] else logits.detach(), expected)
             metrics[f"accuracy_{name}"] = content_accuracy(logits, expected)
             if weights[term]:
                 frames[term] = int((expected != -100).sum())
-        utterances, instances = masked.nonzero()[:, 0], None
+        utterances, instances = places["masked"] // masked.shape[1], None
         if (
             config.contrastive_loss_weight
         ):  # also where a schedule holds the term at 0, since the log has a column for it
-            terms["contrastive"], report, instances = self._contrast(output, utterances, generator)
+            terms["contrastive"], report, instances = self._contrast(output, places["masked"], utterances, generator)
             metrics |= report
         if config.diversity_loss == "perplexity":
             terms["diversity"] = diversity_loss(output.prob_perplexity, config.num_codevectors_per_group)
         else:
-            terms["diversity"] = diversity_entropy(quantized.probabilities[masked].mean(0))
+            terms["diversity"] = diversity_entropy(quantized.probabilities.flatten(0, 1)[places["masked"]].mean(0))
         terms["feature_penalty"] = feature_penalty(conv_features, output.valid)
         return replace(
             output,
@@ -225,13 +228,15 @@ class UniSpeechSatForPreTraining(HeadModel):
     def _contrast(
         self,
         output: UniSpeechSatForPreTrainingOutput,
+        places: Int[Tensor, " masked"],
         utterances: Int[Tensor, " masked"],
         generator: torch.Generator | None,
     ) -> tuple[Tensor, dict[str, Tensor], Int[Tensor, "masked instances"] | None]:
         """Give the contrastive loss in the form of the config, its report, and the instances drawn for it."""
-        config, masked = self.config, output.mask_time_indices
+        config = self.config
         assert output.projected_quantized_states is not None
-        anchors, codes = output.speaker_states[masked], output.projected_quantized_states[masked]
+        states = output.speaker_states, output.projected_quantized_states
+        anchors, codes = (one.flatten(0, 1)[places] for one in states)
         similarity = contrastive_similarity(anchors, codes, config.contrastive_logits_temperature)
         if config.contrastive_loss == "bce":
             count, device = len(utterances), utterances.device
@@ -256,8 +261,7 @@ def loss_weights(config: UniSpeechSatConfig) -> dict[str, float]:
 
 def content_accuracy(logits: Float[Tensor, "frames clusters"], targets: Int[Tensor, " frames"]) -> Float[Tensor, ""]:
     """Share of the frames with a target (not -100) whose likeliest cluster it is; NaN where no frame has one."""
-    right = (logits.argmax(-1) == targets)[targets != -100]
-    return right.float().mean()
+    return (logits.argmax(-1) == targets).sum() / (targets != -100).sum()
 
 
 def check_targets(

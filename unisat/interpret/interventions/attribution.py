@@ -454,7 +454,7 @@ def _utterances(
     config = find_backbone(model)[1].config
     values, mask, batch = as_inputs(audio, sampling_rate, attention_mask)
     ids = tuple(map(str, range(len(values)))) if batch is None else batch.ids
-    lengths = check_waveforms(values, mask, config).tolist()
+    lengths = check_waveforms(values, mask, config)[0].tolist()
     weight = next(model.parameters())
     inputs = [row[:length].detach().to(weight) for row, length in zip(values, lengths, strict=True)]
     heard = batch.waveforms if batch is not None else tuple(wave.cpu().float() for wave in inputs)
