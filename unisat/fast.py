@@ -179,7 +179,7 @@ def feed_forward_in_place(
 SMALL_PATTERN = 4_000_000
 """So many attention weights, of all heads together, fit into a processor's caches."""
 LEARNING_FRAMES = 1000
-"""With more frames (20 s), fused attention is the faster one in training too; a pattern of 1500 takes 15 % more time."""
+"""With more frames (20 s), fused attention is faster in training too; a pattern of 1500 takes 15 % more time."""
 
 
 def pattern_is_cheap(queries: Float[Tensor, "batch heads frames head_dim"]) -> bool:
