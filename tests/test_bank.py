@@ -145,6 +145,21 @@ def test_what_does_not_fit_is_refused(table, bank, tmp_path):
         FeatureBank.load(tmp_path)
 
 
+def test_arrays_of_frames_say_how_many_each_utterance_has(bank, table):
+    frames = np.arange(1.0, 9.0)[:, None]
+    made = FeatureBank.from_arrays(
+        table, {"hidden.10": bank["hidden.10"], "hidden.2": frames}, lengths={"hidden.2": [3, 1, 2, 2]}
+    )
+    check(FeatureBank(table, made._parts, {"hidden.1": {"mean": np.array([0.5])}}))
+    for lengths in ([3, 1, 2], [3, 1, 2, 3], [3, -1, 4, 2]):
+        with pytest.raises(ValueError, match="must say how many of its 8 frames each of the 4 utterances has"):
+            FeatureBank.from_arrays(table, {"hidden.2": frames}, lengths={"hidden.2": lengths})
+    with pytest.raises(ValueError, match="of its 0 frames"):
+        FeatureBank.from_arrays(table, {}, lengths={"hidden.2": [3, 1, 2, 2]})
+    with pytest.raises(ValueError, match="lengths= says how many frames each utterance has"):
+        FeatureBank.from_arrays(table, {"hidden.2": frames})
+
+
 def test_files_of_a_bank_may_be_read_by_others(bank, tmp_path):
     (tmp_path / "usual").touch()
     bank.save(tmp_path / "bank")

@@ -17,7 +17,7 @@ SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
 
 
 def test_the_series_has_no_gap_and_every_notebook_its_solutions():
-    assert [int(path.name[:2]) for path in SERIES] == list(range(17))
+    assert [int(path.name[:2]) for path in SERIES] == list(range(19))
     assert [path.name for path in SOLUTIONS] == [path.name for path in SERIES]
 
 

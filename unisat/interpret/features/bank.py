@@ -105,12 +105,46 @@ class FeatureBank:
     @classmethod
     @old_keywords(about="settings")
     def from_arrays(
-        cls, table: pd.DataFrame, arrays: Mapping[str, np.ndarray | Tensor], settings: Mapping[str, Any] | None = None
+        cls,
+        table: pd.DataFrame,
+        arrays: Mapping[str, np.ndarray | Tensor],
+        settings: Mapping[str, Any] | None = None,
+        *,
+        lengths: Mapping[str, Sequence[int] | np.ndarray] | None = None,
     ) -> FeatureBank:
-        """Make a bank of given arrays ``(utterances, ...)``, such as features of another model."""
+        """Make a bank of given arrays, such as features of another model.
+
+        Parameters
+        ----------
+        table, settings
+            As in `FeatureBank`.
+        arrays : dict of str to (utterances, ...)
+            What each site has for each utterance; or (frames, ...), the frames of all utterances one behind the other,
+            at sites that ``lengths`` names.
+        lengths : dict of str to (utterances,), optional
+            How many frames each utterance has at a frame-wise site.
+
+        Raises
+        ------
+        ValueError
+            If an array or its lengths do not fit the utterances.
+        """
         plain = {site: np.asarray(values) for site, values in arrays.items()}
-        if wrong := {site: values.shape for site, values in plain.items() if len(values) != len(table)}:
-            raise ValueError(f"each array must have one row for each of the {len(table)} utterances, got {wrong}.")
+        sizes = {site: np.asarray(given, dtype=int) for site, given in (lengths or {}).items()}
+        for site, given in sizes.items():
+            frames = len(plain.get(site, ()))
+            if given.shape != (len(table),) or (given < 0).any() or given.sum() != frames:
+                raise ValueError(
+                    f"lengths of {site!r} must say how many of its {frames} frames each of the {len(table)} utterances "
+                    f"has; got {given.shape} with the sum {given.sum()}."
+                )
+        rows = {site: values for site, values in plain.items() if site not in sizes}
+        if wrong := {site: values.shape for site, values in rows.items() if len(values) != len(table)}:
+            raise ValueError(
+                f"each array must have one row for each of the {len(table)} utterances, got {wrong}; lengths= says how "
+                "many frames each utterance has."
+            )
+        plain |= {site + LENGTHS: given for site, given in sizes.items()}
         return cls(table, [Part(np.arange(len(table)), plain)], settings=settings)
 
     # what there is
