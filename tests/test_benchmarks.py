@@ -261,5 +261,9 @@ def test_hours_of_a_log_are_those_that_were_heard():
         {"step": [50, 100, 120], "audio_seconds": [360.0, 180.0, 90.0], "accuracy_masked": [0, 0.1, 0.2]}
     )
     assert training.curve(log)["hours"] == [5.0, 7.5, 8.0]
-    assert training.curve(log.assign(hours=[4.0, 6.0, 9.0]))["hours"] == [4.0, 6.0, 9.0]  # a log that counts them itself
+    assert training.curve(log.assign(hours=[4.0, 6.0, 9.0]))["hours"] == [
+        4.0,
+        6.0,
+        9.0,
+    ]  # a log that counts them itself
     assert training.taught([{"layer": 5, "pnmi": 0.2}, {"layer": 6, "pnmi": 0.3}, {"layer": 7, "pnmi": 0.1}]) == 6
