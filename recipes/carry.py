@@ -1,18 +1,15 @@
-"""Carry a recipe's speech to a machine with a GPU: packed small here, unpacked there.
+"""Pack a recipe's speech small, to be carried to a machine with a GPU, where recipes/gpu.py unpacks it.
 
-    python recipes/carry.py pack recipes/sat-1.toml build/carry --megabytes 45
-    python recipes/carry.py unpack build/carry
+    python recipes/carry.py recipes/sat-1.toml build/carry --megabytes 45
 
-``pack`` codes every recording that the recipe reads as Opus, at a low rate, with the tables that name them, into tar
-files of a limited size (needs opusenc, Debian package opus-tools). ``unpack`` puts them where the recipe looks for
-them, as 16-bit WAV files that are read in no time, and their tables with them.
+Codes every recording that the recipe reads as Opus, at a low rate, with the tables that name them, into tar files of a
+limited size (needs opusenc, Debian package opus-tools).
 """
 
 import argparse
 import io
 import subprocess
 import tarfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -102,52 +99,18 @@ def phones(data: recipe.Data) -> pd.DataFrame:
     return table[table["speaker"].isin(who)]
 
 
-def unpack(folder: Path, workers: int) -> None:
-    """Put what parts hold into its place, as WAV, each part once; tables name what is there."""
-    named: dict[Path, pd.DataFrame] = {}
-
-    def decode(item: tuple[Path, bytes]) -> None:
-        file, content = item
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.suffix == ".csv":
-            named[file] = pd.read_csv(io.BytesIO(content), dtype=str)
-        else:
-            samples, rate = soundfile.read(io.BytesIO(content), dtype="int16")
-            soundfile.write(file.with_suffix(".wav"), samples, rate, subtype="PCM_16")
-
-    for part in sorted(folder.glob("part-*.tgz")):
-        if (done := part.with_suffix(".done")).exists():
-            continue
-        with tarfile.open(part) as tar, ThreadPoolExecutor(workers) as pool:
-            items = [(Path(entry.name), tar.extractfile(entry).read()) for entry in tar]  # type: ignore[union-attr]
-            list(pool.map(decode, items))
-        done.touch()
-        print(f"{part}: {len(items)} files", flush=True)
-    for file, table in named.items():
-        here = [file.name == PHONES.name or (file.parent / path).exists() for path in table["path"]]
-        table[here].to_csv(file, index=False)
-
-
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    packing = commands.add_parser("pack")
-    packing.add_argument("recipe")
-    packing.add_argument("folder", type=Path)
-    packing.add_argument("--megabytes", type=float, default=45.0, help="of a part")
-    packing.add_argument("--rate", action="append", default=[], help="kbit/s by folder, speech=22", metavar="NAME=RATE")
-    packing.add_argument("--hours", action="append", default=[], help="of a source at most", metavar="NAME=HOURS")
-    unpacking = commands.add_parser("unpack")
-    unpacking.add_argument("folder", type=Path)
-    unpacking.add_argument("--workers", type=int, default=8)
+    parser.add_argument("recipe")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--megabytes", type=float, default=45.0, help="of a part")
+    parser.add_argument("--rate", action="append", default=[], help="kbit/s by folder, speech=22", metavar="NAME=RATE")
+    parser.add_argument("--hours", action="append", default=[], help="of a source at most", metavar="NAME=HOURS")
     options = parser.parse_args()
-    if options.command == "pack":
-        pairs = [[name.split("=") for name in given] for given in (options.rate, options.hours)]
-        rates, hours = ({name: float(value) for name, value in given} for given in pairs)
-        pack(options.recipe, options.folder, options.megabytes, rates or {"speech": 22, "speech2": 14}, hours)
-    else:
-        unpack(options.folder, options.workers)
+    pairs = [[name.split("=") for name in given] for given in (options.rate, options.hours)]
+    rates, hours = ({name: float(value) for name, value in given} for given in pairs)
+    pack(options.recipe, options.folder, options.megabytes, rates or {"speech": 22, "speech2": 14}, hours)
 
 
 if __name__ == "__main__":

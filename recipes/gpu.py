@@ -430,7 +430,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/out"))
     parser.add_argument("--seconds", type=float, default=400.0)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="in every recipe")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()  # names may come behind the options
     options.out.mkdir(parents=True, exist_ok=True)
     changes = {name: json.loads(value) for name, value in (part.split("=", 1) for part in options.set)}
     if options.command == "unpack":

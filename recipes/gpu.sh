@@ -1,9 +1,10 @@
 #!/bin/bash
 # Train the built-in model on a machine with a GPU and no network, in minutes. From the root of the repository:
 #
-#   there is   build/carry/part-*.tgz     python recipes/carry.py pack recipes/sat-1.toml build/carry
+#   there is   build/carry/part-*.tgz     python recipes/carry.py recipes/sat-1.toml build/carry
 #   maybe      build/carry/wheels/*.whl   packages that are not there (soundfile, soxr, cffi, pycparser)
-#   maybe      build/sat/1/targets        clusters of MFCC, made where kaldi-native-fbank is
+#   and        build/sat/1/targets        clusters of MFCC, made where kaldi-native-fbank is:
+#              python -c "from unisat.training import loop, recipe; loop.targets_of(recipe.read('recipes/sat-1.toml'))"
 #
 #   recipes/gpu.sh train --out OUT --seconds 400
 #   recipes/gpu.sh heads --out OUT --seconds 60

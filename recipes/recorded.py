@@ -1,4 +1,4 @@
-"""A pretraining step that a GPU records once and plays again: launching its 2,000 kernels takes three times their work.
+"""A pretraining step that a GPU records once and plays again, as launching its many kernels takes longer than they do.
 
 It computes what `UniSpeechSatForPreTraining` computes, with tensors whose shapes do not depend on what they hold. So
 the contrastive loss compares a fixed number of masked frames, drawn anew each time. Everything else is the same; a test
