@@ -1,7 +1,7 @@
 """Train the built-in model, its twin and other arms on a GPU, in minutes; gpu.sh prepares the machine.
 
     python recipes/gpu.py unpack                           # speech of build/carry, decoded by all processors
-    python recipes/gpu.py train --out OUT --seconds 400    # three iterations, the last one with all arms side by side
+    python recipes/gpu.py train --out OUT --seconds 500    # two iterations, the second one with all arms side by side
     python recipes/gpu.py heads --out OUT --seconds 60     # the heads on what "train" has made, side by side
     python recipes/gpu.py pack --out OUT NAME ...          # more models to bring home
 
@@ -18,7 +18,9 @@ import os
 import shutil
 import sys
 import tarfile
+import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from threading import BrokenBarrierError
@@ -48,19 +50,21 @@ from unisat.training.targets import label_hash  # noqa: E402
 
 FORK = multiprocessing.get_context("fork")  # the speech is read once, before processes begin and the GPU is touched
 CARRY, SOUNDS, LOGS = Path("build/carry"), Path("build/sound"), Path("build/gpu")
-ARMS: dict[str, tuple[int, dict[str, float]]] = {
-    "sat": (2, {}),
-    "hubert": (2, {"mixing_prob": 0.0, "contrastive_loss_weight": 0.0, "diversity_loss_weight": 0.0}),
-    "contrastive": (1, {"mixing_prob": 0.0}),
-    "mixing": (1, {"contrastive_loss_weight": 0.0, "diversity_loss_weight": 0.0}),
+ALONE = {"mixing_prob": 0.0, "contrastive_loss_weight": 0.0, "diversity_loss_weight": 0.0}
+ARMS: dict[str, tuple[str, int, dict[str, float]]] = {
+    "sat": ("sat-2", 2, {}),
+    "hubert": ("sat-2", 2, ALONE),
+    "contrastive": ("sat-2", 1, {"mixing_prob": 0.0}),
+    "mixing": ("sat-2", 1, {"contrastive_loss_weight": 0.0, "diversity_loss_weight": 0.0}),
+    "lda": ("lda-2", 1, {}),
+    "lda-hubert": ("lda-2", 1, ALONE),
 }
-"""The arms of the third iteration: how many seeds, and in what they differ from its recipe."""
+"""The arms of the second iteration: recipe, how many seeds, and in what they differ from the recipe."""
 HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "sat/xvector": ("xvector", {}),
     "sat/ctc": ("ctc", {}),
     "sat/diarization": ("diarization", {}),
-    "sat/xvector-frozen": ("xvector", {"backbone_learning_rate": 0.0}),
-    "hubert/xvector": ("xvector", {"model": "build/hubert/3-0/model"}),
+    "hubert/xvector": ("xvector", {"model": "build/hubert/2-0/model"}),
 }
 """Each head's kind, and in what it differs from its recipe."""
 SOUND: dict[str, np.ndarray] = {}
@@ -114,10 +118,15 @@ def read_sound() -> None:
     def waveform(self: Corpus, row: int) -> torch.Tensor:
         return torch.from_numpy(SOUND[self.table["path"].iloc[row]].astype(np.float32) / resident.FULL_SCALE)
 
+    decoded: dict[tuple[str, ...], tuple[torch.Tensor, np.ndarray]] = {}
+
     def decode(corpus: Corpus, workers: int = 8) -> tuple[torch.Tensor, np.ndarray]:
-        waves = [SOUND[path] for path in corpus.table["path"]]
-        starts = np.concatenate([[0], np.cumsum([len(wave) for wave in waves])]).astype(np.int64)
-        return torch.from_numpy(np.concatenate(waves)), starts
+        key = tuple(corpus.table["path"])
+        if key not in decoded:  # runs side by side share what they hear
+            waves = [SOUND[path] for path in key]
+            starts = np.concatenate([[0], np.cumsum([len(wave) for wave in waves])]).astype(np.int64)
+            decoded[key] = (torch.from_numpy(np.concatenate(waves)).to(device()), starts)
+        return decoded[key]
 
     Corpus.waveform, resident.decode = waveform, decode  # type: ignore[method-assign]
 
@@ -136,6 +145,8 @@ def available(name: str, changes: dict) -> recipe.Recipe:
     for source in [*made.data.train]:
         if not is_here(made.data.train[source]):
             del made.data.train[source], made.data.weights[source]
+    for source in [source for source in made.data.valid if not is_here(made.data.valid[source])]:
+        del made.data.valid[source]
     return made
 
 
@@ -159,7 +170,7 @@ class Clock:
     def __call__(self) -> float:
         """Wait for the others; give the share of the time that has gone, the same for all."""
         try:
-            self.barrier.wait(60)
+            self.barrier.wait(150)
         except BrokenBarrierError:  # another run has failed: go on without the others
             self._look()
         return self.share.value
@@ -185,16 +196,31 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def train(made: recipe.Recipe, clock: Clock, teacher: Path) -> None:
-    """One run of a stage."""
-    out = Path(made.out)
-    shutil.rmtree(out / "model", ignore_errors=True)
-    if teacher.resolve() != (out / "targets").resolve():
-        out.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(out / "targets", ignore_errors=True)
-        shutil.copytree(teacher, out / "targets")
+def train(jobs: dict[str, tuple[recipe.Recipe, Path]], clock: Clock) -> None:
+    """The runs of a stage with their targets, side by side: threads that take turns, since they share one GPU."""
     loop.begun_with = lambda *_: {}  # type: ignore[assignment]
-    Recorded(made, clock).run()
+    turn = threading.Lock()
+
+    def one(made: recipe.Recipe, teacher: Path) -> None:
+        try:
+            with turn:
+                out = Path(made.out)
+                shutil.rmtree(out / "model", ignore_errors=True)
+                if teacher.resolve() != (out / "targets").resolve():
+                    out.mkdir(parents=True, exist_ok=True)
+                    shutil.rmtree(out / "targets", ignore_errors=True)
+                    shutil.copytree(teacher, out / "targets")
+                run = Recorded(made, clock, turn)
+            run.run()
+        except Exception:
+            print(f"{made.out}: failed\n{traceback.format_exc()}", flush=True)
+            clock.barrier.abort()  # the others go on
+
+    threads = [threading.Thread(target=one, args=job) for job in jobs.values()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 @torch.inference_mode()
@@ -255,7 +281,7 @@ def teach(made: recipe.Recipe) -> None:
             best, found = told["pnmi"], (layer, clusters, labels)
     assert found is not None
     layer, clusters, labels = found
-    pd.DataFrame(rows).to_csv(LOGS / f"{Path(made.out).name}-layers.csv", index=False)
+    pd.DataFrame(rows).to_csv(LOGS / f"{made.out.removeprefix('build/').replace('/', '-')}-layers.csv", index=False)
     folder = Path(made.out) / "targets"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -291,34 +317,44 @@ class Stages:
                 file.write(line + "\n")
 
     def all(self) -> None:
-        """Three iterations."""
+        """Two iterations, of the self-supervised models and of those that are told of phones first."""
         left = self.end - time.time()
-        self.stage({"sat/1": ("sat-1", {})}, 0.17 * left, Path("build/sat/1/targets"))
-        pack(self.out, ["sat/1"])
-        layer = self.targets("sat-2")
-        self.stage({"sat/2": ("sat-2", {"targets.layer": layer})}, 0.15 * left, Path("build/sat/2/targets"))
-        pack(self.out, ["sat/2"])
-        layer = self.targets("sat-3")
+        mfcc = Path("build/sat/1/targets")
+        first = {
+            "sat/1": ("sat-1", {"init": None}, mfcc),
+            "sat/1-on": ("sat-1", {}, mfcc),
+            "lda/1": ("lda-1", {}, Path("build/lda/1/targets")),
+        }
+        self.stage(first, 0.47 * left)
+        heard = {name: pd.read_csv(Path("build") / name / "valid.csv").iloc[-1] for name in first}
+        best = max(("sat/1", "sat/1-on"), key=lambda name: heard[name]["accuracy_masked"])
+        teachers = {"sat-2": f"build/{best}/model", "lda-2": "build/lda/1/model"}
+        self.say(f"{best} goes on")
+        pack(self.out, [best, "lda/1"])
+        layers = self.targets(teachers)
         jobs = {}
-        for arm, (seeds, values) in ARMS.items():
+        for arm, (file, seeds, values) in ARMS.items():
             for seed in range(seeds):
                 changes = {f"model.{key}": value for key, value in values.items()}
-                jobs[f"{arm}/3-{seed}"] = ("sat-3", {**changes, "seed": seed, "targets.layer": layer})
-        self.stage(jobs, self.end - time.time() - 18, Path("build/sat/3/targets"))
-        pack(self.out, [name for name in jobs if name.startswith("sat")])
+                changes |= {"seed": seed, "targets.layer": layers[file], "init": teachers[file]}
+                jobs[f"{arm}/2-{seed}"] = (file, changes, Path("build") / file.replace("-", "/") / "targets")
+        self.stage(jobs, self.end - time.time() - 15)
+        pack(self.out, [name for name in jobs if name.split("/")[0] in ("sat", "hubert", "lda", "lda-hubert")])
 
-    def stage(self, jobs: dict[str, tuple[str, dict]], seconds: float, teacher: Path) -> None:
-        """Train side by side for some time."""
+    def stage(self, jobs: dict[str, tuple[str, dict, Path]], seconds: float) -> None:
+        """Train side by side for some time; each run with its recipe, changes to it, and targets."""
         schedule = {"optimizer.steps": NOMINAL, "optimizer.warmup_steps": NOMINAL // 12}
-        clock, begun = Clock(len(jobs), time.time() + seconds), {}
-        for name, (file, changes) in jobs.items():
+        clock, log = Clock(len(jobs), time.time() + seconds), log_of("+".join(jobs))
+        runs = {}
+        for name, (file, changes, teacher) in jobs.items():
             made = available(file, {**schedule, **self.changes, **changes, "out": f"build/{name}"})
-            begun[name] = begin(train, log_of(name), made, clock, teacher)
-        self.wait(begun, seconds + 40)
+            runs[name] = (made, teacher)
+        self.wait({"+".join(jobs): begin(train, log, runs, clock)}, seconds + 60)
         done = [name for name in jobs if (Path("build") / name / "model").exists()]
         for name in jobs:
-            told = log_of(name).read_text()
-            self.say(f"{name}: {self.numbers(name)}" if name in done else f"{name} failed\n{told[-2500:]}")
+            self.say(f"{name}: {self.numbers(name, log)}" if name in done else f"{name} failed")
+        if len(done) < len(jobs):
+            print(log.read_text()[-6000:], flush=True)
         if not done:
             raise RuntimeError("no run came to its end")
 
@@ -331,26 +367,30 @@ class Stages:
                 process.kill()
                 self.say(f"{name}: stopped, it took too long")
 
-    def numbers(self, name: str) -> str:
+    def numbers(self, name: str, log: Path) -> str:
         """The last validation of a run, and how fast it was."""
-        row = pd.read_csv(Path("build") / name / "valid.csv").iloc[-1]
+        judged = Path("build") / name / "valid.csv"
+        row = pd.read_csv(judged).iloc[-1] if judged.exists() else {}
         names = "hours content_masked accuracy_masked accuracy_masked_commonest contrastive contrastive_chance".split()
         names += ["code_perplexity_0", "code_perplexity_1"]
         told = ", ".join(f"{part} {row[part]:.3f}" for part in names if part in row)
-        lines = [line for line in log_of(name).read_text().splitlines() if "record" in line or " ms a step" in line]
-        return f"{told}; {' | '.join(lines)}"
+        lines = [line.split(": ", 1) for line in log.read_text().splitlines() if line.startswith(f"build/{name}: ")]
+        return f"{told}; {' | '.join(line for _, line in lines)}"
 
-    def targets(self, name: str) -> int:
-        """Make targets, in a process of their own; give their layer."""
-        made = available(name, self.changes)
-        self.wait({"targets": begin(teach, log_of(f"{name}-targets"), made)}, 90)
-        folder, told = Path(made.out) / "targets", log_of(f"{name}-targets").read_text()
-        if not (folder / "targets.json").exists():
-            raise RuntimeError(told[-2500:])
-        table = pd.read_csv(LOGS / f"{Path(made.out).name}-layers.csv")
-        shown = ", ".join(f"{row.pnmi:.3f} / {row.speaker_bits:.2f}" for row in table.itertuples())
-        self.say(f"{folder}: PNMI / bits of the speaker by layer: {shown}")
-        return int(json.loads((folder / "targets.json").read_text())["layer"])
+    def targets(self, teachers: dict[str, str]) -> dict[str, int]:
+        """Make targets, in processes of their own; by the recipe's name, its teacher, and what comes back: its layer."""
+        made = {name: available(name, {**self.changes, "targets.model": path}) for name, path in teachers.items()}
+        self.wait({name: begin(teach, log_of(f"{name}-targets"), each) for name, each in made.items()}, 90)
+        layers = {}
+        for name, each in made.items():
+            folder, told = Path(each.out) / "targets", log_of(f"{name}-targets").read_text()
+            if not (folder / "targets.json").exists():
+                raise RuntimeError(told[-2500:])
+            table = pd.read_csv(LOGS / f"{name}-layers.csv")
+            shown = ", ".join(f"{row.pnmi:.3f} / {row.speaker_bits:.2f}" for row in table.itertuples())
+            self.say(f"{folder}: PNMI / bits of the speaker by layer: {shown}")
+            layers[name] = int(json.loads((folder / "targets.json").read_text())["layer"])
+        return layers
 
 
 def log_of(name: str) -> Path:
@@ -363,7 +403,7 @@ def train_heads(out: Path, seconds: float, changes: dict) -> None:
     begun, made = time.time(), {}
     LOGS.mkdir(parents=True, exist_ok=True)
     for name, (kind, own) in HEADS.items():
-        where = {"model": "build/sat/3-0/model", "out": f"build/{name}", **changes, **own}
+        where = {"model": "build/sat/2-0/model", "out": f"build/{name}", **changes, **own}
         if (Path(where["model"]) / "model.safetensors").exists():
             file = ROOT / "recipes" / f"sat-{kind}.toml"
             made[name] = recipe.read(file, where, heads.HeadRecipe)

@@ -8,6 +8,7 @@ compares the two. Random choices of the masks, the crops and the mixtures are dr
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -161,11 +162,18 @@ def drawn(data: ResidentData, made: recipe.Recipe, config: Any, step: int) -> di
 
 
 class Recorded(loop.Trainer):
-    """A run by the clock whose steps are played on a GPU; on a CPU they are computed."""
+    """A run by the clock whose steps are played on a GPU; on a CPU they are computed.
 
-    def __init__(self, made: recipe.Recipe, clock: Callable[[], float]) -> None:
+    Runs in threads of one process share the GPU, each with a stream of its own, as a step of one leaves most of it idle.
+    Of these, only the one with the turn may ask for anything, so that nobody disturbs a recording.
+    """
+
+    def __init__(
+        self, made: recipe.Recipe, clock: Callable[[], float], turn: AbstractContextManager | None = None
+    ) -> None:
         super().__init__(made, progress=False)
         self.clock, self.device = clock, self.accelerator.device
+        self.turn = turn or nullcontext()
         self.cuda, settings = self.device.type == "cuda", made.optimizer
         self.rate = torch.tensor(settings.learning_rate, device=self.device)
         self.weights = [weight for weight in self.model.parameters() if weight.requires_grad]
@@ -179,6 +187,7 @@ class Recorded(loop.Trainer):
         )
         if self.cuda and made.run.precision == "bf16" and self.config.feat_extract_norm == "layer":
             parts.ConvLayer.forward = convolve  # type: ignore[method-assign,assignment]
+        self.stream = torch.cuda.Stream() if self.cuda else None
         self.kinds: dict[tuple[int, int, int], tuple[Inputs, Any, Tensor]] = {}
         self.model.train()
 
@@ -210,28 +219,37 @@ class Recorded(loop.Trainer):
         self.adam.zero_grad(set_to_none=True)
         return self.compute(*size)
 
+    def plain(self) -> None:
+        """Compute the layers as they are written, as validation does, whose batches are of many kinds."""
+        for layer in self.model.base_model.encoder.layers:
+            layer._compiled_call_impl = None
+
     def record(self, batch: int, samples: int, frames: int, values: dict[str, Any]) -> tuple[Inputs, Any, Tensor]:
         """Prepare steps of a size; where recording fails, its steps are computed."""
         inputs = Inputs(batch, frames, self.device)
         inputs.fill(values)
         graph, told = None, torch.zeros(len(NAMES))
         if self.cuda and os.environ.get("RECORD", "1") == "1":
-            began, stream = time.time(), torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(3):
-                    self.fresh(inputs.tensors, samples, frames)
-            torch.cuda.current_stream().wait_stream(stream)
+            began = time.time()
+            try:
+                self.fresh(inputs.tensors, samples, frames)
+            except Exception as error:
+                print(f"{self.out}: not compiled: {error!r}", flush=True)
+                self.plain()
+            for _ in range(3):
+                self.fresh(inputs.tensors, samples, frames)
             try:
                 self.adam.zero_grad(set_to_none=True)
                 graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):
+                # the run's own stream, since runs that share one would share the memory that products work in
+                with torch.cuda.graph(graph, stream=self.stream):
                     told = self.compute(inputs.tensors, samples, frames)
             except Exception as error:
-                print(f"not recorded: {error!r}", flush=True)
+                print(f"{self.out}: not recorded: {error!r}", flush=True)
                 graph = None
                 torch.cuda.synchronize()
-            print(f"{batch} × {samples}: {time.time() - began:.1f} s to record, {graph is not None}", flush=True)
+            told_of = f"{time.time() - began:.1f} s to record, {graph is not None}"
+            print(f"{self.out}: {batch} × {samples}: {told_of}", flush=True)
         return inputs, graph, told
 
     def play(self, number: int, share: float) -> Tensor:
@@ -262,11 +280,16 @@ class Recorded(loop.Trainer):
 
     def _steps(self, bar: Any) -> None:
         taken, audio, began = 0, 0.0, time.time()
+        if self.stream is not None:  # of this thread
+            self.stream.wait_stream(torch.cuda.current_stream())
+            torch.cuda.set_stream(self.stream)
         while (share := self.clock()) < 1:
             for _ in range(BLOCK):
-                told = self.play(taken, share)
+                with self.turn:
+                    told = self.play(taken, share)
                 taken, audio = taken + 1, audio + self.seconds
-            row = dict(zip(NAMES, told.tolist(), strict=True))
+            with self.turn:
+                row = dict(zip(NAMES, told.tolist(), strict=True))
             if not np.isfinite(row["loss"]):
                 raise FloatingPointError(f"the loss is {row['loss']} at step {taken}")
             assert self.log is not None
@@ -274,8 +297,10 @@ class Recorded(loop.Trainer):
             self.log.add(taken, {**row, "seconds": time.time() - began}, write=taken % (2 * BLOCK) == 0)
         memory = torch.cuda.max_memory_reserved() / 2**30 if self.cuda else 0.0
         ms = 1000 * (time.time() - began) / max(1, taken)
-        print(f"{taken} steps, {audio / 3600:.1f} h heard, {ms:.1f} ms a step, {memory:.1f} GiB", flush=True)
+        with self.turn:
+            print(f"{self.out}: {taken} steps, {audio / 3600:.1f} h heard, {ms:.1f} ms a step, {memory:.1f} GiB", flush=True)
         self.kinds.clear()
+        self.plain()
         if self.valid is not None and self.log is not None:
             self.log.validation(taken, {"hours": audio / 3600, **self.validate()})
         warm = self.recipe.optimizer.warmup_steps * taken // NOMINAL
