@@ -37,16 +37,14 @@ def pattern(pattern: Float[Tensor, "query key"], *, seconds: Float[Tensor, " fra
 
 def set_pattern(
     pattern: Float[Tensor, "query key"], seconds: Float[Tensor, " frames"], title: str, ax: Axes, *, most: int
-) -> bool:
-    """Update what `pattern` drew with other weights in at most ``most`` cells a side; True if its axes changed."""
+) -> None:
+    """Update what `pattern` drew with other weights in at most ``most`` cells a side."""
     start, end = cells(seconds, len(seconds))
     weights = pooled(pattern, most)
-    changed = (ax.get_xlim(), ax.get_ylim()) != ((start, end), (end, start))
-    ax.images[0].set(data=weights, clim=(0, quantile(weights, 1.0)), extent=(start, end, end, start))
+    ax.images[0].set(data=weights, clim=(0, quantile(weights, 1.0)), extent=(start, end, start, end))
     averaged = f" (mean over cells of {len(seconds) / most:.1f} frames)" if len(seconds) > most else ""
     ax.set_title(literal(title) + averaged)
     ax.set(xlim=(start, end), ylim=(end, start))
-    return changed
 
 
 def pooled(patterns: Float[Tensor, "*heads query key"], most: int) -> Float[np.ndarray, "*heads rows columns"]:

@@ -93,16 +93,14 @@ def layer_shares(table: pd.DataFrame, *, marks: pd.DataFrame | None = None, ax: 
     return ax
 
 
-def set_layer_shares(table: pd.DataFrame, ax: Axes) -> bool:
-    """Update what `layer_shares` drew with other numbers; True if its axis had to change."""
+def set_layer_shares(table: pd.DataFrame, ax: Axes) -> None:
+    """Update what `layer_shares` drew with other numbers."""
     values = table[["weight", "contribution"]].to_numpy()
     for bar, value in zip(ax.patches, values.T.ravel(), strict=True):
         bar.set(height=value)
     ticks = [np.asarray(line.get_ydata(), dtype=float).max() for line in ax.lines]
     top = next(top for top in TOPS if max(values.max(), *ticks, 0) <= 0.97 * top or top == TOPS[-1])
-    changed = float(ax.get_ylim()[1]) != top * 1.03
     ax.set_ylim(0, top * 1.03)
-    return changed
 
 
 def sum_result(
@@ -135,15 +133,13 @@ def sum_result(
     return ax
 
 
-def set_own_sum(layer: float, value: float, ax: Axes) -> bool:
-    """Put the star of `sum_result` where a sum's mean layer and its result are; True if the axis had to change."""
+def set_own_sum(layer: float, value: float, ax: Axes) -> None:
+    """Put the star of `sum_result` where a sum's mean layer and its result are."""
     star = ax.lines[-1]
     star.set_data([layer], [value])
     low, high = ax.get_ylim()
-    if low < value < high:
-        return False
-    _fit(ax, np.array([low, high, value]))
-    return True
+    if not low < value < high:
+        _fit(ax, np.array([low, high, value]))
 
 
 def _fit(ax: Axes, values: np.ndarray) -> None:

@@ -26,15 +26,11 @@ def mixing(waveform: Float[Tensor, " samples"], *, start: int, end: int, snr_db:
     return ax
 
 
-def set_mixing(waveform: Float[Tensor, " samples"], *, start: int, end: int, snr_db: float, ax: Axes) -> bool:
-    """Update what `mixing` drew with another mixture; True if its axes had to change, which happens seldom."""
+def set_mixing(waveform: Float[Tensor, " samples"], *, start: int, end: int, snr_db: float, ax: Axes) -> None:
+    """Update what `mixing` drew with another mixture."""
     first, last = start / SAMPLE_RATE, end / SAMPLE_RATE
     ax.lines[0].set_data(*envelope(waveform.numpy()))
     ax.patches[0].set(x=first, width=last - first)
     ax.set_title(f"two speak from {first:.2f} to {last:.2f} s, the main one {snr_db:+.1f} dB")
     height = 2.0 ** math.ceil(math.log2(1.02 * max(float(waveform.abs().max()), 1e-3)))
-    limits = (0.0, len(waveform) / SAMPLE_RATE, -height, height)
-    if ax.axis() == limits:
-        return False
-    ax.axis(limits)
-    return True
+    ax.axis((0.0, len(waveform) / SAMPLE_RATE, -height, height))

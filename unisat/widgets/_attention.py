@@ -141,14 +141,10 @@ class AttentionView(Picture):
             ax.add_patch(Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, color=CLASSES[1], linewidth=3))
             for ax in self.small
         ]
-        pictures = [ax.images[0] for ax in (self.large, *self.small)]
-        words = [ax.title for ax in (self.large, *self.small)]
-        self.moving(*pictures, *words, *self.frames, bar.ax.yaxis)
-        self.cursor(self.large)
+        self.timed(self.large)
 
     def _draw(self, heads: Tensor, head: int, times: Tensor, titles: list[str], title: str) -> None:
-        if set_pattern(self.pattern, times, title, self.large, most=LARGE):
-            self.still()
+        set_pattern(self.pattern, times, title, self.large, most=LARGE)
         set_heads(heads, titles, self.small, most=SMALL)
         for number, frame in enumerate(self.frames):
             frame.set_visible(number == head)

@@ -91,11 +91,10 @@ class LayerWeightsView(Picture):
         self.table, self.numbers = self._table(self.weights), self.sums.measure(self.weights)
         if self.figure is None:
             self._build()
-        changed = [set_layer_shares(self.table, self.shares)]
+        set_layer_shares(self.table, self.shares)
         middle = mean_layer(self.table["contribution"].to_numpy())
-        changed += [set_own_sum(middle, self.numbers[name], ax) for name, ax in self.results.items()]
-        if any(changed):
-            self.still()
+        for name, ax in self.results.items():
+            set_own_sum(middle, self.numbers[name], ax)
         style: dict[str, Any] = {"index": False, "border": 0, "float_format": "{:.3f}".format}
         return Look(caption=self._caption(values[START]), html=self.table.to_html(**style))
 
@@ -147,7 +146,6 @@ class LayerWeightsView(Picture):
         keys, names = ax.get_legend_handles_labels()
         style: dict[str, Any] = {"frameon": False, "fontsize": 8, "columnspacing": 1.2}
         self.figure.legend(keys, names, loc="outside lower right", ncols=len(keys), **style)
-        self.moving(*self.shares.patches, *self.shares.lines, *(ax.lines[-1] for ax in self.results.values()))
 
     def _caption(self, start: str) -> str:
         rows = self.table.set_index("site")

@@ -119,8 +119,7 @@ class LayersView(Picture):
         bar.locator, bar.formatter = LinearLocator(3), StrMethodFormatter("{x:.1f}")
         bar.update_ticks()
         self.frames = outline(self.sizes), outline(self.alike), outline(self.alike, column=True)
-        self.moving(self.map.images[0], self.map.title, bar.ax.yaxis, *self.frames)
-        self.cursor(self.map, self.sizes)
+        self.timed(self.map, self.sizes)
 
     def _draw_all(self, utterance: int, similarity: str) -> None:
         """Draw what does not depend on the layer."""
@@ -130,7 +129,6 @@ class LayersView(Picture):
         many = ", all utterances" if similarity == CKA and len(self.trace.ids) > 1 else ""
         set_frame_similarity(self.similarity, similarity + many, self.alike)
         self._drawn = utterance, similarity
-        self.still()
 
     def _draw(self, layer: int, limit: float) -> None:
         set_hidden(self.state, limit, self.map)

@@ -113,9 +113,7 @@ class MaskView(Picture):
         self.cells.set_xlim(0, len(waveform) / SAMPLE_RATE)
         self.wave.set_xlabel("")
         self.spectrum.set_xlabel("")
-        # the numbers beside the histogram change with its height, so they are drawn with it
-        self.moving(*self.shades, self.wave.title, self.cells.images[0], *self.runs.patches, self.runs.yaxis)
-        self.cursor(self.wave, self.spectrum, self.cells)
+        self.timed(self.wave, self.spectrum, self.cells)
 
     def _hear(self, waveform: Tensor) -> None:
         """Put another utterance's sound into the figure."""
@@ -124,7 +122,6 @@ class MaskView(Picture):
         end = len(self.mask) * self.hop / SAMPLE_RATE
         self.cells.images[0].set_extent((0, end, 0, self.config.hidden_size))
         self.cells.set_xlim(0, len(waveform) / SAMPLE_RATE)
-        self.still()
 
     def _show(self, runs: Tensor, expected: np.ndarray | None) -> None:
         for shaded in self.shades:

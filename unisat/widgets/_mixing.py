@@ -69,10 +69,8 @@ class MixingView(Picture):
         if self.figure is None:
             self.figure = new_figure(8.0, 2.6)
             ax = draw_mixing(self.mixture, **there, ax=self.figure.add_subplot())
-            self.moving(*ax.patches, *ax.lines, ax.title)
-            self.cursor(ax)
-        if set_mixing(self.mixture, **there, ax=self.figure.axes[0]):
-            self.still()
+            self.timed(ax)
+        set_mixing(self.mixture, **there, ax=self.figure.axes[0])
 
 
 @answers

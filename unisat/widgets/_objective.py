@@ -122,8 +122,7 @@ class LossesView(Picture):
         row = self.cells.axhline(0, color=CLASSES[4], linewidth=2)
         place = self.wave.axvline(0, color=CLASSES[1], linewidth=2)
         self.moved = (row, place, *self.marks.lines)
-        self.moving(self.marks.title, *self.moved)
-        self.cursor(self.wave)
+        self.timed(self.wave)
 
     def _draw(self, similarity: Tensor, matrix: str, utterance: int) -> None:
         """Draw everything that does not depend on the anchor."""
@@ -141,7 +140,6 @@ class LossesView(Picture):
         hidden = step.output.mask_time_indices[utterance]
         plots.set_heard(step.mixed[utterance, :samples], hidden, self.hop_seconds, start, end, self.wave)
         self.wave.set_title(literal(f"what the model hears of {self._mixture(utterance)}"))
-        self.still()
 
     def _mixture(self, utterance: int) -> str:
         name = self.batch.ids[utterance]

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import functools
-import struct
+import io
 import sys
 import threading
 import warnings
 import weakref
-import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec
 
 import ipywidgets
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -28,12 +28,14 @@ from torch import Tensor
 
 from unisat.frames import SAMPLE_RATE
 from unisat.plots._show import fewer_colours, wav
+from unisat.widgets._scene import Scene
 from unisat.widgets._stage import LIMIT, Stage, Upload
 
 LOCK = threading.RLock()
 """Held while a widget draws: newer kernels run callbacks in a thread of their own, even while a cell runs."""
 
 DPI = 100
+TYPES = {"png": "image/png", "svg": "image/svg+xml", "csv": "text/csv"}
 
 
 def new_figure(width: float, height: float, *, right: float = 1.0) -> Figure:
@@ -42,20 +44,6 @@ def new_figure(width: float, height: float, *, right: float = 1.0) -> Figure:
     figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
     FigureCanvasAgg(figure)
     return figure
-
-
-def encode(rgba: np.ndarray) -> bytes:
-    """Write pixels of (height, width, 4) bytes as a PNG file, in a fifth of the time that a smaller file takes."""
-    rgb = rgba[..., :3]
-    height, width, _ = rgb.shape
-    rows = np.pad(rgb.reshape(height, 3 * width), ((0, 0), (1, 0)))  # a 0 in front of each row: not filtered
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)  # 8 bits of red, green and blue
-    pixels = zlib.compress(rows.tobytes(), level=1)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def control(kind: type[ipywidgets.Widget], name: str, tooltip: str, **settings: Any) -> ipywidgets.Widget:
@@ -97,8 +85,9 @@ class Picture(ipywidgets.VBox):
     """Controls above a picture that follows them; the base of every widget here.
 
     A subclass sets ``figure`` and defines ``look``, which takes the value of each control by name, changes the
-    figure and returns a `Look`. If ``look`` raises an exception, the widget shows it, because a notebook would not,
-    and keeps it as ``error``. A saved notebook keeps the picture and the caption.
+    figure and returns a `Look`. The page draws the figure (`unisat.widgets._scene.Scene`). If ``look`` raises an
+    exception, the widget shows it, because a notebook would not, and keeps it as ``error``. A saved notebook keeps the
+    picture, as matplotlib draws it, and the caption.
 
     A subclass may define ``clicked(ax, x, y)`` and ``lassoed(ax, vertices)``, which get the data coordinates that the
     reader points at.
@@ -118,21 +107,23 @@ class Picture(ipywidgets.VBox):
     look: Callable[..., Look]
     clicked: Callable[[Axes, float, float], None] | None = None
     lassoed: Callable[[Axes, Float[np.ndarray, "vertices 2"]], None] | None = None
+    table: pd.DataFrame
+    maker = ""
 
     def __init__(self, *controls: ipywidgets.Widget) -> None:
         super().__init__()
-        _close_previous_run(self)
+        self._source = _close_previous_run(self)
         self.controls = {one.description: one for one in controls}
+        self._initial = {name: one.value for name, one in self.controls.items() if not isinstance(one, Upload)}
         self.figure: Figure | None = None
-        self.png, self.caption = b"", ""
+        self.caption = ""
         self.error: Exception | None = None
-        self._moving: tuple[Artist, ...] = ()
-        self._cursors: tuple[Axes, ...] = ()
-        self._still: Any = None  # the pixels of everything that does not move
+        self._png: bytes | None = b""
+        self._timed: tuple[Axes, ...] = ()
         self._laid_out: Figure | None = None
         self._held = 0
         self.stage = Stage(picks=self.clicked is not None, lasso=self.lassoed is not None)
-        self.stage.on_msg(self._pointed)
+        self.stage.on_msg(self._told)
         row = ipywidgets.HBox(controls, layout={"flex_flow": "row wrap"})
         self.children = (row, self.stage)
         self.add_class("unisat")
@@ -144,6 +135,13 @@ class Picture(ipywidgets.VBox):
         """The caption under its old name."""
         warnings.warn("sentence is now caption; the old name goes in the next release.", DeprecationWarning, 2)
         return self.caption
+
+    @property
+    def png(self) -> bytes:
+        """The picture as a PNG file, drawn when it is asked for."""
+        if self._png is None:
+            self._png = self._file("png")
+        return self._png
 
     def redraw(self, change: object = None) -> None:
         """Show what the controls ask for."""
@@ -166,6 +164,29 @@ class Picture(ipywidgets.VBox):
                 self.controls[name].value = value
         self.redraw()
 
+    def at(self, **values: Any) -> Picture:
+        """Move several controls at once, and give the widget; what `as_code` writes."""
+        self.set(**values)
+        return self
+
+    def reset(self) -> None:
+        """Put every control back to where it was when the widget was made."""
+        self.set(**self._initial)
+
+    def as_code(self) -> str:
+        """Python that makes this widget, as its cell did, with the controls as they are now."""
+        call = f"us.widgets.{self.maker}(...)"
+        with suppress(SyntaxError):
+            calls = [one for one in ast.walk(ast.parse(self._source)) if isinstance(one, ast.Call)]
+            mine = [one for one in calls if getattr(one.func, "attr", getattr(one.func, "id", "")) == self.maker]
+            call = ast.unparse(mine[-1]) if mine else call
+        moved = {name: self.controls[name].value for name, value in self._initial.items() if self.controls[name].value != value}
+        if not moved:
+            return call
+        if all(name.isidentifier() for name in moved):
+            return f"{call}.at({', '.join(f'{name}={value!r}' for name, value in moved.items())})"
+        return f"{call}.at(**{moved!r})"
+
     def first(self) -> None:
         """Draw for the first time; only here an exception is raised."""
         self.redraw()
@@ -173,20 +194,13 @@ class Picture(ipywidgets.VBox):
             self.close()
             raise self.error
 
-    def moving(self, *artists: Artist) -> None:
-        """Name the artists of ``figure`` that change: a redraw draws these, over the kept pixels of all others."""
-        for one in artists:
-            one.set_animated(True)
-        self._moving = artists
-        self.still()
+    def timed(self, *axes: Axes) -> None:
+        """Name the axes with seconds along x: there a line follows the pointer and the sound, and a click seeks."""
+        self._timed = axes
 
-    def still(self) -> None:
-        """Say that more than the moving artists has changed: the next redraw draws everything."""
-        self._still = None
-
-    def cursor(self, *axes: Axes) -> None:
-        """Name the axes with seconds along x: there a line follows the sound, and a click seeks."""
-        self._cursors = axes
+    def play(self) -> None:
+        """Play the first sound."""
+        self.stage.play += 1
 
     def show(self, make: Callable[[], Look]) -> None:
         """Show the state that ``make`` leaves in ``figure``, or the exception that it raises.
@@ -194,69 +208,84 @@ class Picture(ipywidgets.VBox):
         Warnings become part of the caption: a notebook shows neither those nor exceptions of a callback.
         """
         # autograd is switched off per thread: a no_grad in a cell of the notebook does not reach here
-        with LOCK, torch.no_grad():
+        with LOCK, torch.no_grad(), self._at_work():
             try:
                 with warnings.catch_warnings(record=True) as notes:
                     warnings.simplefilter("always")
                     look = make()
-                    self.png = self._pixels()
+                    scene = self._scene()
             except Exception as error:
                 self.error = error
                 kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-                stale = " The picture still shows what was there before." if self.png else ""
+                stale = " The picture still shows what was there before." if self.stage.scene else ""
                 self.stage.alert = f"{kind}{error}{stale}"
                 return
             self.error, self.caption = None, " ".join([look.caption, *(str(note.message) for note in notes)])
+            self._png = None if self.figure is not None else b""
             with self.stage.hold_sync():
-                self.stage.png, self.stage.size, self.stage.alt = self.png, _size(self.png), self.caption
-                self.stage.alert, self.stage.extra, self.stage.cursors = "", look.html, self._places()
+                if scene is not None:
+                    self.stage.draw(scene)
+                self.stage.alt, self.stage.alert, self.stage.extra = self.caption, "", look.html
+                self.stage.buttons = self._buttons()
             # sounds come after the picture, which the reader waits for
             self.stage.sounds = [_sound(name, one) for name, one in look.sounds.items()]
 
-    def _pixels(self) -> bytes:
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        self.stage.busy = True
+        try:
+            yield
+        finally:
+            self.stage.busy = False
+
+    def _scene(self) -> Scene | None:
         if self.figure is None:
-            return b""
-        canvas = self.figure.canvas
-        assert isinstance(canvas, FigureCanvasAgg)
-        if self.figure is not self._laid_out or self._still is None:
-            canvas.draw()
+            return None
+        if self.figure is not self._laid_out:
+            self.figure.draw_without_rendering()
             # the layout is solved once: axes that shift at every redraw are hard to compare, and slow
             self.figure.set_layout_engine("none")
-            self._laid_out, self._still = self.figure, canvas.copy_from_bbox(self.figure.bbox)
-        elif self._moving:
-            canvas.restore_region(self._still)
-        else:
-            canvas.draw()
-        for one in self._moving:
-            if one.get_figure(root=True) is self.figure:
-                (one.axes or self.figure).draw_artist(one)
-        return encode(np.asarray(canvas.buffer_rgba()))
+            self._laid_out = self.figure
+        return Scene(self.figure, self._timed)
 
-    def _places(self) -> list[dict[str, float]]:
-        places = []
-        for ax in self._cursors:
-            box, (start, end) = ax.get_position(), ax.get_xlim()
-            shares = {"x0": box.x0, "x1": box.x1, "y0": 1 - box.y1, "y1": 1 - box.y0}
-            places.append({**shares, "t0": float(start), "t1": float(end)})
-        return places
+    def _buttons(self) -> list[str]:
+        table = isinstance(getattr(self, "table", None), pd.DataFrame)
+        files = ["png", "svg"] * (self.figure is not None) + ["csv"] * table
+        return ["reset", "code"] * bool(self._initial) + files
 
-    def _pointed(self, _: object, message: dict[str, Any], buffers: object) -> None:
-        """Pass on where the reader clicked, or what the reader outlined."""
-        points = np.array(message["points"] if message["kind"] == "lasso" else [message["point"]], dtype=float)
+    def _file(self, kind: str) -> bytes:
+        if kind == "csv":
+            return self.table.to_csv().encode()
+        file = io.BytesIO()
+        if self.figure is not None:
+            self.figure.savefig(file, format=kind)
+        return file.getvalue()
+
+    def _told(self, _: object, message: dict[str, Any], buffers: object) -> None:
+        """Do what the page asks for."""
+        kind = message["kind"]
         with LOCK:
-            if self.figure is None:
-                return
-            # the page counts shares from the top left, matplotlib pixels from the bottom left
-            pixels = (points * [1, -1] + [0, 1]) * self.figure.bbox.size
-            middle = pixels.mean(axis=0)
-            ax = next((one for one in self.figure.axes if one.bbox.contains(*middle)), None)
-            if ax is None:
-                return
-            there = ax.transData.inverted().transform(pixels)
-            if message["kind"] == "lasso" and self.lassoed is not None:
-                self.lassoed(ax, there)
-            elif self.clicked is not None:
-                self.clicked(ax, *there[0].tolist())
+            if kind == "want":
+                self.stage.send_all()
+            elif kind == "reset":
+                self.reset()
+            elif kind == "code":
+                self.stage.send({"kind": "code", "text": self.as_code()})
+            elif kind in ("png", "svg", "csv"):
+                name = {"kind": "file", "name": f"{self.maker or 'widget'}.{kind}", "type": TYPES[kind]}
+                self.stage.send(name, [self._file(kind)])
+            else:
+                self._pointed(message)
+
+    def _pointed(self, message: dict[str, Any]) -> None:
+        """Pass on where the reader clicked, or what the reader outlined."""
+        if self.figure is None:
+            return
+        ax = [one for one in self.figure.axes if one.get_visible()][message["axes"]]
+        if message["kind"] == "lasso" and self.lassoed is not None:
+            self.lassoed(ax, np.array(message["points"], dtype=float))
+        elif message["kind"] == "click" and self.clicked is not None:
+            self.clicked(ax, *map(float, message["point"]))
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         bundle = dict(super()._repr_mimebundle_(**kwargs))
@@ -272,15 +301,17 @@ class Picture(ipywidgets.VBox):
         """Remove the widget from the page and release everything that it held."""
         if self.comm is None:
             return
+        with suppress(Exception):  # of a figure that could not be drawn
+            self._png = self.png
         for one in self.controls.values():
             one.unobserve(self.redraw, "value")
-        self.stage.on_msg(self._pointed, remove=True)
+        self.stage.on_msg(self._told, remove=True)
         for child in (*self.children[0].children, *self.children):
             _close(child)
         self.layout.close()
         super().close()
-        self.figure = self._laid_out = self._still = None
-        self._moving = self._cursors = ()
+        self.figure = self._laid_out = None
+        self._timed = ()
 
 
 class Refusal(Picture):
@@ -301,9 +332,11 @@ def answers(make: Callable[P, Picture]) -> Callable[P, Any]:
     @functools.wraps(make)
     def made(*args: P.args, **kwargs: P.kwargs) -> Picture:
         try:
-            return make(*args, **kwargs)
+            view = make(*args, **kwargs)
         except ValueError as error:
             return Refusal(error)
+        view.maker = make.__name__
+        return view
 
     return made
 
@@ -330,10 +363,6 @@ def upload(name: str, tooltip: str) -> Upload:
     return Upload(description=name, tooltip=tooltip)
 
 
-def _size(file: bytes) -> list[int]:
-    return list(struct.unpack(">2I", file[16:24])) if file else [0, 0]
-
-
 def _sound(name: str, sound: Sound | Tensor) -> dict[str, Any]:
     one = sound if isinstance(sound, Sound) else Sound(sound)
     label = f"{name}, {len(one.samples) / SAMPLE_RATE:.1f} s"
@@ -343,22 +372,25 @@ def _sound(name: str, sound: Sound | Tensor) -> dict[str, Any]:
 _IN_CELL: dict[str, tuple[str, list[weakref.ref[Picture]]]] = {}
 
 
-def _close_previous_run(made: Picture) -> None:
-    """Close what an earlier run of the same cell made: its view is gone, but ipywidgets keeps every widget alive."""
+def _close_previous_run(made: Picture) -> str:
+    """Close what an earlier run of the same cell made: its view is gone, but ipywidgets keeps every widget alive.
+
+    Gives the text of the cell.
+    """
     kernel: Any = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     parent = kernel.get_parent() if hasattr(kernel, "get_parent") else {}
-    cell = parent.get("metadata", {}).get("cellId")
-    if cell is None:
-        return
-    run = parent["header"]["msg_id"]
-    before, widgets = _IN_CELL.get(cell, (run, []))
-    if before != run:
-        for one in widgets:
-            old = one()
-            if old is not None:
-                old.close()
-        widgets = []
-    _IN_CELL[cell] = (run, [*widgets, weakref.ref(made)])
+    cell, source = parent.get("metadata", {}).get("cellId"), parent.get("content", {}).get("code", "")
+    if cell is not None:
+        run = parent["header"]["msg_id"]
+        before, widgets = _IN_CELL.get(cell, (run, []))
+        if before != run:
+            for one in widgets:
+                old = one()
+                if old is not None:
+                    old.close()
+            widgets = []
+        _IN_CELL[cell] = (run, [*widgets, weakref.ref(made)])
+    return source
 
 
 def _close(widget: ipywidgets.Widget) -> None:

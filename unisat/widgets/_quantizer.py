@@ -152,9 +152,7 @@ class QuantizerView(Picture):
             ax.tick_params(labelsize=8)
         handles = list(self.over.lines) + self.trained.lines[len(self.over.lines) :]
         figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
-        artists = [(ax.title, *ax.patches, *ax.lines) for ax in figure.axes]
-        self.moving(*(one for several in artists for one in several))
-        self.cursor(self.track)
+        self.timed(self.track)
 
     def _set_choice(self, temperature: float) -> None:
         highest = self.logits.max()

@@ -24,7 +24,9 @@ LONGEST = 60.0
 
 
 class RecordingView(Picture):
-    """A file chosen by the reader, run through a model; made by `recording`."""
+    """A file or a voice that the reader gave, run through a model; made by `recording`."""
+
+    maker = "recording"
 
     def __init__(self, model: UniSpeechSatPreTrainedModel) -> None:
         self.model = model

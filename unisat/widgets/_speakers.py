@@ -212,7 +212,6 @@ class SpeakersView(Picture):
         self.names.set_axis_off()
         left.set(xticks=[], yticks=[])  # distances mean nothing in UMAP
         self.drawn = point_map(left), point_map(right)
-        self.moving(*(ring for one in self.drawn for ring in (one.ring, one.rings)))
 
     def _draw(self, site: str, color: str, heard: _Heard | None) -> None:
         """Draw the points, where others are to be seen than before."""
@@ -236,7 +235,6 @@ class SpeakersView(Picture):
         if self._seen is None or self._seen[2] != color:
             class_legend(labels, color, self.names)
         self._seen = wanted
-        self.still()
 
     def _caption(self, site: str, color: str, utterance: int, heard: _Heard | None) -> str:
         found, count = self.numbers["purity"]["umap"], len(self.selection)

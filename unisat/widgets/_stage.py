@@ -1,6 +1,7 @@
-"""Two widgets that ipywidgets lacks: a picture to point at with words and sounds, and a file chooser with a limit.
+"""Two widgets that ipywidgets lacks: a picture to point at with words and sounds, and a chooser of a file or a voice.
 
-The code for the page is ``stage.js``. The page loads nothing from a network: the kernel sends both files.
+The code for the page is in ``scene.js``, which draws, and ``stage.js``. The page loads nothing from a network: the kernel
+sends the files.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from typing import Any
 import anywidget
 import traitlets
 
+from unisat.widgets._scene import Scene
+
 HERE = Path(__file__).parent
-SCRIPT, STYLE = ((HERE / name).read_text(encoding="utf-8") for name in ("stage.js", "stage.css"))
+DRAW, SCRIPT, STYLE = ((HERE / name).read_text(encoding="utf-8") for name in ("scene.js", "stage.js", "stage.css"))
 
 LIMIT = 8_000_000
 """Bytes of the largest file that is sent to the kernel: Jupyter cuts the connection at a message of 10 MiB."""
@@ -23,37 +26,64 @@ class Stage(anywidget.AnyWidget):
 
     Attributes
     ----------
-    png : bytes
-        The picture; nothing is shown while it is empty.
-    size : list of int
-        Its width and height in pixels of the page.
+    scene : dict
+        The picture, from `unisat.widgets._scene.Scene`; nothing is shown while it is empty.
+    names : list of str
+        The arrays that it needs. The page gets those that it lacks in messages, and asks for all where it has none.
     alt, alert : str
         Alternative text and caption in one; a message for the reader.
     extra : str
         HTML below the sounds; text from outside is escaped in it.
     sounds : list of dict
         ``label``, ``wav`` (bytes) and ``start``, where it begins on the time axes in seconds.
-    cursors : list of dict
-        Axes along time: ``x0 x1 y0 y1`` as shares of the picture from its top left, ``t0 t1`` in seconds.
     picks, lasso : bool
-        Whether clicks and outlines are sent: ``{"kind": "click", "point"}`` and ``{"kind": "lasso", "points"}``.
+        Whether clicks and outlines are sent, with the number of the axes and places in their data:
+        ``{"kind": "click", "axes", "point"}`` and ``{"kind": "lasso", "axes", "points"}``.
+    buttons : list of str
+        Those to be seen: ``reset``, ``code``, ``png``, ``svg``, ``csv``; a click sends ``{"kind": ...}``.
+    busy : bool
+        Whether the kernel is at work on the picture.
+    play : int
+        The first sound plays each time that this grows.
     """
 
-    _esm, _css = SCRIPT, STYLE
+    _esm, _css = DRAW + SCRIPT, STYLE
     _kind = traitlets.Unicode("stage").tag(sync=True)
-    png = traitlets.Bytes().tag(sync=True)
-    size = traitlets.List(traitlets.Int(), [0, 0]).tag(sync=True)
+    scene: Any = traitlets.Dict().tag(sync=True)
+    names: Any = traitlets.List().tag(sync=True)
     alt = traitlets.Unicode().tag(sync=True)
     alert = traitlets.Unicode().tag(sync=True)
     extra = traitlets.Unicode().tag(sync=True)
     sounds: Any = traitlets.List().tag(sync=True)
-    cursors: Any = traitlets.List().tag(sync=True)
     picks = traitlets.Bool().tag(sync=True)
     lasso = traitlets.Bool().tag(sync=True)
+    buttons: Any = traitlets.List().tag(sync=True)
+    busy = traitlets.Bool().tag(sync=True)
+    play = traitlets.Int().tag(sync=True)
+
+    def __init__(self, **traits: Any) -> None:
+        super().__init__(**traits)
+        self._arrays: dict[str, bytes] = {}
+
+    def draw(self, scene: Scene) -> None:
+        """Show a scene: send the arrays that the one before did not have, then the rest."""
+        new = {name: content for name, content in scene.arrays.items() if name not in self._arrays}
+        self._arrays = scene.arrays
+        self._send_arrays(new)
+        self.names = list(scene.arrays)
+        self.scene = scene.parts
+
+    def send_all(self) -> None:
+        """Send every array, to a page that has come later."""
+        self._send_arrays(self._arrays)
+
+    def _send_arrays(self, arrays: dict[str, bytes]) -> None:
+        kinds = [name.partition(".")[2] for name in arrays]
+        self.send({"kind": "arrays", "names": list(arrays), "kinds": kinds}, list(arrays.values()))
 
 
 class Upload(anywidget.AnyWidget):
-    """A file chooser; ``value`` is None, or a dict of ``name``, ``size`` in bytes and ``content``.
+    """A chooser of a file, or of what the microphone hears; ``value`` is None, or a dict of ``name``, ``size`` in bytes and ``content``.
 
     The content of a file beyond ``limit`` bytes stays in the page; `unisat.widgets._picture.content` says so.
     """
