@@ -119,7 +119,7 @@ class Page:
         self.page = lab.browser.new_page(viewport={"width": width, "height": height}, reduced_motion="reduce")
         self.page.set_default_timeout(30_000)
         self.page.on("console", self._console)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error.stack or error)))
         self.page.on("request", self._request)
         self.page.add_init_script(SCRIPT)
         self.page.goto(f"{lab.address}/lab/tree/{notebook}?token={lab.token}&reset", wait_until="domcontentloaded")

@@ -1,10 +1,10 @@
 // What the browser tests look at, inside the page.
 window.unisat = {
   views: () => [...document.querySelectorAll('.jp-OutputArea-output .unisat')],
-  picture: (view) => view.querySelector('.unisat-picture img'),
+  picture: (view) => view.querySelector('canvas.unisat-drawing'),
   // what the eye sees of a picture: a number that changes with its pixels
   look: (image) => {
-    if (!image || !image.complete || !image.naturalWidth) return 'blank';
+    if (!image || !image.width) return 'blank';
     const canvas = new OffscreenCanvas(256, 256), pen = canvas.getContext('2d');
     pen.drawImage(image, 0, 0, 256, 256);
     let sum = 0;
@@ -14,15 +14,15 @@ window.unisat = {
   // watch a view from the next key, click or choice on: when does its picture first change, was it ever blank?
   watch: (view) => {
     const image = unisat.picture(view), before = unisat.look(image), height = view.offsetHeight;
-    const seen = { first: null, blank: 0, jump: 0, started: null, source: image && image.src };
+    const seen = { first: null, blank: 0, jump: 0, started: null, turn: image && image.dataset.turn };
     let last = performance.now(), on = true;
     const begin = (event) => { seen.started ??= event.timeStamp; };
     ['keydown', 'pointerdown', 'change'].forEach((kind) => document.addEventListener(kind, begin, true));
     const frame = () => {
       const now = performance.now(), shown = unisat.picture(view);
-      if (image && (!shown || !shown.naturalWidth || !shown.isConnected)) seen.blank += now - last;
+      if (image && (!shown || !shown.width || !shown.isConnected)) seen.blank += now - last;
       seen.jump = Math.max(seen.jump, Math.abs(view.offsetHeight - height));
-      if (shown && shown.src !== seen.source && seen.first === null) {
+      if (shown && shown.dataset.turn !== seen.turn && seen.first === null) {
         seen.first = now - (seen.started ?? now);
         seen.changed = unisat.look(shown) !== before;
       }
@@ -38,7 +38,7 @@ window.unisat = {
       one.textContent.trim() || one.title;
     const controls = document.querySelectorAll('.unisat :is(input, select, button, audio, [role=slider], [contenteditable])');
     return {
-      pictures: [...document.querySelectorAll('.jp-OutputArea-output img')].filter((one) => !one.alt).length,
+      pictures: [...document.querySelectorAll('.jp-OutputArea-output :is(img, canvas.unisat-drawing)')].filter((one) => !(one.alt || one.ariaLabel)).length,
       sounds: [...document.querySelectorAll('.jp-OutputArea-output audio')].filter((one) => !one.ariaLabel).length,
       controls: [...controls].filter((one) => !named(one)).map((one) => one.outerHTML.slice(0, 200)),
       unreachable: [...document.querySelectorAll('.unisat :is(input, select, button, [role=slider])')]

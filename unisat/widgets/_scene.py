@@ -200,8 +200,9 @@ class Scene:
             where = np.ma.filled(np.ma.asarray(one.get_offsets()).astype(float), np.nan)
             if len(where):
                 sizes = np.sqrt(np.broadcast_to(one.get_sizes(), len(where))) * self.dpi / 72
-                star = len(one.get_paths()[0].vertices) in (10, 11) if one.get_paths() else False
-                made |= {"kind": "points", "points": self._keep(where), "sizes": self._keep(sizes), "star": star}
+                marker = one.get_paths()[0] if one.get_paths() else None
+                corners = [] if marker is None or len(marker.vertices) > 20 else marker.vertices.tolist()  # a circle has 26
+                made |= {"kind": "points", "points": self._keep(where), "sizes": self._keep(sizes), "shape": corners}
                 made |= {"label": label_of(one), "data": [True, True], "names": list(getattr(one, "names", ()))}
                 yield made
         elif isinstance(one, LineCollection | PolyCollection) and not isinstance(one, QuadMesh):

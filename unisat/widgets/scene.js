@@ -109,7 +109,8 @@ class Drawing {
     pen.beginPath();
     const edges = { left: [left, top, left, bottom], right: [right, top, right, bottom] };
     Object.assign(edges, { top: [left, top, right, top], bottom: [left, bottom, right, bottom] });
-    for (const name of axes.spines) {
+    // a colour bar has one spine, all around
+    for (const name of axes.spines.includes("outline") ? Object.keys(edges) : axes.spines) {
       const [x0, y0, x1, y1] = edges[name];
       pen.moveTo(x0, y0);
       pen.lineTo(x1, y1);
@@ -285,7 +286,8 @@ class Drawing {
     for (let i = 0; i < sizes.length; i++) {
       const [x, y] = [frame.x(points[2 * i]), frame.y(points[2 * i + 1])];
       pen.beginPath();
-      one.star ? this.star(x, y, sizes[i] / 2) : pen.arc(x, y, sizes[i] / 2, 0, 2 * Math.PI);
+      if (!one.shape.length) pen.arc(x, y, sizes[i] / 2, 0, 2 * Math.PI);
+      one.shape.forEach(([a, b], k) => pen[k ? "lineTo" : "moveTo"](x + a * sizes[i], y - b * sizes[i]));
       pen.closePath();
       pen.fillStyle = one.fill.length ? this.ink(one.fill[i % one.fill.length]) : "transparent";
       pen.fill();
