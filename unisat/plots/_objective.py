@@ -109,7 +109,7 @@ def contributions(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.text(0, row, "", va="center", fontsize=8)
     ax.set_yticks(rows, [name.replace("_", "\n") for name in table.index])
     ax.set_ylim(len(table) - 0.5, -0.5)
-    ax.set_xlabel("adds to loss (nats); black: constant")
+    ax.set_xlabel("adds to loss (nats); mark: constant")
     set_contributions(table, ax)
     return ax
 

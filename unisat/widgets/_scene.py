@@ -22,6 +22,7 @@ from matplotlib.image import AxesImage
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Polygon, Rectangle, StepPatch
+from matplotlib.patheffects import withStroke
 from matplotlib.spines import Spine
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
@@ -189,7 +190,9 @@ class Scene:
     def _filling(self, one: Patch) -> dict[str, Any]:
         face, edge = one.get_facecolor(), one.get_edgecolor()
         width = self._pixels(one.get_linewidth()) if edge[3] else 0.0  # type: ignore[index]
-        return {"fill": [paint(face)], "edge": [paint(edge)], "width": width}
+        made: dict[str, Any] = {"fill": [paint(face)], "edge": [paint(edge)], "width": width}
+        halo = [effect._gc for effect in one.get_path_effects() if isinstance(effect, withStroke)]
+        return made | {"halo": [[paint(each["foreground"]), self._pixels(each["linewidth"])] for each in halo]}
 
     def _collection(self, one: Collection, ax: Axes) -> Iterator[dict[str, Any]]:
         colours = [paint(colour) for colour in one.get_facecolor()]

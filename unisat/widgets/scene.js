@@ -65,9 +65,10 @@ class Drawing {
   constructor(pen, scene, arrays, theme) {
     Object.assign(this, { pen, scene, arrays, theme });
   }
-  // black stands for ink: it is what the theme writes with
+  // black stands for ink, what the theme writes with; but on an image it is black
   ink(colour) {
-    return !colour ? "transparent" : colour.startsWith("#000000") ? this.theme.ink + colour.slice(7) : colour;
+    if (!colour) return "transparent";
+    return colour.startsWith("#000000") && !this.onImage ? this.theme.ink + colour.slice(7) : colour;
   }
   font(size) {
     this.pen.font = `${size}px ${this.theme.font}`;
@@ -100,9 +101,11 @@ class Drawing {
     pen.rect(left, top, right - left, bottom - top);
     pen.clip();
     const words = axes.artists.filter((one) => one.kind === "text");
+    this.onImage = axes.artists.some((one) => one.kind === "image");
     for (const one of axes.artists) if (one.kind !== "text") this[one.kind](one, frame);
     pen.restore();
     words.forEach((one) => this.text(one, frame));
+    this.onImage = false;
     pen.strokeStyle = this.theme.ink;
     pen.lineWidth = 1;
     pen.setLineDash([]);
@@ -270,8 +273,10 @@ class Drawing {
       pen.fillStyle = one.fill.length ? this.ink(one.fill[part % one.fill.length]) : "transparent";
       pen.fill();
       if (!one.width || !one.edge.length) return;
-      this.stroke(one.edge[part % one.edge.length], one.width);
-      pen.stroke();
+      for (const [colour, width] of [...(one.halo ?? []), [one.edge[part % one.edge.length], one.width]]) {
+        this.stroke(colour, width);
+        pen.stroke();
+      }
     });
   }
   segments(one, frame) {
