@@ -2,7 +2,7 @@
 
     python recipes/discriminant.py recipes/lda-1.toml
 
-A model that learns these has been told what phones are; it is not purely self-supervised, and says so where it is shown.
+A model that learns these has been told what phones are: it is not purely self-supervised, and its card has to say so.
 Written into the recipe's ``out``: ``targets``, for every recording that the recipe reads. What clusters know of the
 phones of development speakers is printed.
 """
@@ -77,7 +77,11 @@ def main(file: str) -> None:
     type(clusters)(clusters.centroids, clusters.inertia, "mfcc").save(folder)
     count = np.bincount(labels, minlength=made.targets.clusters)
     about = {"features": "mfcc", "layer": None, "mean_off": "utterance", "variance_one": False, "seed": made.seed}
-    about |= {"sample_seconds": made.targets.sample_seconds, "clusters": made.targets.clusters, "utterances": len(table)}
+    about |= {
+        "sample_seconds": made.targets.sample_seconds,
+        "clusters": made.targets.clusters,
+        "utterances": len(table),
+    }
     about |= {"frames": len(labels), "label_hash": label_hash(index.to_dict("records"), labels)}
     about |= {"entropy": entropy(count), "empty_clusters": int((count == 0).sum()), "too_short": [], "unreadable": []}
     save_json({**about, "discriminant": f"LDA to phones, ± {CONTEXT} frames"}, folder / "targets.json")

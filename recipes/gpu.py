@@ -378,7 +378,7 @@ class Stages:
         return f"{told}; {' | '.join(line for _, line in lines)}"
 
     def targets(self, teachers: dict[str, str]) -> dict[str, int]:
-        """Make targets, in processes of their own; by the recipe's name, its teacher, and what comes back: its layer."""
+        """Make the targets of recipes, in processes of their own, with their teachers; give the layer of each."""
         made = {name: available(name, {**self.changes, "targets.model": path}) for name, path in teachers.items()}
         self.wait({name: begin(teach, log_of(f"{name}-targets"), each) for name, each in made.items()}, 90)
         layers = {}

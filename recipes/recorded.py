@@ -164,7 +164,7 @@ def drawn(data: ResidentData, made: recipe.Recipe, config: Any, step: int) -> di
 class Recorded(loop.Trainer):
     """A run by the clock whose steps are played on a GPU; on a CPU they are computed.
 
-    Runs in threads of one process share the GPU, each with a stream of its own, as a step of one leaves most of it idle.
+    Runs in threads of one process share the GPU, each with a stream of its own: a step of one leaves most of it idle.
     Of these, only the one with the turn may ask for anything, so that nobody disturbs a recording.
     """
 
@@ -298,7 +298,10 @@ class Recorded(loop.Trainer):
         memory = torch.cuda.max_memory_reserved() / 2**30 if self.cuda else 0.0
         ms = 1000 * (time.time() - began) / max(1, taken)
         with self.turn:
-            print(f"{self.out}: {taken} steps, {audio / 3600:.1f} h heard, {ms:.1f} ms a step, {memory:.1f} GiB", flush=True)
+            print(
+                f"{self.out}: {taken} steps, {audio / 3600:.1f} h heard, {ms:.1f} ms a step, {memory:.1f} GiB",
+                flush=True,
+            )
         self.kinds.clear()
         self.plain()
         if self.valid is not None and self.log is not None:

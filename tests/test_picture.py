@@ -8,6 +8,7 @@ import weakref
 import ipywidgets
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -24,7 +25,9 @@ pytestmark = pytest.mark.usefixtures("no_widget_is_left")
 class Ruler(Picture):
     """Draws a line of the length asked for, or stumbles."""
 
-    def __init__(self, moving=False):
+    maker = "ruler"
+
+    def __init__(self):
         super().__init__(
             control(ipywidgets.IntSlider, "length", "of the line", min=-2, value=1),
             control(ipywidgets.Checkbox, "wide", "twice the axis", value=False),
@@ -34,9 +37,7 @@ class Ruler(Picture):
         (self.line,) = self.ax.plot([0, 1], [0, 0])
         self.clicks = []
         self.looks = 0
-        if moving:
-            self.moving(self.line, self.ax.title)
-        self.cursor(self.ax)
+        self.timed(self.ax)
         self.first()
 
     def look(self, length, wide):
@@ -48,9 +49,7 @@ class Ruler(Picture):
             raise KeyError("length")
         self.line.set_data([0, 1 / length], [0, 0])
         self.ax.set_title(str(length))
-        if self.ax.get_xlim() != (0, 1 + wide):
-            self.ax.set_xlim(0, 1 + wide)
-            self.still()
+        self.ax.set_xlim(0, 1 + wide)
         beep = torch.full((800,), length / 100)
         return Look(caption=f"A line of length {length} & more.", sounds={"beep": Sound(beep, 0.25)}, html="<b>1</b>")
 
@@ -59,7 +58,7 @@ class Ruler(Picture):
 
 
 def pixels(view):
-    return np.asarray(Image.open(io.BytesIO(view.png)))
+    return np.asarray(Image.open(io.BytesIO(view.png)).convert("RGB"))
 
 
 # pictures
@@ -73,25 +72,17 @@ def test_png_is_what_matplotlib_draws():
     assert pixels(ruler).shape == (100, 200, 3)
 
 
-def test_moving_artists_give_the_picture_that_drawing_everything_gives():
-    moving, whole = Ruler(moving=True), Ruler()
-    for length, wide in [(2, False), (7, False), (7, True), (3, True), (1, False)]:
-        for one in (moving, whole):
-            one.set(length=length, wide=wide)
-        # the spines lie over the line where everything is drawn, below it where it moves
-        differs = (pixels(moving) != pixels(whole)).any(-1)
-        assert differs.mean() < 0.005
-    assert moving.png != b""
-
-
-def test_what_is_kept_is_not_drawn_again(monkeypatch):
-    ruler = Ruler(moving=True)
+def test_the_picture_is_drawn_when_it_is_asked_for(monkeypatch):
+    ruler = Ruler()
     drawn = []
-    whole = type(ruler.figure.canvas).draw
-    monkeypatch.setattr(type(ruler.figure.canvas), "draw", lambda self: drawn.append(1) or whole(self))
-    ruler.controls["length"].value = 5
+    whole = type(ruler.figure).savefig
+    monkeypatch.setattr(
+        type(ruler.figure), "savefig", lambda self, *args, **how: drawn.append(1) or whole(self, *args, **how)
+    )
+    for length in (5, 6, 7):
+        ruler.controls["length"].value = length
     assert drawn == []
-    ruler.controls["wide"].value = True
+    assert ruler.png == ruler.png != b""
     assert drawn == [1]
 
 
@@ -117,8 +108,8 @@ def test_controls_move_the_picture():
     before = ruler.png
     ruler.controls["length"].value = 2
     assert ruler.png != before
-    assert ruler.stage.png == ruler.png
-    assert ruler.stage.size == [200, 100]
+    assert ruler.stage.scene["size"] == [200, 100]
+    assert ruler.stage.scene["axes"][0]["titles"] == [{"text": "2", "size": pytest.approx(16.67), "align": "center"}]
     assert ruler.stage.alt == ruler.caption == "A line of length 2 & more."
     assert ruler.stage.extra == "<b>1</b>"
 
@@ -141,11 +132,12 @@ def test_drawing_waits_for_the_lock():
 
 def test_errors_are_shown_and_go_away():
     ruler = Ruler()
-    good = ruler.png
+    good, scene = ruler.png, ruler.stage.scene
     ruler.controls["length"].value = -1
     assert isinstance(ruler.error, ValueError)
     assert ruler.stage.alert == "length=-1 must be <positive>. The picture still shows what was there before."
-    assert ruler.stage.png == good
+    assert ruler.png == good
+    assert ruler.stage.scene is scene
     ruler.controls["length"].value = -2
     assert ruler.stage.alert.startswith("KeyError: 'length'")
     ruler.controls["length"].value = 1
@@ -208,45 +200,114 @@ def test_sounds_are_named_and_know_where_they_begin():
     ruler = Ruler()
     assert sounds(ruler)["beep, 0.1 s"].tolist() == [round(2**15 / 100)] * 800  # 0.05 s
     assert ruler.stage.sounds[0]["start"] == 0.25
-    (place,) = ruler.stage.cursors
-    box = ruler.ax.get_position()
-    assert place == {"x0": box.x0, "x1": box.x1, "y0": 1 - box.y1, "y1": 1 - box.y0, "t0": 0, "t1": 1}
+    (ax,) = ruler.stage.scene["axes"]
+    assert ax["time"]
+    assert ax["x"]["lim"] == [0, 1]
     ruler.controls["wide"].value = True
-    assert ruler.stage.cursors[0]["t1"] == 2
+    assert ruler.stage.scene["axes"][0]["x"]["lim"] == [0, 2]
 
 
 # pointing
 
 
-def test_a_click_is_told_in_data_coordinates():
-    ruler = Ruler()
-    assert ruler.stage.picks
-    assert not ruler.stage.lasso
-    box = ruler.ax.get_position()
-    x, y = box.x0 + 0.25 * box.width, 1 - (box.y0 + 0.75 * box.height)
-    ruler._pointed(None, {"kind": "click", "point": [x, y]}, None)
-    low, high = ruler.ax.get_ylim()
-    ((ax, there, up),) = ruler.clicks
-    assert ax is ruler.ax
-    assert (there, up) == (pytest.approx(0.25), pytest.approx(low + 0.75 * (high - low)))
-    ruler._pointed(None, {"kind": "click", "point": [0.001, 0.001]}, None)  # beside the axes
-    assert len(ruler.clicks) == 1
-
-
-def test_an_outline_is_told_in_data_coordinates():
+def test_clicks_and_outlines_are_told_with_their_axes():
     class Roped(Ruler):
         def lassoed(self, ax, vertices):
             self.vertices = vertices
 
-    ruler = Roped()
-    box = ruler.ax.get_position()
-    corners = np.array([[0.1, 0.2], [0.9, 0.2], [0.5, 0.8]])
-    points = [[box.x0 + x * box.width, 1 - (box.y0 + y * box.height)] for x, y in corners]
-    assert ruler.stage.lasso
-    ruler._pointed(None, {"kind": "lasso", "points": points}, None)
-    np.testing.assert_allclose(ruler.vertices[:, 0], corners[:, 0], atol=1e-9)
-    low, high = ruler.ax.get_ylim()
-    np.testing.assert_allclose(ruler.vertices[:, 1], low + corners[:, 1] * (high - low), atol=1e-9)
+    ruler, roped = Ruler(), Roped()
+    assert ruler.stage.picks
+    assert not ruler.stage.lasso
+    assert roped.stage.lasso
+    ruler._told(None, {"kind": "click", "axes": 0, "point": [0.25, -3]}, None)
+    assert ruler.clicks == [(ruler.ax, 0.25, -3.0)]
+    corners = [[0.1, 0.2], [0.9, 0.2], [0.5, 0.8]]
+    roped._told(None, {"kind": "lasso", "axes": 0, "points": corners}, None)
+    assert roped.vertices.tolist() == corners
+    ruler._told(None, {"kind": "lasso", "axes": 0, "points": corners}, None)  # which it does not know
+    hidden = ruler.figure.add_axes((0, 0, 0.1, 0.1), visible=False)
+    shown = ruler.figure.add_axes((0, 0, 0.2, 0.2))
+    ruler._told(None, {"kind": "click", "axes": 1, "point": [0.5, 0.5]}, None)
+    assert ruler.clicks[-1] == (shown, 0.5, 0.5)
+    assert hidden is not shown
+
+
+# what the page asks for
+
+
+def sent(monkeypatch, ruler):
+    messages = []
+    monkeypatch.setattr(ruler.stage, "send", lambda content, buffers=None: messages.append((content, buffers)))
+    return messages
+
+
+def test_the_page_gets_the_arrays_that_it_lacks(monkeypatch):
+    ruler = Ruler()
+    messages = sent(monkeypatch, ruler)
+    before = set(ruler.stage.names)
+    ruler.controls["length"].value = 3
+    ((content, buffers),) = messages
+    new = set(ruler.stage.names) - before
+    assert len(new) == 1  # the line's x; its y is as it was
+    assert set(content["names"]) == new
+    np.testing.assert_allclose(np.frombuffer(buffers[0], "<f4"), [0, 1 / 3], rtol=1e-6)
+    ruler._told(None, {"kind": "want"}, None)
+    assert messages[-1][0]["names"] == ruler.stage.names
+
+
+def test_reset_puts_every_control_back():
+    ruler = Ruler()
+    ruler.set(length=4, wide=True)
+    looks = ruler.looks
+    ruler._told(None, {"kind": "reset"}, None)
+    assert (ruler.controls["length"].value, ruler.controls["wide"].value) == (1, False)
+    assert ruler.looks == looks + 1
+
+
+def test_code_makes_the_same_widget_again(monkeypatch):
+    kernel = Kernel()
+    kernel.code = "first = ruler(1)\nview = made.ruler(\n    'a', b=[1, 2]\n)\nview.png"
+    monkeypatch.setattr("IPython.get_ipython", lambda: kernel)
+    monkeypatch.setattr(picture, "_IN_CELL", {})
+    ruler = Ruler()
+    messages = sent(monkeypatch, ruler)
+    assert ruler.as_code() == "made.ruler('a', b=[1, 2])"
+    ruler.set(length=4, wide=True)
+    ruler._told(None, {"kind": "code"}, None)
+    assert messages[-1][0] == {"kind": "code", "text": "made.ruler('a', b=[1, 2]).at(length=4, wide=True)"}
+    again = Ruler().at(length=4, wide=True)
+    assert (again.caption, again.png) == (ruler.caption, ruler.png)
+    ruler.controls["a b"] = ruler.controls.pop("length")
+    ruler._initial = {"a b": 1}
+    assert ruler.as_code() == "made.ruler('a', b=[1, 2]).at(**{'a b': 4})"
+    ruler._source = "%magic line"
+    assert ruler.as_code().startswith("us.widgets.ruler(...)")
+
+
+def test_files_of_the_picture_and_its_numbers(monkeypatch):
+    ruler = Ruler()
+    messages = sent(monkeypatch, ruler)
+    assert ruler.stage.buttons == ["reset", "code", "png", "svg"]
+    ruler._told(None, {"kind": "png"}, None)
+    assert messages[-1] == ({"kind": "file", "name": "ruler.png", "type": "image/png"}, [ruler.png])
+    ruler._told(None, {"kind": "svg"}, None)
+    assert b"<svg" in messages[-1][1][0]
+    ruler.table = pd.DataFrame({"a": [1, 2]})
+    ruler.redraw()
+    assert ruler.stage.buttons[-1] == "csv"
+    ruler._told(None, {"kind": "csv"}, None)
+    assert pd.read_csv(io.BytesIO(messages[-1][1][0]))["a"].tolist() == [1, 2]
+
+
+def test_the_page_knows_when_the_kernel_is_at_work():
+    ruler = Ruler()
+    seen = []
+    ruler.look = lambda **values: seen.append(ruler.stage.busy) or Look(caption="")
+    ruler.redraw()
+    assert seen == [True]
+    assert not ruler.stage.busy
+    ruler.controls["length"].value = -1
+    assert not ruler.stage.busy
 
 
 # files
@@ -267,7 +328,7 @@ def test_content_of_an_upload():
 
 
 def test_closing_lets_go():
-    ruler = Ruler(moving=True)
+    ruler = Ruler()
     slider, figure, shown = ruler.controls["length"], weakref.ref(ruler.figure), ruler.png
     ruler.line = ruler.ax = None
     ruler.close()
@@ -286,10 +347,11 @@ class Kernel:
     """Stands for the kernel that runs a cell."""
 
     def __init__(self):
-        self.cell, self.run = "a", "1"
+        self.cell, self.run, self.code = "a", "1", ""
 
     def get_parent(self):
-        return {"metadata": {"cellId": self.cell}, "header": {"msg_id": self.run}}
+        content = {"code": self.code}
+        return {"metadata": {"cellId": self.cell}, "header": {"msg_id": self.run}, "content": content}
 
 
 def test_a_cell_that_is_run_again_closes_what_it_made_before(monkeypatch):

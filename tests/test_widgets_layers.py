@@ -56,7 +56,8 @@ def test_another_utterance_has_its_own_frames_norms_and_sound(view, trace):
     for ax in (view.map, view.sizes):
         assert ax.get_xlim() == pytest.approx((float(times[0]) - hop / 2, float(times[-1]) + hop / 2), abs=1e-4)
         assert ax.images[0].get_extent()[:2] == pytest.approx(ax.get_xlim())
-    assert [len(view.stage.cursors), view.stage.cursors[0]["t1"]] == [2, pytest.approx(view.map.get_xlim()[1])]
+    timed = [ax for ax in view.stage.scene["axes"] if ax["time"]]
+    assert [len(timed), timed[0]["x"]["lim"][1]] == [2, pytest.approx(view.map.get_xlim()[1])]
     assert view.stage.sounds[0]["wav"] == wav(noise().waveforms[1])
 
 

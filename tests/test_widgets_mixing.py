@@ -71,4 +71,4 @@ def test_limits_hold_the_loudest_sample(view):
     assert peak < ax.get_ylim()[1] <= 4 * peak
     view.controls["utterance"].value = 1
     assert ax.get_xlim() == (0.0, 1.0)
-    assert view.stage.cursors[0]["t1"] == 1.0
+    assert view.stage.scene["axes"][0]["x"]["lim"] == [0.0, 1.0]

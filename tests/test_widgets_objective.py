@@ -192,9 +192,9 @@ def test_without_a_contrastive_loss():
 def test_sounds_and_cursor(view):
     names = [sound["label"] for sound in view.stage.sounds]
     assert names == ["what the model hears, quieter, 0.6 s", "the main speaker alone, 0.6 s"]
-    assert len(view.stage.cursors) == 1
+    assert sum(ax["time"] for ax in view.stage.scene["axes"]) == 1
     view.controls["utterance"].value = 2
-    assert view.stage.cursors[0]["t1"] == 0.125
+    assert next(ax for ax in view.stage.scene["axes"] if ax["time"])["x"]["lim"][1] == 0.125
     assert "quieter, 0.1 s" in view.stage.sounds[0]["label"]
 
 

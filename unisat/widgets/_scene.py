@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.collections import Collection, LineCollection, PathCollection, PolyCollection, QuadMesh
-from matplotlib.colors import Normalize, to_hex
+from matplotlib.collections import Collection, LineCollection, PathCollection, PolyCollection
+from matplotlib.colors import Normalize, to_hex, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Polygon, Rectangle, StepPatch
 from matplotlib.patheffects import withStroke
@@ -43,7 +41,8 @@ class Scene:
 
     def __init__(self, figure: Figure, timed: Sequence[Axes] = ()) -> None:
         self.arrays: dict[str, bytes] = {}
-        self.figure, self.dpi = figure, figure.dpi
+        self.figure: Any = figure
+        self.dpi = figure.dpi
         width, height = figure.get_size_inches() * self.dpi
         self.height = height
         self.parts: dict[str, Any] = {"size": [round(width), round(height)]}
@@ -62,10 +61,9 @@ class Scene:
         made: dict[str, Any] = {"box": [box.x0, 1 - box.y1, box.x1, 1 - box.y0], "time": timed}
         made |= {name: self._axis(axis, ax.axison) for name, axis in (("x", ax.xaxis), ("y", ax.yaxis))}
         made["spines"] = [name for name, one in ax.spines.items() if ax.axison and one.get_visible()]
-        titles = {"center": ax.title, "left": ax._left_title, "right": ax._right_title}  # type: ignore[attr-defined]
         made["titles"] = [
             {"text": plain(one.get_text()), "size": self._pixels(one.get_fontsize()), "align": align}
-            for align, one in titles.items()
+            for align, one in self._titles(ax).items()
             if one.get_text()
         ]
         bar = getattr(ax, "_colorbar", None)
@@ -78,10 +76,13 @@ class Scene:
         made["legend"] = [] if legend is None else list(self._legend(legend))
         return made
 
+    def _titles(self, ax: Any) -> dict[str, Any]:
+        return {"center": ax.title, "left": ax._left_title, "right": ax._right_title}
+
     def _pixels(self, points: float) -> float:
         return round(points * self.dpi / 72, 2)
 
-    def _axis(self, axis: Axis, shown: bool) -> dict[str, Any]:
+    def _axis(self, axis: Any, shown: bool) -> dict[str, Any]:
         low, high = sorted(axis.get_view_interval())
         made: dict[str, Any] = {"lim": [float(one) for one in axis.get_view_interval()], "scale": axis.get_scale()}
         label = axis.get_label()
@@ -108,26 +109,25 @@ class Scene:
 
     # ---- what is drawn ----
 
-    def _artist(self, one: Artist, ax: Axes) -> Iterator[dict[str, Any]]:
+    def _artist(self, one: Any, ax: Axes) -> Iterator[dict[str, Any]]:
         if isinstance(one, AxesImage):
             yield self._image(one)
         elif isinstance(one, Line2D):
-            if len(one.get_xdata(orig=False)):  # type: ignore[arg-type]
+            if np.size(one.get_xdata(orig=False)):
                 yield {"kind": "line", **self._space(one, ax), **self._line(one), **self._stroke(one)}
         elif isinstance(one, Patch) and not isinstance(one, Spine) and one is not ax.patch:
             yield self._patch(one, ax)
         elif isinstance(one, Collection):
             yield from self._collection(one, ax)
-        elif isinstance(one, Text) and one not in (ax.title, ax._left_title, ax._right_title):  # type: ignore[attr-defined]
-            if one.get_text():
-                yield self._text(one, ax.bbox, ax)
+        elif isinstance(one, Text) and one.get_text() and one not in self._titles(ax).values():
+            yield self._text(one, ax.bbox, ax)
 
     def _space(self, one: Artist, ax: Axes) -> dict[str, Any]:
         """Which coordinates are of the data; the others are shares of the axes."""
         x, y = Artist.get_transform(one).contains_branch_seperately(ax.transData)  # of a patch: not of its own shape
         return {"data": [bool(x), bool(y)], "label": label_of(one)}
 
-    def _image(self, one: AxesImage) -> dict[str, Any]:
+    def _image(self, one: Any) -> dict[str, Any]:
         values = np.ma.filled(np.ma.masked_invalid(one.get_array()).astype(float), np.nan)
         if values.ndim != 2 or type(one.norm) is not Normalize:
             raise NotImplementedError("the page draws images of one value a cell, on a linear scale of colours.")
@@ -151,7 +151,7 @@ class Scene:
         made = {"kind": "image", "values": self._keep(ramp), "shape": shape, "x": x, "y": y, "name": "", "alpha": 1.0}
         return made | self._colours(bar.mappable)
 
-    def _line(self, one: Line2D) -> dict[str, Any]:
+    def _line(self, one: Any) -> dict[str, Any]:
         x, y = (np.asarray(values, dtype=float) for values in one.get_data(orig=False))
         steps = one.get_drawstyle()
         if steps in ("steps", "steps-pre"):
@@ -163,8 +163,8 @@ class Scene:
             x, y = np.concatenate([x[:1], np.repeat(middle, 2), x[-1:]]), np.repeat(y, 2)
         return {"x": self._keep(x), "y": self._keep(y)}
 
-    def _stroke(self, one: Line2D) -> dict[str, Any]:
-        _, dashes = one._unscaled_dash_pattern  # type: ignore[attr-defined]
+    def _stroke(self, one: Any) -> dict[str, Any]:
+        _, dashes = one._unscaled_dash_pattern
         width = self._pixels(one.get_linewidth()) if one.get_linestyle() not in ("None", " ", "") else 0.0
         made: dict[str, Any] = {"colour": paint(one.get_color(), one.get_alpha())}
         made |= {"width": width, "dash": [self._pixels(one.get_linewidth() * part) for part in dashes or ()]}
@@ -175,8 +175,9 @@ class Scene:
             made["edge"] = paint(one.get_markeredgecolor(), one.get_alpha())
         return made
 
-    def _patch(self, one: Patch, ax: Axes) -> dict[str, Any]:
+    def _patch(self, one: Any, ax: Axes) -> dict[str, Any]:
         made = {"kind": "area", **self._space(one, ax), **self._filling(one)}
+        points: Any
         if isinstance(one, Rectangle):
             points = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * [one.get_width(), one.get_height()] + one.get_xy()
         elif isinstance(one, Polygon):
@@ -187,36 +188,38 @@ class Scene:
             raise NotImplementedError(f"the page does not know how to draw a {type(one).__name__}.")
         return made | {"points": self._keep(points), "ends": [len(points)]}
 
-    def _filling(self, one: Patch) -> dict[str, Any]:
+    def _filling(self, one: Any) -> dict[str, Any]:
         face, edge = one.get_facecolor(), one.get_edgecolor()
-        width = self._pixels(one.get_linewidth()) if edge[3] else 0.0  # type: ignore[index]
+        width = self._pixels(one.get_linewidth()) if edge[3] else 0.0
         made: dict[str, Any] = {"fill": [paint(face)], "edge": [paint(edge)], "width": width}
-        halo = [effect._gc for effect in one.get_path_effects() if isinstance(effect, withStroke)]
+        halo = [vars(effect)["_gc"] for effect in one.get_path_effects() if isinstance(effect, withStroke)]
         return made | {"halo": [[paint(each["foreground"]), self._pixels(each["linewidth"])] for each in halo]}
 
-    def _collection(self, one: Collection, ax: Axes) -> Iterator[dict[str, Any]]:
+    def _collection(self, one: Any, ax: Axes) -> Iterator[dict[str, Any]]:
         colours = [paint(colour) for colour in one.get_facecolor()]
         edges = [paint(colour) for colour in one.get_edgecolor()]
         widths = np.atleast_1d(one.get_linewidth())
         made = {"fill": colours, "edge": edges, "width": self._pixels(float(widths[0])) if len(widths) else 0.0}
-        if isinstance(one, PathCollection):
-            where = np.ma.filled(np.ma.asarray(one.get_offsets()).astype(float), np.nan)
-            if len(where):
-                sizes = np.sqrt(np.broadcast_to(one.get_sizes(), len(where))) * self.dpi / 72
-                marker = one.get_paths()[0] if one.get_paths() else None
-                corners = [] if marker is None or len(marker.vertices) > 20 else marker.vertices.tolist()  # a circle has 26
-                made |= {"kind": "points", "points": self._keep(where), "sizes": self._keep(sizes), "shape": corners}
-                made |= {"label": label_of(one), "data": [True, True], "names": list(getattr(one, "names", ()))}
-                yield made
-        elif isinstance(one, LineCollection | PolyCollection) and not isinstance(one, QuadMesh):
+        # asked beforehand, for matplotlib's types say less of these than there is
+        points, strokes = isinstance(one, PathCollection), isinstance(one, LineCollection)
+        if points and len(where := np.ma.filled(np.ma.asarray(one.get_offsets()).astype(float), np.nan)):
+            sizes = np.sqrt(np.broadcast_to(one.get_sizes(), len(where))) * self.dpi / 72
+            marker = one.get_paths()[0].vertices
+            made |= {"kind": "points", "points": self._keep(where), "sizes": self._keep(sizes)}
+            made |= {"shape": marker.tolist() if len(marker) < 20 else []}  # a circle has 26 corners
+            yield made | {"label": label_of(one), "data": [True, True], "names": list(getattr(one, "names", ()))}
+        elif strokes or isinstance(one, PolyCollection):
             parts = [path.vertices for path in one.get_paths() if len(path.vertices)]
             if parts:
-                kind = "segments" if isinstance(one, LineCollection) else "area"
-                made |= {"kind": kind, **self._space(one, ax), "points": self._keep(np.concatenate(parts))}
-                yield made | {"ends": np.cumsum([len(part) for part in parts]).tolist()}
+                made |= {"kind": "segments" if strokes else "area", **self._space(one, ax)}
+                made |= {
+                    "points": self._keep(np.concatenate(parts)),
+                    "ends": np.cumsum([len(one) for one in parts]).tolist(),
+                }
+                yield made
 
-    def _text(self, one: Text, box: Any, ax: Axes | None = None) -> dict[str, Any]:
-        x, y = (float(value) for value in (one.convert_xunits(one._x), one.convert_yunits(one._y)))  # type: ignore[attr-defined]
+    def _text(self, one: Any, box: Any, ax: Axes | None = None) -> dict[str, Any]:
+        x, y = (float(value) for value in (one.convert_xunits(one._x), one.convert_yunits(one._y)))
         within = one.get_transform().contains_branch_seperately(ax.transData) if ax is not None else (False, False)
         if not all(within):  # pixels as shares of the axes
             place = one.get_transform().transform((x, y))
@@ -226,9 +229,11 @@ class Scene:
         made |= {"size": self._pixels(one.get_fontsize()), "align": one.get_ha(), "base": one.get_va()}
         return made | {"colour": paint(one.get_color(), one.get_alpha()), "turn": one.get_rotation(), "label": ""}
 
-    def _legend(self, legend: Legend) -> Iterator[dict[str, Any]]:
+    def _legend(self, legend: Any) -> Iterator[dict[str, Any]]:
         """The entries, each at its place in pixels from the top left."""
-        renderer = self.figure.canvas.get_renderer()  # type: ignore[attr-defined]
+        renderer = self.figure.canvas.get_renderer()
+        with renderer._draw_disabled():  # a legend finds its place when it is drawn
+            legend.draw(renderer)
         title = legend.get_title()
         words = [(None, title)] if title.get_text() else []
         for handle, text in [*words, *zip(legend.legend_handles, legend.get_texts(), strict=True)]:
@@ -248,17 +253,8 @@ class Scene:
 
 def paint(colour: Any, alpha: float | None = None) -> str:
     """Colour with its opacity, as #rrggbbaa; "" for none."""
-    if isinstance(colour, str) and colour.lower() in ("none", ""):
-        return ""
-    made = to_hex(colour if alpha is None else (*to_rgb(colour), alpha), keep_alpha=True)
-    return "" if made.endswith("00") and len(made) == 9 else made
-
-
-def to_rgb(colour: Any) -> tuple[float, ...]:
-    """Red, green and blue from 0 to 1."""
-    from matplotlib.colors import to_rgb as rgb
-
-    return tuple(rgb(colour))
+    rgba = to_rgba(colour, alpha)
+    return to_hex(rgba, keep_alpha=True) if rgba[3] else ""
 
 
 def label_of(one: Artist) -> str:

@@ -1,7 +1,7 @@
 """Two widgets that ipywidgets lacks: a picture to point at with words and sounds, and a chooser of a file or a voice.
 
-The code for the page is in ``scene.js``, which draws, and ``stage.js``. The page loads nothing from a network: the kernel
-sends the files.
+The code for the page is in ``scene.js``, which draws, and ``stage.js``. The page loads nothing from a network: the
+kernel sends the files.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ class Stage(anywidget.AnyWidget):
 
 
 class Upload(anywidget.AnyWidget):
-    """A chooser of a file, or of what the microphone hears; ``value`` is None, or a dict of ``name``, ``size`` in bytes and ``content``.
+    """A chooser of a file, or of what the microphone hears.
+
+    ``value`` is None, or a dict of ``name``, ``size`` in bytes and ``content``.
 
     The content of a file beyond ``limit`` bytes stays in the page; `unisat.widgets._picture.content` says so.
     """
