@@ -93,7 +93,9 @@ def test_attention_sentence_is_computed_from_what_is_shown(attention_widget):
         "bob, 0.00–0.60 s, layer 2, mean of all heads: a frame looks "
         f"{whole['distance_ms']:.0f} ms away on average, with an entropy of {whole['entropy_bits']:.1f} bits "
         f"(at most {math.log2(30):.1f}) and {whole['near_share']:.0%} of its weight within 3 frames of itself. "
-        f"{1 - whole['inside']:.0%} of the weight goes elsewhere and is left out."
+        f"{1 - whole['inside']:.0%} of the weight goes elsewhere and is left out. "
+        f"The frame at 0.29 s looks most at {0.0125 + 0.02 * int(attention_widget.pattern[14].argmax()):.2f} s, with "
+        f"{float(attention_widget.pattern[14].max()):.1%} of its weight."
     )
     attention_widget.controls["seconds"].value = (0.0, 0.2)
     part = measures(attention_widget.pattern, attention_widget.seconds[:10])  # frames up to 200 ms
@@ -107,9 +109,48 @@ def test_attention_plays_the_part_shown():
     torch.testing.assert_close(widget.pattern.sum(-1), torch.ones(148))
     assert "goes elsewhere" not in widget.caption
     widget.controls["seconds"].value = (0.1, 0.5)
-    (heard,) = sounds(widget).values()
-    np.testing.assert_array_equal(heard, (noise().waveforms[0][1600:8000] * 2**15).round())
-    assert [one["start"] for one in widget.stage.sounds] == [0.1]  # where the line that follows it begins
+    heard, read = sounds(widget).values()
+    samples = noise().waveforms[0][1600:8000]
+    np.testing.assert_array_equal(heard, (samples * 2**15).round())
+    assert [one["start"] for one in widget.stage.sounds] == [0.1, 0.1]  # where the line that follows it begins
+    times = trace("block.0.attn.pattern").seconds("block.0.attn.pattern")
+    times = times[(times >= 0.1) & (times <= 0.5)]
+    place = int(widget.row.argmax())
+    loudest = round(16_000 * (float(times[place]) - 0.1))
+    assert read[loudest] == pytest.approx(heard[loudest], abs=1 + 0.02 * abs(float(heard[loudest])))
+    assert (np.abs(read) <= np.abs(heard) + 1).all()
+    least = int(widget.row.argmin())
+    at = round(16_000 * (float(times[least]) - 0.1))
+    share = float(widget.row[least] / widget.row.max())
+    assert read[at] == pytest.approx(share * heard[at], abs=1 + 0.03 * abs(float(heard[at])))
+
+
+def test_one_query_is_read_over_the_waveform(attention_widget):
+    view = attention_widget
+    view.clicked(view.large, 0.1, 0.2)  # the query is at y
+    torch.testing.assert_close(view.row, view.pattern[9])  # 0.1925 s
+    np.testing.assert_allclose(view.read.lines[1].get_ydata(), view.pattern[9])
+    assert view.line.get_ydata() == view.read.lines[2].get_xdata() == [pytest.approx(0.1925)] * 2
+    view.clicked(view.read, 0.4, 0.0)  # here it is at x
+    torch.testing.assert_close(view.row, view.pattern[19])
+    view.controls["seconds"].value = (0.0, 0.2)  # the query lies beyond: the last frame asks
+    torch.testing.assert_close(view.row, view.pattern[-1])
+
+
+def test_small_maps_are_sorted(attention_widget):
+    view = attention_widget
+    view.controls["layer"].value = 10
+    heads = Patterns()["block.10.attn.pattern"][1, :, :30, :30]
+    for order, measure in (("distance", "distance_ms"), ("entropy", "entropy_bits")):
+        view.controls["order"].value = order
+        found = [measures(head, view.seconds[:30])[measure] for head in heads]
+        numbers = np.argsort(found).tolist()
+        assert [int(ax.get_title().partition(":")[0]) for ax in view.small] == numbers
+        np.testing.assert_allclose(np.asarray(view.small[0].images[0].get_array()), heads[numbers[0]])
+        view.controls["head"].value = -1
+        view.clicked(view.small[2], 5.0, 5.0)
+        assert view.controls["head"].value == numbers[2]
+        assert [frame.get_visible() for frame in view.frames] == [False, False, True]
 
 
 def test_all_heads_at_a_glance(attention_widget):
@@ -123,7 +164,7 @@ def test_all_heads_at_a_glance(attention_widget):
     attention_widget.clicked(attention_widget.small[2], 5.0, 5.0)
     assert attention_widget.controls["head"].value == 2
     assert [frame.get_visible() for frame in attention_widget.frames] == [False, False, True]
-    attention_widget.clicked(attention_widget.large, 0.1, 0.1)  # seeks in the page, and chooses nothing
+    attention_widget.clicked(attention_widget.large, 0.1, 0.1)  # chooses a query, no head
     assert attention_widget.controls["head"].value == 2
     attention_widget.clicked(attention_widget.small[2], 5.0, 5.0)  # once more: the mean of all
     assert attention_widget.controls["head"].value == -1

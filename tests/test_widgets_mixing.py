@@ -1,7 +1,10 @@
 """The mixing widget: what is heard and shown against `unisat.mixing`, and limits that follow the loudness."""
 
+import math
+
 import pytest
 import torch
+from shown import sounds
 
 from unisat.corpus import Batch
 from unisat.mixing import mix_pair
@@ -37,9 +40,14 @@ def test_mixture_band_and_sounds_follow_the_controls(view, batch):
     assert band(view) == pytest.approx((0.5, 0.9))
     line = view.figure.axes[0].lines[0]
     assert line.get_ydata().max() == pytest.approx(float(expected.max()))
-    sounds = {one["label"]: one["start"] for one in view.stage.sounds}
-    assert sounds == {"the main speaker, 2.0 s": 0.0, "the mixture, 2.0 s": 0.0, "what is mixed in, 0.4 s": 0.5}
+    begin = {one["label"]: one["start"] for one in view.stage.sounds}
+    assert begin == {"the main speaker, 2.0 s": 0.0, "the mixture, 2.0 s": 0.0, "what is mixed in, 0.4 s": 0.5}
     assert "amy with 0.40 s of bob from 0.50 s on, 20% of it, at +3 dB" in view.caption
+    torch.testing.assert_close(view.added, (expected - batch.waveforms[0])[8_000:14_400])
+    assert view.figure.axes[0].lines[1].get_xdata()[0] == pytest.approx(0.5)
+    view.clicked(view.figure.axes[0], 1.0, 0.0)
+    assert view.controls["start"].value == 0.5
+    view.set(start=0.25)
     assert view.figure.axes[0].get_title() == "two speak from 0.50 to 0.90 s, the main one +3.0 dB"
 
 
@@ -69,6 +77,9 @@ def test_limits_hold_the_loudest_sample(view):
     peak = float(view.mixture.abs().max())
     assert peak > 0.5
     assert peak < ax.get_ylim()[1] <= 4 * peak
+    assert f"{20 * math.log10(peak):.1f} dB beyond full scale" in view.caption
+    heard = sounds(view)["the mixture, quieter, 2.0 s"]
+    assert int(abs(heard.astype(int)).max()) == pytest.approx(2**15, abs=2)
     view.controls["utterance"].value = 1
     assert ax.get_xlim() == (0.0, 1.0)
     assert view.stage.scene["axes"][0]["x"]["lim"] == [0.0, 1.0]

@@ -149,7 +149,7 @@ SHORT = us.Batch.from_arrays(
 CASES = {
     "attention": Case(
         lambda: us.widgets.attention(trace("block.*.attn.pattern"), noise(), utterance=1),
-        {"layer": 2, "head": 1, "seconds": (0.1, 0.2), "utterance": 0},
+        {"layer": 2, "head": 1, "seconds": (0.1, 0.2), "query": 0.04, "order": "distance", "utterance": 0},
         mistakes=(({"seconds": (0.2, 0.2)}, "no frame lies in 0.20 to 0.20 s; widen the range."),),
         refused=(lambda: us.widgets.attention(trace("hidden.*")), "but no attention patterns; capture them with"),
     ),

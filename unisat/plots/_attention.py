@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from torch import Tensor
 
-from unisat.plots._style import MAGNITUDE, array, axes, cells, heat_map, literal, quantile
+from unisat.plots._sound import envelope
+from unisat.plots._style import CLASSES, MAGNITUDE, array, axes, cells, heat_map, literal, quantile
 
 
 def pattern(pattern: Float[Tensor, "query key"], *, seconds: Float[Tensor, " frames"], ax: Axes | None = None) -> Axes:
@@ -85,10 +86,45 @@ def heads(
     small = []
     for head, values in enumerate(pooled(patterns, most)):
         ax = figure.add_subplot(grid[head // columns, head % columns], xticks=[], yticks=[])
-        ax.imshow(values, cmap=MAGNITUDE, vmin=0, vmax=quantile(values, 1.0), aspect="auto", interpolation="nearest")
+        ax.imshow(values, cmap=MAGNITUDE, vmin=0, vmax=quantile(values, 1.0), aspect="equal", interpolation="nearest")
         ax.set_title(literal(titles[head]), fontsize=7, pad=2)
         small.append(ax)
     return small
+
+
+def row(samples: Float[Tensor, " samples"] | None, *, ax: Axes | None = None) -> Axes:
+    """Where one query looks: its weights over time, filled, before the waveform in grey; `set_row` puts them there.
+
+    Parameters
+    ----------
+    samples : (samples,)
+        16 kHz; the weights are alone if None.
+    """
+    ax = axes(ax, 6.0, 1.6)
+    ax.plot([], [], color="0.7", linewidth=0.5)  # the waveform
+    ax.plot([], [], color=CLASSES[1], linewidth=1.5, label="weight")
+    ax.axvline(0, color="black", linewidth=1.5)
+    ax.set(xlabel="key: time looked at (s)", ylabel="weight")
+    return ax
+
+
+def set_row(
+    weights: Float[np.ndarray, " keys"],
+    seconds: Float[Tensor, " keys"],
+    query: float,
+    samples: Float[Tensor, " samples"] | None,
+    ax: Axes,
+) -> None:
+    """Update what `row` drew; the waveform fills the height, whatever its own."""
+    start, end = cells(seconds, len(seconds))
+    top = max(1.1 * quantile(weights, 1.0), 1e-9)
+    sound, line, mark = ax.lines
+    if samples is not None:
+        times, values = envelope(samples.numpy())
+        sound.set_data(times, top / 2 * (1 + values / max(float(np.abs(values).max()), 1e-9)))
+    line.set_data(np.asarray(seconds, dtype=float), weights)
+    mark.set_xdata([query, query])
+    ax.set(xlim=(start, end), ylim=(0, top))
 
 
 def set_heads(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from torch import Tensor
@@ -26,10 +27,20 @@ def mixing(waveform: Float[Tensor, " samples"], *, start: int, end: int, snr_db:
     return ax
 
 
-def set_mixing(waveform: Float[Tensor, " samples"], *, start: int, end: int, snr_db: float, ax: Axes) -> None:
-    """Update what `mixing` drew with another mixture."""
+def set_mixing(
+    waveform: Float[Tensor, " samples"],
+    other: Float[Tensor, " _"],
+    *,
+    start: int,
+    end: int,
+    snr_db: float,
+    ax: Axes,
+) -> None:
+    """Update what `mixing` drew with another mixture; the second line of ``ax`` is what was mixed in."""
     first, last = start / SAMPLE_RATE, end / SAMPLE_RATE
     ax.lines[0].set_data(*envelope(waveform.numpy()))
+    times, values = envelope(other.numpy()) if len(other) else ([], [])
+    ax.lines[1].set_data(first + np.asarray(times), values)
     ax.patches[0].set(x=first, width=last - first)
     ax.set_title(f"two speak from {first:.2f} to {last:.2f} s, the main one {snr_db:+.1f} dB")
     height = 2.0 ** math.ceil(math.log2(1.02 * max(float(waveform.abs().max()), 1e-3)))

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pandas as pd
-from ipywidgets import FloatRangeSlider, SelectionSlider
+from ipywidgets import Dropdown, FloatRangeSlider, FloatSlider, SelectionSlider
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LinearLocator, MaxNLocator, StrMethodFormatter
@@ -17,6 +17,7 @@ from unisat.frames import SAMPLE_RATE, frames_between
 from unisat.interpret.activations.attention import (
     every_head,
     head_measures,
+    heard_by,
     layer_patterns,
     measures,
     pattern_layers,
@@ -24,12 +25,15 @@ from unisat.interpret.activations.attention import (
 from unisat.interpret.activations.capture import Trace
 from unisat.plots._attention import heads as draw_heads
 from unisat.plots._attention import pattern as draw_pattern
-from unisat.plots._attention import set_heads, set_pattern
+from unisat.plots._attention import row as draw_row
+from unisat.plots._attention import set_heads, set_pattern, set_row
 from unisat.plots._style import CLASSES
 from unisat.widgets._choices import check_utterance, utterance_menu
 from unisat.widgets._picture import Look, Picture, Sound, answers, control, new_figure
 
 MEAN = -1  # instead of the number of a head: the mean of all heads
+ORDERS = {"number": None, "distance": "distance_ms", "entropy": "entropy_bits"}
+"""What the small maps may be sorted by."""
 LARGE, SMALL = 360, 40
 """Cells along a side of the large map, about as many as its pixels, and of the small maps."""
 
@@ -41,11 +45,14 @@ class AttentionView(Picture):
     ----------
     pattern : Float[Tensor, "query key"]
         The weights that are shown.
+    row : Float[Tensor, "key"]
+        Those of the chosen query.
     table : pandas.DataFrame
         ``distance_ms`` and ``entropy_bits`` of every head over the whole utterance, by layer and head.
     """
 
     pattern: Tensor
+    row: Tensor
     table: pd.DataFrame
 
     def __init__(self, trace: Trace, batch: Batch | None, utterance: int) -> None:
@@ -66,6 +73,8 @@ class AttentionView(Picture):
             control(SelectionSlider, "layer", "block of the encoder, from 0", options=layer_names),
             control(SelectionSlider, "head", "attention head, from 0, or the mean of all", options=head_names),
             control(FloatRangeSlider, "seconds", "part to look at", value=(0.0, end), max=end, step=0.02),
+            control(FloatSlider, "query", "the frame nearest to it looks, in s", value=end / 2, max=end, step=0.02),
+            control(Dropdown, "order", "of the small maps", options=list(ORDERS)),
             which,
         )
         self.first()
@@ -79,11 +88,14 @@ class AttentionView(Picture):
         start, stop = part.value
         whole = stop >= part.max
         with self.held():
+            self.controls["query"].max = end
             part.max = end
             part.value = (start if start < end else 0.0, end if whole else min(stop, end))
 
-    def look(self, layer: int, head: int, seconds: tuple[float, float], utterance: int) -> Look:
-        """Show one head, or the mean of all, between two times, and all heads of the layer beside it."""
+    def look(
+        self, layer: int, head: int, seconds: tuple[float, float], query: float, order: str, utterance: int
+    ) -> Look:
+        """Show one head, or the mean of all, between two times; all heads of the layer; and where one query looks."""
         within = self.seconds[: int(self.lengths[utterance])]
         part = frames_between(within, *seconds)
         times = within[part]
@@ -92,15 +104,20 @@ class AttentionView(Picture):
         heads, mean = layer_patterns(self.trace, layer, utterance, part)
         self.pattern = mean if head == MEAN else heads[head]
         which = "mean of all heads" if head == MEAN else f"head {head}"
+        place = int((times - query).abs().argmin())
+        self.row, asks = self.pattern[place], float(times[place])
         titles = self._titles(heads, times, (layer, utterance, seconds))
+        self.sorted = self._sort(order)
         if self.figure is None:
             self._build(heads, times, titles)
         self._draw(heads, head, times, titles, f"layer {layer}, {which}")
+        self._draw_row(times, asks, utterance)
         self.table, html = self._every_head(utterance)
         shown = seconds[0], min(seconds[1], self._end(utterance))
         return Look(
-            caption=self._caption(f"{self.trace.ids[utterance]}, {shown[0]:.2f}–{shown[1]:.2f} s", layer, which, times),
-            sounds=self._sounds_of(utterance, shown),
+            caption=self._caption(f"{self.trace.ids[utterance]}, {shown[0]:.2f}–{shown[1]:.2f} s", layer, which, times)
+            + self._says_row(times, asks),
+            sounds=self._sounds_of(utterance, shown, times),
             html=html,
         )
 
@@ -121,17 +138,37 @@ class AttentionView(Picture):
             self._measured = dict(list(self._measured.items())[-30:])
             self._measured[key] = head_measures(heads, times)
         found = self._measured[key]
+        self._now = found
         pairs = zip(found["distance_ms"].tolist(), found["entropy_bits"].tolist(), strict=True)
         return [f"{head}: {far:.0f} / {bits:.1f}" for head, (far, bits) in enumerate(pairs)]
 
+    def _sort(self, order: str) -> list[int]:
+        """Numbers of the heads, in the order of the small maps."""
+        numbers = range(len(self._now["distance_ms"]))
+        measure = ORDERS[order]
+        return list(numbers) if measure is None else sorted(numbers, key=self._now[measure].tolist().__getitem__)
+
+    def _draw_row(self, times: Tensor, asks: float, utterance: int) -> None:
+        samples = None if self.batch is None else self.batch.waveforms[utterance]
+        set_row(self.row.cpu().float().numpy(), times, asks, samples, self.read)
+        self.read.set_title(f"where the frame at {asks:.2f} s looks", fontsize=10)
+        self.line.set_ydata([asks, asks])
+
+    def _says_row(self, times: Tensor, asks: float) -> str:
+        most = float(times[int(self.row.argmax())])
+        return f" The frame at {asks:.2f} s looks most at {most:.2f} s, with {float(self.row.max()):.1%} of its weight."
+
     def _build(self, heads: Tensor, times: Tensor, titles: list[str]) -> None:
-        self.figure = new_figure(8.4, 4.8)
-        grid = self.figure.add_gridspec(1, 2, width_ratios=(1.35, 1))
-        self.large = draw_pattern(self.pattern, seconds=times, ax=self.figure.add_subplot(grid[0]))
+        self.figure = new_figure(8.4, 6.2)
+        grid = self.figure.add_gridspec(2, 2, width_ratios=(1.35, 1), height_ratios=(3, 1))
+        self.large = draw_pattern(self.pattern, seconds=times, ax=self.figure.add_subplot(grid[0, 0]))
+        self.large.set_xlabel("")
+        self.line = self.large.axhline(0, color=CLASSES[1], linewidth=1.2)
+        self.read = draw_row(None, ax=self.figure.add_subplot(grid[1, :]))
         for axis in (self.large.xaxis, self.large.yaxis):  # drawing numbers takes most of the time of a redraw
             axis.set_major_formatter("{x:.2f}")
             axis.set_major_locator(MaxNLocator(4))
-        self.small = draw_heads(heads, titles=titles, figure=self.figure, place=grid[1], most=SMALL)
+        self.small = draw_heads(heads, titles=titles, figure=self.figure, place=grid[0, 1], most=SMALL)
         self.small[0].set_ylabel("head: ms away /\nbits of entropy", fontsize=7)
         bar = self.large.images[0].colorbar
         assert bar is not None
@@ -141,12 +178,12 @@ class AttentionView(Picture):
             ax.add_patch(Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, color=CLASSES[1], linewidth=3))
             for ax in self.small
         ]
-        self.timed(self.large)
+        self.timed(self.large, self.read)
 
     def _draw(self, heads: Tensor, head: int, times: Tensor, titles: list[str], title: str) -> None:
         set_pattern(self.pattern, times, title, self.large, most=LARGE)
-        set_heads(heads, titles, self.small, most=SMALL)
-        for number, frame in enumerate(self.frames):
+        set_heads(heads[self.sorted], [titles[number] for number in self.sorted], self.small, most=SMALL)
+        for number, frame in zip(self.sorted, self.frames, strict=True):
             frame.set_visible(number == head)
 
     def _caption(self, part: str, layer: int, which: str, times: Tensor) -> str:
@@ -160,17 +197,21 @@ class AttentionView(Picture):
             f"{found['near_share']:.0%} of its weight within 3 frames of itself.{rest}"
         )
 
-    def _sounds_of(self, utterance: int, seconds: tuple[float, float]) -> dict[str, Sound]:
+    def _sounds_of(self, utterance: int, seconds: tuple[float, float], times: Tensor) -> dict[str, Sound]:
         if self.batch is None:
             return {}
         first, last = (round(SAMPLE_RATE * time) for time in seconds)
-        return {"this part": Sound(self.batch.waveforms[utterance][first:last], seconds[0])}
+        heard = self.batch.waveforms[utterance][first:last]
+        read = heard_by(self.row, times - seconds[0], heard)
+        return {"this part": Sound(heard, seconds[0]), "what the frame reads, by weight": Sound(read, seconds[0])}
 
     def clicked(self, ax: Axes, x: float, y: float) -> None:
-        """Choose the head whose small map was clicked; a second click chooses the mean of all heads."""
+        """Choose the head whose small map was clicked, a second click the mean of all; elsewhere choose the query."""
         if ax in self.small:
-            clicked, chosen = self.small.index(ax), self.controls["head"].value
+            clicked, chosen = self.sorted[self.small.index(ax)], self.controls["head"].value
             self.controls["head"].value = MEAN if clicked == chosen else clicked
+        elif ax in (self.large, self.read):
+            self.set(query=min(max(y if ax is self.large else x, 0.0), self.controls["query"].max))
 
 
 @answers
@@ -179,9 +220,11 @@ def attention(trace: Trace, batch: Batch | None = None, utterance: int = 0) -> A
 
     Shows the weights between the valid frames, and says of what is shown how far a frame looks, how widely, and how
     much of its weight stays within 3 frames (`unisat.interpret.activations.attention.measures`). Beside it all heads of
-    the layer, each with its distance and its entropy in the part shown; a click on one chooses it, a second one goes
-    back to the mean. A table below has the numbers of every layer and head over the whole utterance. Maps of more
-    frames than they have pixels show means over cells (`unisat.plots._attention.pooled`).
+    the layer, each with its distance and its entropy in the part shown, sorted by either; a click on one chooses it, a
+    second one goes back to the mean. Below, where one query looks, over the waveform, to be heard with each moment as
+    loud as its weight; a click on the large map chooses the query. A table has the numbers of every layer and head over
+    the whole utterance. Maps of more frames than they have pixels show means over cells
+    (`unisat.plots._attention.pooled`).
 
     Parameters
     ----------

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from ipywidgets import Dropdown, FloatSlider
+from matplotlib.axes import Axes
 
 from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE
 from unisat.mixing import mix_pair
 from unisat.plots._mixing import mixing as draw_mixing
 from unisat.plots._mixing import set_mixing
+from unisat.plots._style import CLASSES, beside
 from unisat.widgets._picture import Look, Picture, Sound, answers, control, new_figure
 
 
@@ -22,11 +25,14 @@ class MixingView(Picture):
     ----------
     mixture : Tensor, (samples,)
         The mixture that is shown and played.
+    added : Tensor, (end - start,)
+        What is mixed in, as loud as it is in the mixture.
     start, end : int
         Samples between which two speak.
     """
 
     mixture: torch.Tensor
+    added: torch.Tensor
     start: int
     end: int
 
@@ -52,6 +58,7 @@ class MixingView(Picture):
         length = min(round(share * len(main)), len(main) - self.start, len(secondary))
         self.end = self.start + length
         self.mixture = mix_pair(main, secondary, snr_db=snr_db, start=self.start, length=length)
+        self.added = (self.mixture - main)[self.start : self.end]
         self._draw(snr_db)
         names = self.batch.ids[utterance], self.batch.ids[other]
         caption = (
@@ -59,23 +66,37 @@ class MixingView(Picture):
             f"{length / len(main):.0%} of it, at {snr_db:+.0f} dB; mixtures of pretraining lie between -5 and +5 dB "
             "and overlap in at most half."
         )
-        sounds = {"the main speaker": Sound(main), "the mixture": Sound(self.mixture)}
+        peak, heard = float(self.mixture.abs().max()), "the mixture"
+        if peak > 1:
+            caption += f" It goes {20 * math.log10(peak):.1f} dB beyond full scale, and is played that much quieter."
+            heard += ", quieter"
+        sounds = {"the main speaker": Sound(main), heard: Sound(self.mixture / max(1.0, peak))}
         if length:
             sounds["what is mixed in"] = Sound(secondary[:length], self.start / SAMPLE_RATE)
         return Look(caption=caption, sounds=sounds)
+
+    def clicked(self, ax: Axes, x: float, y: float) -> None:
+        """Let the other begin there."""
+        main = self.batch.waveforms[self.controls["utterance"].value]
+        self.controls["start"].value = min(max(x * SAMPLE_RATE / len(main), 0.0), 1.0)
 
     def _draw(self, snr_db: float) -> None:
         there: dict[str, Any] = {"start": self.start, "end": self.end, "snr_db": snr_db}
         if self.figure is None:
             self.figure = new_figure(8.0, 2.6)
             ax = draw_mixing(self.mixture, **there, ax=self.figure.add_subplot())
+            ax.lines[0].set_label("the mixture")
+            ax.plot([], [], color=CLASSES[1], linewidth=0.6, alpha=0.8, label="what is mixed in")
+            beside(ax)
             self.timed(ax)
-        set_mixing(self.mixture, **there, ax=self.figure.axes[0])
+        set_mixing(self.mixture, self.added, **there, ax=self.figure.axes[0])
 
 
 @answers
 def mixing(batch: Batch, utterance: int = 0, other: int = 1) -> MixingView:
     """Controls over who is mixed into whom, at which level, from where and for how long; see and hear the result.
+
+    A click chooses where the other begins. What goes beyond full scale is played quieter, and said.
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unisat.frames import SAMPLE_RATE
 from unisat.interpret.activations.capture import Trace
 from unisat.interpret.activations.sites import find_backbone, layer_number
 from unisat.modules import unwrap
@@ -55,6 +56,18 @@ def head_measures(
         "distance_ms": 1000 * torch.einsum("hqk,qk->h", weights, apart) / queries,
         "entropy_bits": torch.special.entr(weights).sum((1, 2)) / (queries * math.log(2)),
     }
+
+
+def heard_by(
+    row: Float[Tensor, " keys"], seconds: Float[Tensor, " keys"], samples: Float[Tensor, " samples"]
+) -> Float[Tensor, " samples"]:
+    """16 kHz ``samples``, each moment as loud as a query's weight there over its largest one.
+
+    Between the centres of the frames, which ``seconds`` gives from the first sample on, the weight is interpolated.
+    """
+    weights = (row / row.max().clamp(min=1e-9)).detach().cpu().double()
+    loud = np.interp(np.arange(len(samples)) / SAMPLE_RATE, np.asarray(seconds, dtype=float), weights.numpy())
+    return samples * torch.from_numpy(loud).to(samples)
 
 
 def pattern_layers(trace: Trace) -> list[int]:
