@@ -496,7 +496,8 @@ def report(results: dict) -> str:
     lines += [
         f"Written by `python benchmarks/ablation.py`: {len(results['arms'])} arms, {len(about['seeds'])} seeds, "
         "branched from the same "
-        f"weights; {steps.min():.0f} to {steps.max():.0f} steps{heard} each (`recipes/sat-3.toml`, `recipes/gpu.py`). "
+        f"weights; {steps.min():.0f} to {steps.max():.0f} steps{heard} each (`recipes/sat-2.toml` as a third "
+        "iteration, `recipes/gpu.py`). "
         f"{about['layers']} layers; the contrastive loss reads layer {middle}. *Voices*: {about['trials']} trials of "
         f"{about['unseen_speakers']} unseen speakers, first two seconds. All else: {about['recordings']} recordings of "
         f"{about['development_speakers']} development speakers, {about['phones']} frames with a phone, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import site
@@ -13,6 +14,8 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
 OURS = ("unisat", "plain")
+HERE = "transformers-here"
+"""The transformers of this interpreter, where nothing can be installed."""
 
 
 class AbsentError(Exception):
@@ -25,6 +28,10 @@ def python(name: str) -> Path:
     torch is that of this interpreter, for all: what is compared is not torch. The rest is the peer's own.
     """
     if name in OURS:
+        return Path(sys.executable)
+    if name == HERE:
+        if importlib.util.find_spec("transformers") is None:
+            raise AbsentError("this interpreter has no transformers")
         return Path(sys.executable)
     requirements = FOLDER / "peers" / f"{name}.txt"
     if not requirements.exists():

@@ -46,6 +46,14 @@ WORKS = {
     "step_tiny": Work("a step of pretraining, tiny, 10 × 3 s", 1.2, (3,) * 10, passes=3, size="tiny"),
     "step_base": Work("a step of pretraining, Base, 4 × 3 s", 1.2, (3,) * 4, passes=3),
 }
+GPU_WORKS = {
+    "tf32": Work("forward in TF32, 1 × 10 s", 1.3, (10,)),
+    "compiled": Work("forward through torch.compile, 1 × 10 s", 1.0, (10,)),
+    "large_bf16": Work("forward in bfloat16, 10 × 10 s", 1.3, (10,) * 10, "bfloat16"),
+    "step_bf16": Work("a step of pretraining with autocasting, Base, 4 × 3 s", 1.5, (3,) * 4, "bfloat16", passes=3),
+}
+"""What is worth its time on a GPU alone; run where it is named."""
+WORKS |= GPU_WORKS
 LONG_MB, START_S, TOUR_S, SEGMENTS = 2000, 0.5, 30, 1.1
 """Bars of ten minutes in one pass, of ``import unisat``, of the tour, and of segments over one pass."""
 NEAR = 1.25
@@ -153,6 +161,7 @@ def compared(found: dict[str, tuple[dict, dict]]) -> dict[tuple[str, ...], str]:
     return {
         (about.title, f"{about.bar}×"): cell(work, *found[work]) if work in found else "–"
         for work, about in WORKS.items()
+        if work in found or work not in GPU_WORKS
     }
 
 

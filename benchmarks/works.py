@@ -65,7 +65,8 @@ def summary(states: torch.Tensor) -> float:
 
 def stepping(model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> Run:
     """Give a step of training: loss, gradients, clipping, AdamW."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    on_gpu = next(model.parameters()).is_cuda
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True if on_gpu else None)
 
     def run() -> None:
         found = loss()
@@ -79,7 +80,42 @@ def stepping(model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> Run:
 
 
 class Others:
-    """Works of the other families, which all sides do alike."""
+    """Works of the other families and of a GPU, which all sides do alike."""
+
+    def tf32(self) -> Run:
+        """The last hidden state of 10 s, with products in TF32."""
+        run = self.forward()
+
+        def rough() -> float | None:
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.allow_tf32 = True
+            try:
+                return run()
+            finally:
+                torch.set_float32_matmul_precision("highest")
+                torch.backends.cudnn.allow_tf32 = False
+
+        return rough
+
+    def compiled(self) -> Run:
+        """The same through `torch.compile`, in float32."""
+        model, wave = torch.compile(self.model()), noise(10)[0][None].to(self.device)
+        return lambda: summary(model(wave).last_hidden_state)
+
+    def large_bf16(self) -> Run:
+        """A batch of ten such utterances in bfloat16."""
+        model, waves = self.model().to(torch.bfloat16), torch.stack(noise(*[10] * 10)).to(self.device, torch.bfloat16)
+        return lambda: summary(model(waves).last_hidden_state)
+
+    def step_bf16(self) -> Run:
+        """A step of pretraining of Base with autocasting."""
+        run = self._step("step_base")
+
+        def half() -> float | None:
+            with torch.autocast(self.device.partition(":")[0], torch.bfloat16):
+                return run()
+
+        return half
 
     def wavlm(self) -> Run:
         """The last hidden state of 10 s, of WavLM Base."""

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.runs_once
 
 
 def config(**changes):
-    made = recipe.read(ROOT / "recipes" / "sat-3.toml").model_config()
+    made = recipe.read(ROOT / "recipes" / "sat-2.toml").model_config()
     return made.replace(num_hidden_layers=3, unmasked_loss_weight=0.7, **changes)
 
 
@@ -81,7 +81,7 @@ def made(tmp_path):
     changes |= {"targets.layer": None, "targets.clusters": 20, "data.batch_seconds": 12.0, "data.crop_seconds": 2.0}
     changes |= {"model.num_hidden_layers": 2, "model.hidden_size": 48, "model.intermediate_size": 96}
     changes |= {"optimizer.steps": recorded.NOMINAL, "optimizer.warmup_steps": 0, "data.on_device": True}
-    found = recipe.read(ROOT / "recipes" / "sat-3.toml", changes)
+    found = recipe.read(ROOT / "recipes" / "sat-2.toml", changes)
     found.data.train, found.data.weights = {"voices": found.data.train["voices"]}, {"voices": 1.0}
     found.data.valid = {}
     return found
