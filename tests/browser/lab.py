@@ -259,6 +259,10 @@ class Page:
             code,
         )
 
+    def instrument(self, kind: str, view: int | None = None) -> Instrument:
+        """Handle of a widget of a class, such as "MaskView"; `view` is its place on the page, or that in the kernel."""
+        return Instrument(self, kind, view)
+
     def memory(self) -> tuple[float, float]:
         """Megabytes of the kernel and of the page, after both have collected their garbage."""
         code = "import gc, resource; gc.collect(); print(open('/proc/self/statm').read().split()[1])"
@@ -272,3 +276,72 @@ class Page:
         browser.detach()
         heap = metrics["JSHeapUsedSize"]
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6, heap / 1e6
+
+
+class Instrument:
+    """A widget on a page and its object in the kernel, where matplotlib says which pixel shows which number."""
+
+    FIND = """
+import json
+import numpy as np
+from ipywidgets.widgets.widget import _instances
+from unisat.widgets._picture import Picture
+every = [one for one in _instances.values() if isinstance(one, Picture)]
+number, widget = [(number, one) for number, one in enumerate(every) if type(one).__name__ == {kind!r}][-1]
+print(json.dumps({value}, default=lambda one: np.asarray(one).tolist()))
+"""
+
+    def __init__(self, page: Page, kind: str, view: int | None):
+        self.page, self.kind, self.mouse, self.keyboard = page, kind, page.page.mouse, page.page.keyboard
+        number = self.ask("number") if view is None else view
+        self.view = shown = page.page.locator(".jp-OutputArea-output .unisat").nth(number)
+        self.canvas, self.over = (shown.locator(f"canvas.unisat-{name}") for name in ("drawing", "over"))
+
+    def ask(self, value: str):
+        """Value of an expression of `widget` in the kernel."""
+        return json.loads(self.page.python(self.FIND.format(kind=self.kind, value=value)))
+
+    def place(self, axes: str, x: float, y: float) -> tuple[float, float]:
+        """Where on the screen a point of an axes lies."""
+        pixels = f"widget.{axes}.transData.transform(({x!r}, {y!r})) / widget.figure.bbox.size"
+        across, up = self.ask(pixels)
+        self.canvas.scroll_into_view_if_needed()
+        box = self.canvas.bounding_box()
+        return box["x"] + across * box["width"], box["y"] + (1 - up) * box["height"]
+
+    def hover(self, axes: str, x: float, y: float) -> str:
+        """Point there; gives what the picture says."""
+        self.mouse.move(*self.place(axes, x, y))
+        return self.tip
+
+    def click(self, axes: str, x: float, y: float) -> None:
+        """Click there, and wait for the kernel."""
+        self.mouse.click(*self.place(axes, x, y))
+        self.settle()
+
+    def press(self, *keys: str) -> None:
+        """Press keys on the picture, and wait for it."""
+        self.canvas.focus()
+        for key in keys:
+            self.keyboard.press(key)
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until the kernel and the picture have done what they were asked for."""
+        self.page.page.wait_for_timeout(50)
+        self.page.idle()
+        self.page.page.wait_for_timeout(150)
+
+    @property
+    def tip(self) -> str:
+        """What the picture says of the place that is pointed at."""
+        return self.view.locator(".unisat-tip").inner_text()
+
+    @property
+    def lines(self) -> int:
+        """How many time axes show the cursor."""
+        return int(self.over.get_attribute("data-lines"))
+
+    def player(self, what: str, number: int = 0):
+        """A property of a player."""
+        return self.view.locator("audio").nth(number).evaluate(f"player => player.{what}")
