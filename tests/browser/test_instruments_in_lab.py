@@ -112,6 +112,8 @@ def test_a_click_chooses_a_layer_and_a_head(layers, attention):
 
 def test_a_click_on_a_point_and_an_outline_around_points(speakers):
     where = np.array(speakers.ask("widget._where[1]"))
+    name, label = speakers.ask("[str(widget.table[one].iloc[7]) for one in ('id', widget.controls['color'].value)]")
+    assert speakers.hover("drawn[1].ax", *where[7].tolist()) == f"{name}: {label}"
     speakers.click("drawn[1].ax", *where[7].tolist())
     assert speakers.ask("widget.controls['utterance'].value") == 7
     # the outline begins in the corner of the picture, outside all axes
@@ -333,7 +335,7 @@ def test_a_recording_from_the_microphone(page):
         "[...document.querySelectorAll('.unisat-caption')].some((one) => /my voice 1: 1\\.\\d s/.test(one.textContent))"
     )
     assert page.alerts() == []
-    assert recording.ask("widget.batch.waveforms[0].abs().max()") > 0.01  # it beeps
+    assert recording.ask("np.abs(np.frombuffer(widget.stage.sounds[0]['wav'][44:], '<i2')).max()") > 300  # it beeps
     assert recording.view.get_by_role("button", name="● Record").is_visible()
 
 
@@ -401,7 +403,7 @@ def twice(lab):
 
 def test_a_sharp_screen_gets_a_sharp_picture(twice):
     canvas = twice.instrument("LayersView").canvas
-    assert canvas.evaluate("canvas => canvas.width / canvas.getBoundingClientRect().width") == pytest.approx(2.4, abs=0.01)
+    assert canvas.evaluate("canvas => canvas.width / canvas.getBoundingClientRect().width") == pytest.approx(2, abs=0.01)
 
 
 def test_two_views_of_a_widget_both_work(twice):
@@ -414,7 +416,7 @@ def test_two_views_of_a_widget_both_work(twice):
     assert after[0] == after[1] != looks[0]
     # what one view asks for comes to that view
     files = []
-    twice.page.on("download", files.append)
+    twice.page.on("download", lambda file: files.append(file))
     second.button("PNG")
     twice.page.wait_for_timeout(500)
     assert len(files) == 1

@@ -141,16 +141,11 @@ def test_an_exception_is_said_in_the_widget(lab):
         assert opened.alerts() == ["utterance=99 is not one of the batch's 4, counted from 0."]
 
 
-MOVED = {"speakers": "utterance", "attention": "head", "quantizer": "frame", "losses": "anchor"}
-"""What is moved two hundred times; the first slider of the others. Maps that are fitted anew are kept on purpose."""
-
-
 @pytest.mark.parametrize("name", [name for name in showcase.CELLS if name != "recording"])
 def test_two_hundred_moves_leave_no_trace(everything, name):
     view = everything.views()[list(showcase.CELLS).index(name)]
     view.scroll_into_view_if_needed()
-    controls = [one for one in everything.controls(view) if one[0] in ("slider", "menu")]
-    kind, _, control = next(one for one in controls if one[1] == MOVED.get(name, one[1]))
+    kind, _, control = showcase.to_move(everything, view, name)
 
     def move(times):
         for number in range(times):

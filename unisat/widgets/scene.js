@@ -348,17 +348,24 @@ class Drawing {
 
 const named = (label, v, lim) => `${label ? `${label} ` : ""}${number(v, lim[1] - lim[0])}`;
 
-function nearestPoint(one, arrays, frame, [px, py], reach = 14) {
-  const points = arrays.get(one.points);
-  let [best, found] = [reach, -1];
-  for (let i = 0; i < points.length / 2; i++) {
-    const far = Math.hypot(frame.x(points[2 * i]) - px, frame.y(points[2 * i + 1]) - py);
-    if (far < best) [best, found] = [far, i];
+// the nearest of the points that have names
+function namedPoint(frame, arrays, [px, py], reach = 14) {
+  let [best, found] = [reach, null];
+  for (const one of frame.axes.artists) {
+    if (one.kind !== "points") continue;
+    const points = arrays.get(one.points);
+    one.names.forEach((name, i) => {
+      const place = [points[2 * i], points[2 * i + 1]];
+      const far = Math.hypot(frame.x(place[0]) - px, frame.y(place[1]) - py);
+      if (far < best) [best, found] = [far, { name, place }];
+    });
   }
   return found;
 }
 
 function under(frame, arrays, point) {
+  const near = namedPoint(frame, arrays, point);
+  if (near) return near.name;
   const [x, y] = frame.data(point);
   const said = [];
   for (const one of frame.axes.artists) {
@@ -375,9 +382,6 @@ function under(frame, arrays, point) {
       for (let i = 1; i < xs.length; i++) if (Math.abs(xs[i] - x) < Math.abs(xs[nearest] - x)) nearest = i;
       const value = arrays.get(one.y)[nearest];
       if (xs.length > 2 && value === value) said.push(`${one.label ? `${one.label} ` : ""}${number(value, frame.ylim[1] - frame.ylim[0])}`);
-    } else if (one.kind === "points") {
-      const found = nearestPoint(one, arrays, frame, point);
-      if (found >= 0 && one.names.length) return one.names[found];
     }
   }
   const ticks = frame.axes.y.numbers ? null : frame.axes.y.ticks;

@@ -283,10 +283,8 @@ class Board {
       this.sounds.seek(x);
     }
     if (!this.model.get("picks")) return;
-    const one = frame.axes.artists.find((one) => one.kind === "points" && one.names.length);
-    const found = one ? nearestPoint(one, this.arrays, frame, point) : -1;
-    const near = found < 0 ? [x, y] : [...this.arrays.get(one.points).slice(2 * found, 2 * found + 2)];
-    this.model.send({ kind: "click", axes: frame.index, point: near });
+    const place = namedPoint(frame, this.arrays, point)?.place ?? [x, y];
+    this.model.send({ kind: "click", axes: frame.index, point: place });
   }
   enclose(outline) {
     const middle = [0, 1].map((i) => outline.reduce((sum, one) => sum + one[i], 0) / outline.length);
@@ -309,8 +307,7 @@ class Board {
     if (axes.time) this.view.time = all(nx, axes.x.lim) ? null : nx;
     else if (all(nx, axes.x.lim) && all(ny, axes.y.lim)) this.view.zoomed.delete(index);
     else this.view.zoomed.set(index, { x: nx, y: ny });
-    this.frames = frames(this.ready, this.view);
-    this.draw();
+    this.drawNow();
   }
   zoom(frame, [x, y], factor) {
     const about = ([a, b], v) => [v + (a - v) * factor, v + (b - v) * factor];
@@ -324,7 +321,7 @@ class Board {
   }
   whole() {
     this.view = { time: null, zoomed: new Map() };
-    this.draw();
+    this.drawNow();
   }
   dblclick(event) {
     const frame = this.frameAt(this.at(event));
