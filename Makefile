@@ -60,6 +60,7 @@ tiny: .venv/.test  ## train the built-in checkpoint anew where the recorded spee
 
 benchmarks: .venv/.test  ## time unisat against others, train, probe, break the notebooks' formulas, and write the tables
 	$(BIN)/python -m benchmarks
+	$(BIN)/python benchmarks/instruments.py
 	$(BIN)/python benchmarks/chunks.py
 	$(BIN)/python benchmarks/ablation.py --page
 	$(BIN)/python benchmarks/training.py --page

@@ -13,6 +13,7 @@ import works
 from unisat import UniSpeechSatConfig
 
 ROOT = Path(__file__).resolve().parent.parent
+WIDGETS = ROOT / "benchmarks" / "instruments.json"
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ GPU_WORKS = {
 WORKS |= GPU_WORKS
 LONG_MB, START_S, TOUR_S, SEGMENTS = 2000, 0.5, 30, 1.1
 """Bars of ten minutes in one pass, of ``import unisat``, of the tour, and of segments over one pass."""
+AT_ONCE_MS = {"hover": 16, "zoom": 16, "kernel": 100}
+"""Bars of what a widget's picture takes: where the pointer is, where one looks closer, where a control moves."""
 NEAR = 1.25
 """Rates of one machine differ by less than this factor from run to run."""
 
@@ -259,6 +262,18 @@ def tricks(found: dict[str, tuple[dict, dict]], part: str) -> dict[tuple[str, ..
     return cells
 
 
+def instruments(measured: dict) -> list[str]:
+    """What `instruments.py` measured."""
+    facts = ", ".join(str(one) for one in measured["machine"].values())
+    about = f"Medians of {measured['times']} events, in headless Chromium {measured['chromium']} on {facts}, {measured['when']}."
+    rows = []
+    for name, one in measured["widgets"].items():
+        cells = [f"{one[kind]:.1f} ms<br>{verdict(one[kind] <= bar)}" for kind, bar in AT_ONCE_MS.items()]
+        rows.append((f"`{name}`", *cells, one["control"]))
+    heads = [f"{what}<br>≤ {bar} ms" for what, bar in zip(("pointer", "closer", "control"), AT_ONCE_MS.values(), strict=True)]
+    return [about, "", *grid(("widget", *heads, "which control"), rows)]
+
+
 def render(history: list[dict]) -> str:
     """The page: benchmarks/performance.template with its tables."""
     text = (ROOT / "benchmarks" / "performance.template").read_text(encoding="utf-8")
@@ -267,6 +282,7 @@ def render(history: list[dict]) -> str:
     for part in ("kept", "left"):
         cells = {letter: tricks(one.found, part) for letter, one in cpu.items()}
         parts[part] = columns(("what", "taken", "instead of"), cells)
+    parts["widgets"] = instruments(json.loads(WIDGETS.read_text(encoding="utf-8")))
     for part, lines in parts.items():
         text = text.replace(f"<!-- {part} -->", "\n".join(lines))
     return text

@@ -23,6 +23,7 @@ FLAGS = [
     "--disable-dev-shm-usage",
     "--mute-audio",
     "--autoplay-policy=no-user-gesture-required",
+    "--use-fake-device-for-media-stream",  # a microphone that beeps
 ]
 # of JupyterLab and its kernel's connection, on every page
 KNOWN_CONSOLE = ("favicon", "lsp", "workspace", "Could not determine jupyterlab", "Service Worker", "service worker")
@@ -105,18 +106,19 @@ class Lab:
         self.server.wait(30)
         self.log.close()
 
-    def open(self, notebook: str, width: int = 1280, height: int = 900) -> Page:
-        return Page(self, notebook, width, height)
+    def open(self, notebook: str, width: int = 1280, height: int = 900, **settings) -> Page:
+        """Open a notebook; further settings are those of playwright's ``new_page``."""
+        return Page(self, notebook, viewport={"width": width, "height": height}, **settings)
 
 
 class Page:
     """One notebook, open with a kernel of its own; closed with it."""
 
-    def __init__(self, lab: Lab, notebook: str, width: int, height: int):
+    def __init__(self, lab: Lab, notebook: str, **settings):
         self.lab, self.notebook = lab, notebook
         self.complaints: list[str] = []
         self.outside: list[str] = []
-        self.page = lab.browser.new_page(viewport={"width": width, "height": height}, reduced_motion="reduce")
+        self.page = lab.browser.new_page(reduced_motion="reduce", **settings)
         self.page.set_default_timeout(30_000)
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error.stack or error)))
@@ -259,6 +261,10 @@ class Page:
             code,
         )
 
+    def instrument(self, kind: str, view: int | None = None) -> Instrument:
+        """Handle of a widget of a class, such as "MaskView"; `view` is its place on the page, or that in the kernel."""
+        return Instrument(self, kind, view)
+
     def memory(self) -> tuple[float, float]:
         """Megabytes of the kernel and of the page, after both have collected their garbage."""
         code = "import gc, resource; gc.collect(); print(open('/proc/self/statm').read().split()[1])"
@@ -272,3 +278,119 @@ class Page:
         browser.detach()
         heap = metrics["JSHeapUsedSize"]
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6, heap / 1e6
+
+
+class Instrument:
+    """A widget on a page and its object in the kernel, where matplotlib says which pixel shows which number."""
+
+    FIND = """
+import json
+import numpy as np
+from ipywidgets.widgets.widget import _instances
+from unisat.widgets._picture import Picture
+every = [one for one in _instances.values() if isinstance(one, Picture)]
+number, widget = [(number, one) for number, one in enumerate(every) if type(one).__name__ == {kind!r}][-1]
+"""
+
+    def __init__(self, page: Page, kind: str, view: int | None):
+        self.page, self.kind, self.mouse, self.keyboard = page, kind, page.page.mouse, page.page.keyboard
+        number = self.ask("number") if view is None else view
+        self.view = shown = page.page.locator(".jp-OutputArea-output .unisat").nth(number)
+        self.canvas, self.over = (shown.locator(f"canvas.unisat-{name}") for name in ("drawing", "over"))
+
+    def ask(self, value: str):
+        """Value of an expression of `widget` in the kernel."""
+        said = self.page.python(self.found(f"print(json.dumps({value}, default=lambda one: np.asarray(one).tolist()))"))
+        return json.loads(said)
+
+    def found(self, code: str) -> str:
+        """Code that runs with `widget`."""
+        return f"{self.FIND.format(kind=self.kind)}\n{code}"
+
+    def place(self, axes: str, x: float, y: float) -> tuple[float, float]:
+        """Where on the screen a point of an axes lies."""
+        pixels = f"widget.{axes}.transData.transform(({x!r}, {y!r})) / widget.figure.bbox.size"
+        across, up = self.ask(pixels)
+        self.canvas.scroll_into_view_if_needed()
+        box = self.canvas.bounding_box()
+        return box["x"] + across * box["width"], box["y"] + (1 - up) * box["height"]
+
+    def hover(self, axes: str, x: float, y: float) -> str:
+        """Point there; gives what the picture says."""
+        self.mouse.move(*self.place(axes, x, y))
+        return self.tip
+
+    def click(self, axes: str, x: float, y: float) -> None:
+        """Click there, and wait for the kernel."""
+        self.mouse.click(*self.place(axes, x, y))
+        self.settle()
+
+    def double_click(self, axes: str, x: float, y: float) -> None:
+        """Click there twice."""
+        self.mouse.dblclick(*self.place(axes, x, y))
+        self.settle()
+
+    def drag(self, first: tuple[float, float], *others: tuple[float, float]) -> None:
+        """Go from place to place on the screen with the button down."""
+        self.mouse.move(*first)
+        self.mouse.down()
+        for place in others:
+            self.mouse.move(*place, steps=5)
+        self.mouse.up()
+        self.settle()
+
+    def words(self, *keys: str) -> list[str]:
+        """Every text that is written on the picture when the last of these keys is pressed."""
+        self.press(*keys[:-1])
+        self.canvas.evaluate("""(canvas) => {
+            const pen = canvas.getContext('2d');
+            canvas.words = [];
+            pen.fillText = (...all) => {
+                canvas.words.push(all[0]);
+                CanvasRenderingContext2D.prototype.fillText.apply(pen, all);
+            };
+        }""")
+        self.press(keys[-1])
+        return self.canvas.evaluate("(canvas) => (delete canvas.getContext('2d').fillText, canvas.words)")
+
+    def button(self, name: str) -> None:
+        """Click a button, and wait for the kernel."""
+        self.view.get_by_role("button", name=name, exact=True).click()
+        self.settle()
+
+    def download(self, name: str) -> tuple[str, bytes]:
+        """Name and content of the file that a button saves."""
+        with self.page.page.expect_download() as saved:
+            self.button(name)
+        return saved.value.suggested_filename, Path(saved.value.path()).read_bytes()
+
+    def look(self) -> str:
+        """A number that changes with the pixels of the picture."""
+        return self.view.evaluate("view => unisat.look(unisat.picture(view))")
+
+    def press(self, *keys: str) -> None:
+        """Press keys on the picture, and wait for it."""
+        self.canvas.focus()
+        for key in keys:
+            self.keyboard.press(key)
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until the kernel and the picture have done what they were asked for."""
+        self.page.page.wait_for_timeout(50)
+        self.page.idle()
+        self.page.page.wait_for_timeout(150)
+
+    @property
+    def tip(self) -> str:
+        """What the picture says of the place that is pointed at."""
+        return self.view.locator(".unisat-tip").inner_text()
+
+    @property
+    def lines(self) -> int:
+        """How many time axes show the cursor."""
+        return int(self.over.get_attribute("data-lines"))
+
+    def player(self, what: str, number: int = 0):
+        """A property of a player."""
+        return self.view.locator("audio").nth(number).evaluate(f"player => player.{what}")

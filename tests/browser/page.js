@@ -33,6 +33,25 @@ window.unisat = {
     unisat.seen = seen;
     unisat.stop = () => { on = false; return seen; };
   },
+  // milliseconds from an event to the picture that answers it, its pixels included
+  times: (view, kind, times) => {
+    const canvas = unisat.picture(view), box = canvas.getBoundingClientRect(), taken = [];
+    const pixel = (one) => one.getContext('2d').getImageData(0, 0, 1, 1);
+    const point = (share) => new PointerEvent('pointermove', {
+      clientX: box.left + (0.2 + 0.2 * share) * box.width, clientY: box.top + 0.25 * box.height, bubbles: true });
+    canvas.dispatchEvent(point(0.5));
+    for (let i = -3; i < times; i++) {
+      const key = i % 2 ? '+' : '0';
+      const event = kind === 'hover' ? point((i + 3) / (times + 3)) : new KeyboardEvent('keydown', { key, bubbles: true });
+      const turn = canvas.dataset.turn, started = performance.now();
+      canvas.dispatchEvent(event);
+      pixel(kind === 'hover' ? view.querySelector('.unisat-over') : canvas);
+      if (i >= 0) taken.push(performance.now() - started);
+      if (kind === 'zoom' && turn === canvas.dataset.turn) throw new Error('nothing was drawn');
+    }
+    canvas.dispatchEvent(new KeyboardEvent('keydown', { key: '0', bubbles: true }));
+    return taken;
+  },
   names: () => {
     const named = (one) => one.getAttribute('aria-label') || (one.labels && one.labels.length) ||
       one.textContent.trim() || one.title;

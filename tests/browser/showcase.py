@@ -34,6 +34,15 @@ CELLS = {
     "recording": "mine = us.widgets.recording(model)\nmine.load(batch.paths[2].read_bytes(), 'ls-332-03.opus')\nmine",
 }
 
+MOVED = {"speakers": "utterance", "attention": "head", "quantizer": "frame", "losses": "anchor"}
+"""What is moved many times; the first slider or menu of the others. Maps that are fitted anew are kept on purpose."""
+
+
+def to_move(page, view, name: str):
+    """Kind, name and handle of the control that is moved many times."""
+    controls = [one for one in page.controls(view) if one[0] in ("slider", "menu")]
+    return next(one for one in controls if one[1] == MOVED.get(name, one[1]))
+
 
 def write(path: Path, *names: str) -> Path:
     """Write a notebook with these widgets, all if none is named; the cell of each comes after that of the setup."""

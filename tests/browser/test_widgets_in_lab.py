@@ -67,27 +67,23 @@ def test_a_sound_plays_as_loud_as_it_is_and_a_line_follows(page):
     heard = view.evaluate("""async (view) => {
         const player = view.querySelector('audio'), bytes = await (await fetch(player.src)).arrayBuffer();
         const sound = await new AudioContext().decodeAudioData(bytes);
+        const lines = [], line = () => Number(view.querySelector('.unisat-over').dataset.playing);
         await player.play();
-        await new Promise((done) => setTimeout(done, 400));
-        const lines = view.querySelectorAll('.unisat-cursor').length, time = player.currentTime;
+        for (let i = 0; i < 4; i++) {
+            await new Promise((done) => setTimeout(done, 200));
+            lines.push([line(), player.currentTime]);
+        }
         player.pause();
         const peak = sound.getChannelData(0).reduce((most, value) => Math.max(most, Math.abs(value)), 0);
-        return { peak, seconds: sound.duration, time, lines };
+        return { peak, seconds: sound.duration, lines };
     }""")
     wave = unisat.corpus.people().where(id=showcase.FIRST).batch().waveforms[0]
     assert heard["seconds"] == pytest.approx(len(wave) / 16_000, abs=0.01)
     assert 0 < heard["peak"] <= wave.abs().max() + 0.01
-    assert heard["time"] > 0.1
-    assert heard["lines"] >= 1
-
-
-def test_a_click_on_the_time_axis_seeks(page):
-    view = page.views()[0]
-    view.locator(".unisat-picture img").scroll_into_view_if_needed()
-    box = view.locator(".unisat-picture img").bounding_box()
-    page.page.mouse.click(box["x"] + 0.4 * box["width"], box["y"] + 0.15 * box["height"])
-    assert view.locator("audio").first.evaluate("player => player.currentTime") > 1
-    assert view.locator(".unisat-cursor").count() >= 1
+    lines, times = np.array(heard["lines"]).T
+    assert times[-1] > 0.1
+    np.testing.assert_allclose(lines, times, atol=0.15)
+    assert (np.diff(lines) > 0).all()
 
 
 def wav(rate, channels, subtype, seconds=1.0):
@@ -145,16 +141,11 @@ def test_an_exception_is_said_in_the_widget(lab):
         assert opened.alerts() == ["utterance=99 is not one of the batch's 4, counted from 0."]
 
 
-MOVED = {"speakers": "utterance", "attention": "head", "quantizer": "frame", "losses": "anchor"}
-"""What is moved two hundred times; the first slider of the others. Maps that are fitted anew are kept on purpose."""
-
-
 @pytest.mark.parametrize("name", [name for name in showcase.CELLS if name != "recording"])
 def test_two_hundred_moves_leave_no_trace(everything, name):
     view = everything.views()[list(showcase.CELLS).index(name)]
     view.scroll_into_view_if_needed()
-    controls = [one for one in everything.controls(view) if one[0] in ("slider", "menu")]
-    kind, _, control = next(one for one in controls if one[1] == MOVED.get(name, one[1]))
+    kind, _, control = showcase.to_move(everything, view, name)
 
     def move(times):
         for number in range(times):

@@ -141,7 +141,7 @@ def set_point_map(
     ----------
     where : (points, 2)
     labels : Series
-        The class of each point, as text.
+        The class of each point, as text; the index names the points where one is pointed at.
     grey : (points,)
         True on points that are drawn in grey whatever their class.
     star : (stars, 2)
@@ -150,10 +150,13 @@ def set_point_map(
     styles = marks(labels)
     colours, shapes = (labels.map({name: one[what] for name, one in styles.items()}) for what in ("color", "marker"))
     plain = shapes.isna() | grey
+    names = np.array([f"{name}: {label}" for name, label in labels.items()], dtype=object)
     drawn.others.set_offsets(where[plain])
+    drawn.others.names = names[plain].tolist()  # type: ignore[attr-defined]
     for shape, artist in drawn.points.items():
         mine = (shapes == shape) & ~plain
         artist.set(offsets=where[mine], facecolors=colours[mine].to_list())
+        artist.names = names[mine].tolist()  # type: ignore[attr-defined]
     drawn.star.set_data(*star.T)
     every = np.concatenate([where, star])
     low, high = every.min(0), every.max(0)

@@ -54,6 +54,7 @@ class RecordingView(Picture):
         above.set_title(name, parse_math=False)
         norms(table, ax=below)
         self.figure = figure
+        self.timed(above, below)
         (least, low), (most, high) = smallest_and_largest(table).items()
         caption = (
             f"{name}: {len(samples) / SAMPLE_RATE:.1f} s, {table.shape[1]} frames, {loudness(samples)}; the norm is "

@@ -225,7 +225,8 @@ class SpeakersView(Picture):
         for drawn, (method, one) in zip(self.drawn, self.maps.items(), strict=True):
             where = one.place(self._features(site, self.banks)) if one.held_out else one.coordinates
             new = np.empty((0, 2)) if heard is None else one.place(self._features(site, heard.banks))
-            set_point_map(drawn, where, labels, grey=(one.held_out is True) & self.fitted, star=new)
+            named = labels.set_axis(self.table["id"])
+            set_point_map(drawn, where, named, grey=(one.held_out is True) & self.fitted, star=new)
             drawn.ax.set(**dict(zip(("xlabel", "ylabel"), axis_names(method, one.explained), strict=True)))
             how = {"pca": "", "lda": ", grey: what it was fitted on"}
             title = method.upper() + how.get(method, f", {one.settings['n_neighbors']} neighbours")

@@ -14,7 +14,8 @@ function number(v, range = 0) {
   if (!Number.isFinite(v)) return "–";
   const step = range ? Math.abs(range) / 1000 : Math.abs(v) / 1000;
   const digits = step > 0 ? Math.min(6, Math.max(0, -Math.floor(Math.log10(step)))) : 0;
-  return (digits ? v.toFixed(digits).replace(/\.?0+$/, "") : String(Math.round(v))).replace("-", "−");
+  const text = digits ? v.toFixed(digits).replace(/\.?0+$/, "") : v.toFixed(0);
+  return text === "-0" ? "0" : text.replace("-", "−");
 }
 
 function niceTicks([a, b], count = 5) {
@@ -184,13 +185,25 @@ class Drawing {
     one[RAW] ??= this.coloured(one, rows, columns);
     const [x0, x1] = one.x.map((v) => frame.x(v));
     const [y0, y1] = one.y.map((v) => frame.y(v));
+    const [wide, high] = [Math.abs(x1 - x0), Math.abs(y1 - y0)];
+    const { a: sharp } = pen.getTransform();
+    const [across, up] = [(wide * sharp) / columns, (high * sharp) / rows];
     pen.save();
     pen.globalAlpha = one.alpha;
-    pen.imageSmoothingEnabled = Math.abs(x1 - x0) < columns || Math.abs(y1 - y0) < rows;
+    pen.imageSmoothingEnabled = across < 1 || up < 1;
     pen.translate(x0, y0);
     pen.scale(Math.sign(x1 - x0), Math.sign(y1 - y0));
-    pen.drawImage(one[RAW], 0, 0, Math.abs(x1 - x0), Math.abs(y1 - y0));
+    pen.drawImage(across < 1 === up < 1 ? one[RAW] : this.enlarged(one[RAW], across, up), 0, 0, wide, high);
     pen.restore();
+  }
+  // where cells shrink along one side, they become smooth; along the other they must stay sharp
+  enlarged(raw, across, up) {
+    const [columns, rows] = [across, up].map((factor) => Math.min(8, Math.ceil(factor)));
+    const canvas = new OffscreenCanvas(raw.width * columns, raw.height * rows);
+    const pen = canvas.getContext("2d");
+    pen.imageSmoothingEnabled = false;
+    pen.drawImage(raw, 0, 0, canvas.width, canvas.height);
+    return canvas;
   }
   coloured(one, rows, columns) {
     const [values, colours, [low, high]] = [this.arrays.get(one.values), this.arrays.get(one.colours), one.clim];
@@ -333,19 +346,26 @@ class Drawing {
 
 // ---- what lies under a point ----
 
-const named = (axis, v, lim) => `${axis.label ? `${axis.label} ` : ""}${number(v, lim[1] - lim[0])}`;
+const named = (label, v, lim) => `${label ? `${label} ` : ""}${number(v, lim[1] - lim[0])}`;
 
-function nearestPoint(one, arrays, frame, [px, py], reach = 14) {
-  const points = arrays.get(one.points);
-  let [best, found] = [reach, -1];
-  for (let i = 0; i < points.length / 2; i++) {
-    const far = Math.hypot(frame.x(points[2 * i]) - px, frame.y(points[2 * i + 1]) - py);
-    if (far < best) [best, found] = [far, i];
+// the nearest of the points that have names
+function namedPoint(frame, arrays, [px, py], reach = 14) {
+  let [best, found] = [reach, null];
+  for (const one of frame.axes.artists) {
+    if (one.kind !== "points") continue;
+    const points = arrays.get(one.points);
+    one.names.forEach((name, i) => {
+      const place = [points[2 * i], points[2 * i + 1]];
+      const far = Math.hypot(frame.x(place[0]) - px, frame.y(place[1]) - py);
+      if (far < best) [best, found] = [far, { name, place }];
+    });
   }
   return found;
 }
 
 function under(frame, arrays, point) {
+  const near = namedPoint(frame, arrays, point);
+  if (near) return near.name;
   const [x, y] = frame.data(point);
   const said = [];
   for (const one of frame.axes.artists) {
@@ -362,12 +382,11 @@ function under(frame, arrays, point) {
       for (let i = 1; i < xs.length; i++) if (Math.abs(xs[i] - x) < Math.abs(xs[nearest] - x)) nearest = i;
       const value = arrays.get(one.y)[nearest];
       if (xs.length > 2 && value === value) said.push(`${one.label ? `${one.label} ` : ""}${number(value, frame.ylim[1] - frame.ylim[0])}`);
-    } else if (one.kind === "points") {
-      const found = nearestPoint(one, arrays, frame, point);
-      if (found >= 0 && one.names.length) return one.names[found];
     }
   }
   const ticks = frame.axes.y.numbers ? null : frame.axes.y.ticks;
   const row = ticks?.reduce((a, b) => (Math.abs(b[0] - y) < Math.abs(a[0] - y) ? b : a), [Infinity, ""])[1];
-  return [named(frame.axes.x, x, frame.xlim), row ? `${frame.axes.y.label} ${row}` : named(frame.axes.y, y, frame.ylim), ...said].join(" · ");
+  // several axes above each other share the label of the lowest
+  const across = named(frame.axes.x.label || (frame.axes.time ? "time (s)" : ""), x, frame.xlim);
+  return [across, row ? `${frame.axes.y.label} ${row}` : named(frame.axes.y.label, y, frame.ylim), ...said].join(" · ");
 }

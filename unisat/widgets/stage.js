@@ -79,12 +79,15 @@ class Board {
     Object.assign(this, { model, sounds, arrays: new Map(), view: { time: null, zoomed: new Map() } });
     this.place = make("div", "unisat-picture", el);
     this.canvas = make("canvas", "unisat-drawing", this.place);
-    this.canvas.setAttribute("role", "img");
+    // a reader of screens gives the keys to an application, and not to a picture
+    this.canvas.setAttribute("role", "application");
+    this.canvas.setAttribute("aria-roledescription", "picture");
     this.canvas.tabIndex = 0;
     this.over = make("canvas", "unisat-over", this.place);
     this.tip = make("div", "unisat-tip", this.place);
+    this.tip.setAttribute("role", "status");
     this.canvas.dataset.turn = 0;
-    for (const kind of ["pointerdown", "pointermove", "pointerup", "pointerleave", "dblclick", "keydown", "blur", "wheel"])
+    for (const kind of ["pointerdown", "pointermove", "pointerup", "pointerleave", "pointercancel", "dblclick", "keydown", "blur", "wheel"])
       this.canvas.addEventListener(kind, (event) => this[kind](event), { passive: kind !== "wheel" && kind !== "keydown" });
     this.sizes = new ResizeObserver(() => this.draw());
     this.sizes.observe(this.place);
@@ -108,7 +111,8 @@ class Board {
       const bytes = buffer.slice(byteOffset, byteOffset + byteLength);
       this.arrays.set(name, content.kinds[i] === "u1" ? new Uint8Array(bytes) : new Float32Array(bytes));
     });
-    this.change();
+    // what comes before its scene waits for it
+    if (this.ready !== this.scene) this.change();
   }
   change() {
     const names = this.model.get("names");
@@ -119,8 +123,18 @@ class Board {
     }
     const kept = new Set(names);
     for (const name of this.arrays.keys()) if (!kept.has(name)) this.arrays.delete(name);
+    this.forget(this.ready?.axes ?? [], this.scene.axes ?? []);
     this.ready = this.scene;
     this.draw();
+  }
+  // where an axes has other limits than before, nobody has looked closer yet
+  forget(before, now) {
+    const other = (name) => (axes, i) => String(axes[name].lim) !== String(before[i]?.[name].lim);
+    const [x, y] = ["x", "y"].map((name) => now.map(other(name)));
+    now.forEach((axes, i) => {
+      if (axes.time && x[i]) this.view.time = this.stretch = null;
+      if (x[i] || y[i]) this.view.zoomed.delete(i);
+    });
   }
   draw() {
     cancelAnimationFrame(this.asked);
@@ -147,7 +161,7 @@ class Board {
     new Drawing(pen, scene, this.arrays, this.theme).all(this.view);
     this.frames = frames(scene, this.view);
     this.canvas.dataset.turn = Number(this.canvas.dataset.turn) + 1;
-    this.sketch();
+    this.pointed ? this.look(this.point) : this.sketch();
   }
   // the cursor, a chosen stretch of time, an outline
   sketch() {
@@ -164,18 +178,17 @@ class Board {
         pen.fillStyle = `${this.theme.accent}40`;
         pen.fillRect(Math.min(from, to), frame.top, Math.abs(to - from), frame.bottom - frame.top);
       }
-    const time = this.playing ?? this.time;
-    this.over.dataset.lines = 0;
-    for (const frame of timed) {
-      const x = time === undefined || time === null ? NaN : frame.x(time);
-      if (!(frame.left <= x && x <= frame.right)) continue;
+    const line = (time, width) => {
+      const there = timed.filter((one) => Math.min(...one.xlim) <= time && time <= Math.max(...one.xlim));
       pen.fillStyle = this.theme.accent;
-      pen.fillRect(x - 0.75, frame.top, 1.5, frame.bottom - frame.top);
-      this.over.dataset.lines = Number(this.over.dataset.lines) + 1;
-    }
-    if (this.outline?.length > 2) {
+      for (const one of there) pen.fillRect(one.x(time) - width / 2, one.top, width, one.bottom - one.top);
+      return there.length;
+    };
+    this.over.dataset.lines = line(this.time, 1);
+    this.over.dataset.playing = line(this.playing, 2) ? this.playing : "";
+    if (this.down?.outline.length > 2) {
       pen.beginPath();
-      this.outline.forEach(([x, y], i) => pen[i ? "lineTo" : "moveTo"](x, y));
+      this.down.outline.forEach(([x, y], i) => pen[i ? "lineTo" : "moveTo"](x, y));
       pen.closePath();
       pen.fillStyle = "#0072b240";
       pen.strokeStyle = "#0072b2";
@@ -198,7 +211,7 @@ class Board {
     return this.frames?.find((one) => one.has(point));
   }
   look(point) {
-    this.point = point;
+    [this.point, this.pointed] = [point, true];
     const frame = this.frameAt(point);
     this.time = frame?.axes.time ? frame.data(point)[0] : undefined;
     this.tip.textContent = frame ? under(frame, this.arrays, point) : "";
@@ -214,49 +227,64 @@ class Board {
   pointermove(event) {
     const point = this.at(event);
     this.byKey = false;
-    if (this.down && this.grip === "pan") this.pan(point);
-    else if (this.down && this.grip === "time") this.stretch = [this.from, this.down.frame.data(point)[0]];
-    else if (this.down && this.grip === "lasso") this.outline.push(point);
+    if (this.down) this.drag(point);
     this.look(point);
+  }
+  drag(point) {
+    const { down } = this;
+    down.far ||= Math.hypot(point[0] - down.point[0], point[1] - down.point[1]) > 4;
+    if (!down.far) return;
+    if (down.grip === "pan") this.pan(point);
+    else if (down.grip === "time") this.stretch = this.between(down.frame, down.point, point);
+    else if (down.grip === "lasso") down.outline.push(point);
+  }
+  // two times, the earlier one first, both of them inside
+  between(frame, ...points) {
+    const [low, high] = frame.xlim.toSorted((a, b) => a - b);
+    return points.map((one) => Math.min(high, Math.max(low, frame.data(one)[0]))).sort((a, b) => a - b);
   }
   pointerdown(event) {
     const point = this.at(event);
     const frame = this.frameAt(point);
-    this.down = { point, frame };
     this.canvas.setPointerCapture(event.pointerId);
-    if (event.shiftKey && frame) this.grip = "pan";
-    else if (frame?.axes.time) [this.grip, this.from] = ["time", frame.data(point)[0]];
-    else if (this.model.get("lasso")) [this.grip, this.outline] = ["lasso", [point]];
-    else this.grip = frame?.moved ? "pan" : null;
+    let grip = frame?.moved ? "pan" : "";
+    if (event.shiftKey && frame) grip = "pan";
+    else if (frame?.axes.time) grip = "time";
+    else if (this.model.get("lasso")) grip = "lasso";
+    this.down = { point, frame, grip, outline: [point] };
   }
   pointerup(event) {
     if (!this.down) return;
-    const [end, { point, frame }, outline] = [this.at(event), this.down, this.outline];
-    this.down = this.outline = null;
-    const far = Math.hypot(end[0] - point[0], end[1] - point[1]) > 4 || (outline?.length ?? 0) > 12;
-    if (!far) {
-      this.stretch = null;
-      this.click(end);
-    } else if (this.grip === "time") this.sounds.play(...this.stretch.toSorted((a, b) => a - b));
-    else if (this.grip === "lasso") this.enclose(outline);
+    const { frame, grip, far, outline } = this.down;
+    const point = this.at(event);
+    this.down = null;
+    if (!far) this.click(point);
+    else if (grip === "time") this.sounds.play(...this.stretch);
+    else if (grip === "lasso") this.enclose(outline);
     this.sketch();
+  }
+  pointercancel() {
+    this.down = null;
+    this.pointerleave();
   }
   pointerleave() {
     if (this.down) return;
     this.tip.textContent = "";
-    this.time = undefined;
+    [this.time, this.pointed] = [undefined, false];
     this.sketch();
   }
   click(point) {
     const frame = this.frameAt(point);
     if (!frame) return;
     const [x, y] = frame.data(point);
-    if (frame.axes.time) this.sounds.seek(x);
+    if (frame.axes.time) {
+      // a click into the stretch keeps it, for a second click to look closer at it
+      if (this.stretch && !(this.stretch[0] <= x && x <= this.stretch[1])) this.stretch = null;
+      this.sounds.seek(x);
+    }
     if (!this.model.get("picks")) return;
-    const one = frame.axes.artists.find((one) => one.kind === "points" && one.names.length);
-    const found = one ? nearestPoint(one, this.arrays, frame, point) : -1;
-    const near = found < 0 ? [x, y] : [...this.arrays.get(one.points).slice(2 * found, 2 * found + 2)];
-    this.model.send({ kind: "click", axes: frame.index, point: near });
+    const place = namedPoint(frame, this.arrays, point)?.place ?? [x, y];
+    this.model.send({ kind: "click", axes: frame.index, point: place });
   }
   enclose(outline) {
     const middle = [0, 1].map((i) => outline.reduce((sum, one) => sum + one[i], 0) / outline.length);
@@ -297,9 +325,9 @@ class Board {
   }
   dblclick(event) {
     const frame = this.frameAt(this.at(event));
-    const stretch = this.stretch?.toSorted((a, b) => a - b);
-    if (frame?.axes.time && stretch && stretch[1] > stretch[0]) this.limit(frame, stretch, frame.ylim);
+    if (frame?.axes.time && this.stretch) this.limit(frame, this.stretch, frame.ylim);
     else this.whole();
+    this.stretch = null;
   }
   wheel(event) {
     const frame = this.frameAt(this.at(event));
@@ -316,7 +344,7 @@ class Board {
     const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
     const actions = {
       Enter: () => this.click([x, y]),
-      " ": () => (this.stretch ? this.sounds.play(...this.stretch) : this.sounds.toggle()),
+      " ": () => this.sounds.toggle(this.stretch),
       "+": () => this.zoom(frame, frame.data([x, y]), 0.5),
       "-": () => this.zoom(frame, frame.data([x, y]), 2),
       0: () => this.whole(),
@@ -325,7 +353,9 @@ class Board {
     };
     this.byKey = true;
     if (moves[event.key]) {
-      const wide = [(frame.right - frame.left) / 200, (frame.bottom - frame.top) / 100];
+      // a cell, where cells are large
+      const [rows, columns] = frame.axes.artists.find((one) => one.kind === "image")?.shape ?? [];
+      const wide = [(frame.right - frame.left) / Math.min(200, columns ?? 200), (frame.bottom - frame.top) / Math.min(100, rows ?? 100)];
       const to = [x, y].map((v, i) => v + moves[event.key][i] * wide[i]);
       this.look([Math.min(frame.right, Math.max(frame.left, to[0])), Math.min(frame.bottom, Math.max(frame.top, to[1]))]);
     } else if (actions[event.key]) actions[event.key]();
@@ -342,10 +372,10 @@ class Board {
   }
 }
 
-// The players. One plays at a time, and the board's cursor follows it.
+// The players. One plays at a time on the whole page, and the board's line follows it.
 class Sounds {
   constructor(model, el) {
-    Object.assign(this, { model, el: make("div", "unisat-sounds", el), urls: new Map() });
+    Object.assign(this, { model, el: make("div", "unisat-sounds", el), urls: [], until: Infinity });
   }
   get players() {
     return [...this.el.querySelectorAll("audio")];
@@ -353,20 +383,17 @@ class Sounds {
   listen(board) {
     const given = this.model.get("sounds");
     while (this.el.children.length > given.length) this.el.lastChild.remove();
-    board.playing = undefined;
+    const old = this.urls;
+    this.urls = given.map((sound) => URL.createObjectURL(new Blob([sound.wav], { type: "audio/wav" })));
     given.forEach((sound, i) => {
-      const row = this.el.children[i] ?? this.row(board);
-      const [player, label] = row.children;
+      const [player, label] = (this.el.children[i] ?? this.row(board)).children;
       label.textContent = sound.label;
       player.setAttribute("aria-label", sound.label);
       player.dataset.start = sound.start;
-      const old = this.urls.get(i);
-      this.urls.set(i, URL.createObjectURL(new Blob([sound.wav], { type: "audio/wav" })));
-      player.src = this.urls.get(i);
-      if (old) setTimeout(() => URL.revokeObjectURL(old), 1000);
+      player.src = this.urls[i];
     });
-    if (given.length && this.model.get("play") > (this.played ?? 0)) this.toggle();
-    this.played = this.model.get("play");
+    setTimeout(() => old.forEach((url) => URL.revokeObjectURL(url)), 1000);
+    [board.playing, this.until] = [undefined, Infinity];
     board.sketch();
   }
   row(board) {
@@ -375,18 +402,22 @@ class Sounds {
     player.controls = true;
     const follow = () => {
       if (player !== this.current) return;
-      board.playing = Number(player.dataset.start) + player.currentTime;
-      if (board.playing >= this.until) player.pause();
+      cancelAnimationFrame(this.asked);
+      board.playing = Math.min(this.until, Number(player.dataset.start) + player.currentTime);
       board.sketch();
-      if (!player.paused) requestAnimationFrame(follow);
+      if (board.playing === this.until) player.pause();
+      else if (!player.paused) this.asked = requestAnimationFrame(follow);
     };
     player.addEventListener("play", () => {
-      for (const other of this.players) if (other !== player) other.pause();
-      this.current = player;
+      for (const other of document.querySelectorAll(".unisat-sounds audio")) if (other !== player) other.pause();
+      if (player !== this.current) [this.current, this.until] = [player, Infinity];
       follow();
     });
-    player.addEventListener("seeked", follow);
-    player.addEventListener("pause", () => (this.until = Infinity));
+    // timeupdate: a page that is not looked at draws no frames
+    for (const event of ["seeked", "timeupdate"]) player.addEventListener(event, follow);
+    player.addEventListener("pause", () => {
+      if (player === this.current) this.until = Infinity;
+    });
     player.addEventListener("ended", () => {
       board.playing = undefined;
       board.sketch();
@@ -400,25 +431,34 @@ class Sounds {
   }
   seek(time) {
     const player = this.chosen();
+    this.until = Infinity;
     // its end is unknown until it is first played
     if (player) player.currentTime = Math.min(Math.max(0, time - player.dataset.start), player.duration || Infinity);
   }
-  play(from, to) {
+  play(from, to = Infinity) {
     if (!this.chosen()) return;
     this.seek(from);
     this.until = to;
-    this.current.play();
+    // refused where the reader has not touched the page yet, and cut off by the next sound
+    this.current.play().catch(() => {});
   }
-  toggle() {
+  first() {
+    [this.current] = this.players;
+    this.play(0);
+  }
+  toggle(stretch) {
     const player = this.chosen();
-    if (player) player.paused ? player.play() : player.pause();
+    if (player && !player.paused) player.pause();
+    else if (stretch) this.play(...stretch);
+    else player?.play().catch(() => {});
   }
   close() {
+    cancelAnimationFrame(this.asked);
     for (const player of this.players) {
       player.pause();
       player.removeAttribute("src");
     }
-    for (const url of this.urls.values()) URL.revokeObjectURL(url);
+    for (const url of this.urls) URL.revokeObjectURL(url);
   }
 }
 
@@ -431,35 +471,42 @@ function renderStage({ model, el }) {
   const board = new Board(model, host, sounds);
   const extra = make("div", "unisat-extra", el);
   const bar = make("div", "unisat-buttons", el);
+  let asked = "";
   for (const [kind, name, title] of BUTTONS) {
     const button = make("button", "", bar);
     Object.assign(button, { textContent: name, title });
     button.dataset.kind = kind;
-    button.addEventListener("click", () => model.send({ kind }));
+    button.addEventListener("click", () => {
+      asked = kind;
+      model.send({ kind });
+    });
   }
-  const asleep = () => {
-    alert.textContent = "This widget sleeps: its kernel is gone. Run its cell again.";
-  };
+  const said = make("span", "", bar);
+  said.setAttribute("role", "status");
   const write = () => {
-    alert.textContent = model.get("alert");
+    // ipywidgets marks what has no kernel any more
+    const asleep = el.closest(".jupyter-widgets-disconnected") !== null;
+    alert.textContent = asleep ? "This widget sleeps: its kernel is gone. Run its cell again." : model.get("alert");
+    said.textContent = "";
     caption.textContent = model.get("alt");
     board.canvas.setAttribute("aria-label", model.get("alt"));
     if (extra.innerHTML !== model.get("extra")) extra.innerHTML = model.get("extra");
-    for (const button of bar.children) button.hidden = !model.get("buttons").includes(button.dataset.kind);
+    for (const button of bar.querySelectorAll("button")) button.hidden = !model.get("buttons").includes(button.dataset.kind);
   };
   const told = async (content, buffers) => {
-    if (content.kind === "arrays") board.receive(content, buffers);
-    else if (content.kind === "file") save(content.name, buffers[0], content.type);
-    else if (content.kind === "code") {
-      el.dataset.code = content.text;
-      await navigator.clipboard?.writeText(content.text).catch(() => {});
-      alert.textContent = `Copied: ${content.text}`;
-    }
+    if (content.kind === "arrays") return board.receive(content, buffers);
+    if (!asked) return; // another view of this widget did
+    asked = "";
+    if (content.kind === "file") return save(content.name, buffers[0], content.type);
+    el.dataset.code = content.text;
+    const copied = await navigator.clipboard?.writeText(content.text).then(() => true, () => false);
+    said.textContent = `${copied ? "Copied" : "To copy"}: ${content.text}`;
   };
   const busy = () => el.classList.toggle("unisat-busy", model.get("busy"));
   const changes = { "change:scene": () => board.change(), "change:sounds": () => sounds.listen(board) };
   Object.assign(changes, { "change:alt": write, "change:alert": write, "change:extra": write, "change:buttons": write });
-  Object.assign(changes, { "change:busy": busy, "msg:custom": told, "comm_live_update": asleep, destroy: asleep });
+  Object.assign(changes, { "change:busy": busy, "change:play": () => sounds.first() });
+  Object.assign(changes, { "msg:custom": told, comm_live_update: write });
   for (const [event, action] of Object.entries(changes)) model.on(event, action);
   write();
   board.change();
@@ -492,7 +539,8 @@ function wavOf(sound) {
 // A file from the reader's disk, or the reader's own voice. Too large a message would cut the connection to the kernel
 // without a word: such a file stays here, and the kernel gets its size to say so.
 function renderUpload({ model, el }) {
-  const label = make("label", "unisat-upload", el);
+  const row = make("div", "unisat-upload", el);
+  const label = make("label", "", row);
   label.append(model.get("description"), " ");
   const input = make("input", "", label);
   input.type = "file";
@@ -509,15 +557,14 @@ function renderUpload({ model, el }) {
     const small = file.size <= model.get("limit");
     give(file.name, file.size, new DataView(small ? await file.arrayBuffer() : new ArrayBuffer(0)));
   });
-  const button = make("button", "", label);
-  const said = make("span", "unisat-alert", label);
+  const button = make("button", "", row);
+  const said = make("span", "unisat-alert", row);
   said.setAttribute("role", "alert");
   const idle = () => Object.assign(button, { textContent: "● Record", title: "record from the microphone, up to a minute" });
   idle();
   let recorder;
   let count = 0;
-  button.addEventListener("click", async (event) => {
-    event.preventDefault();
+  button.addEventListener("click", async () => {
     if (recorder?.state === "recording") return recorder.stop();
     said.textContent = "";
     try {
