@@ -7,6 +7,7 @@ legends. So a picture is described once, in matplotlib, and the page and the sto
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -38,7 +39,7 @@ class Scene:
     parts : dict
         Sizes, axes and what is in them, as JSON; arrays are named in it.
     arrays : dict of str to bytes
-        Their bytes, in float32 (colours: four bytes each), by a name that depends on the content alone.
+        Their bytes, in float32 (colours: four bytes each; words: JSON), by a name that depends on the content alone.
     """
 
     def __init__(self, figure: Figure, timed: Sequence[Axes] = ()) -> None:
@@ -54,6 +55,12 @@ class Scene:
     def _keep(self, values: Any, kind: str = "f4") -> str:
         content = np.ascontiguousarray(values, dtype=f"<{kind}").tobytes()
         name = f"{hashlib.blake2b(content, digest_size=9).hexdigest()}.{kind}"
+        self.arrays[name] = content
+        return name
+
+    def _keep_words(self, words: list[str]) -> str:
+        content = json.dumps(words).encode()
+        name = f"{hashlib.blake2b(content, digest_size=9).hexdigest()}.json"
         self.arrays[name] = content
         return name
 
@@ -195,10 +202,9 @@ class Scene:
         return made | {"halo": [[paint(each["foreground"]), self._pixels(each["linewidth"])] for each in halo]}
 
     def _collection(self, one: Collection, ax: Axes) -> Iterator[dict[str, Any]]:
-        colours = [paint(colour) for colour in one.get_facecolor()]
-        edges = [paint(colour) for colour in one.get_edgecolor()]
+        (colours, which), edges = palette(one.get_facecolor()), palette(one.get_edgecolor())
         widths = np.atleast_1d(one.get_linewidth())
-        made = {"fill": colours, "edge": edges, "width": self._pixels(float(widths[0])) if len(widths) else 0.0}
+        made = {"fill": spread(colours, which), "edge": spread(*edges), "width": self._pixels(float(widths[0])) if len(widths) else 0.0}
         if isinstance(one, PathCollection):
             where = np.ma.filled(np.ma.asarray(one.get_offsets()).astype(float), np.nan)
             if len(where):
@@ -206,7 +212,11 @@ class Scene:
                 marker = one.get_paths()[0] if one.get_paths() else None
                 corners = [] if marker is None or len(marker.vertices) > 20 else marker.vertices.tolist()  # a circle has 26
                 made |= {"kind": "points", "points": self._keep(where), "sizes": self._keep(sizes), "shape": corners}
-                made |= {"label": label_of(one), "data": [True, True], "names": list(getattr(one, "names", ()))}
+                made |= {"label": label_of(one), "data": [True, True], "names": ""}
+                if len(colours) > 1:  # a number for each point: words for thousands of them take long
+                    made |= {"fill": colours, "paint": self._keep(which)}
+                if names := list(getattr(one, "names", ())):
+                    made["names"] = self._keep_words(names)
                 yield made
         elif isinstance(one, LineCollection | PolyCollection) and not isinstance(one, QuadMesh):
             parts = [path.vertices for path in one.get_paths() if len(path.vertices)]
@@ -224,6 +234,7 @@ class Scene:
             x, y = (given if inside else float(part) for given, inside, part in zip((x, y), within, share, strict=True))
         made = {"kind": "text", "text": plain(one.get_text()), "x": x, "y": y, "data": [bool(part) for part in within]}
         made |= {"size": self._pixels(one.get_fontsize()), "align": one.get_ha(), "base": one.get_va()}
+        made |= {"clip": one.get_clip_on(), "room": list(getattr(one, "room", ()))}
         return made | {"colour": paint(one.get_color(), one.get_alpha()), "turn": one.get_rotation(), "label": ""}
 
     def _legend(self, legend: Legend) -> Iterator[dict[str, Any]]:
@@ -252,6 +263,18 @@ def paint(colour: Any, alpha: float | None = None) -> str:
         return ""
     made = to_hex(colour if alpha is None else (*to_rgb(colour), alpha), keep_alpha=True)
     return "" if made.endswith("00") and len(made) == 9 else made
+
+
+def palette(colours: Any) -> tuple[list[str], np.ndarray]:
+    """Give the different colours among rows of red, green, blue and opacity, and for each row which of them it is."""
+    rows = np.round(255 * np.asarray(colours, dtype=float).reshape(-1, 4)).astype("u1")
+    _, first, which = np.unique(rows.view("u4").ravel(), return_index=True, return_inverse=True)
+    return [paint(tuple(row)) for row in (rows[first] / 255).tolist()], which
+
+
+def spread(colours: list[str], which: np.ndarray) -> list[str]:
+    """Give the colour of each row again; a single one if all are equal."""
+    return colours if len(colours) <= 1 else [colours[place] for place in which]
 
 
 def to_rgb(colour: Any) -> tuple[float, ...]:

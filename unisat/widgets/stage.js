@@ -106,7 +106,8 @@ class Board {
     content.names.forEach((name, i) => {
       const { buffer, byteOffset, byteLength } = buffers[i];
       const bytes = buffer.slice(byteOffset, byteOffset + byteLength);
-      this.arrays.set(name, content.kinds[i] === "u1" ? new Uint8Array(bytes) : new Float32Array(bytes));
+      const read = { u1: () => new Uint8Array(bytes), json: () => JSON.parse(new TextDecoder().decode(bytes)) };
+      this.arrays.set(name, (read[content.kinds[i]] ?? (() => new Float32Array(bytes)))());
     });
     this.change();
   }
@@ -253,9 +254,7 @@ class Board {
     const [x, y] = frame.data(point);
     if (frame.axes.time) this.sounds.seek(x);
     if (!this.model.get("picks")) return;
-    const one = frame.axes.artists.find((one) => one.kind === "points" && one.names.length);
-    const found = one ? nearestPoint(one, this.arrays, frame, point) : -1;
-    const near = found < 0 ? [x, y] : [...this.arrays.get(one.points).slice(2 * found, 2 * found + 2)];
+    const near = nearestNamed(frame, this.arrays, point)?.place ?? [x, y];
     this.model.send({ kind: "click", axes: frame.index, point: near });
   }
   enclose(outline) {
@@ -342,6 +341,12 @@ class Board {
   }
 }
 
+function sameSound(one, other) {
+  if (one.label !== other.label || one.start !== other.start || one.wav.byteLength !== other.wav.byteLength) return false;
+  const [a, b] = [one, other].map(({ wav }) => new Uint8Array(wav.buffer, wav.byteOffset, wav.byteLength));
+  return a.every((value, i) => value === b[i]);
+}
+
 // The players. One plays at a time, and the board's cursor follows it.
 class Sounds {
   constructor(model, el) {
@@ -353,10 +358,13 @@ class Sounds {
   listen(board) {
     const given = this.model.get("sounds");
     while (this.el.children.length > given.length) this.el.lastChild.remove();
-    board.playing = undefined;
+    const kept = this.given ?? [];
+    this.given = given;
     given.forEach((sound, i) => {
       const row = this.el.children[i] ?? this.row(board);
+      if (kept[i] && sameSound(kept[i], sound)) return; // it plays on, or stays where a click put it
       const [player, label] = row.children;
+      if (player === this.current) board.playing = undefined;
       label.textContent = sound.label;
       player.setAttribute("aria-label", sound.label);
       player.dataset.start = sound.start;
@@ -365,8 +373,7 @@ class Sounds {
       player.src = this.urls.get(i);
       if (old) setTimeout(() => URL.revokeObjectURL(old), 1000);
     });
-    if (given.length && this.model.get("play") > (this.played ?? 0)) this.toggle();
-    this.played = this.model.get("play");
+    if (!this.current?.isConnected) board.playing = undefined;
     board.sketch();
   }
   row(board) {
@@ -408,6 +415,12 @@ class Sounds {
     this.seek(from);
     this.until = to;
     this.current.play();
+  }
+  first() {
+    const [player] = this.players;
+    if (!player) return;
+    player.currentTime = 0;
+    player.play();
   }
   toggle() {
     const player = this.chosen();
@@ -458,6 +471,7 @@ function renderStage({ model, el }) {
   };
   const busy = () => el.classList.toggle("unisat-busy", model.get("busy"));
   const changes = { "change:scene": () => board.change(), "change:sounds": () => sounds.listen(board) };
+  changes["change:play"] = () => sounds.first();
   Object.assign(changes, { "change:alt": write, "change:alert": write, "change:extra": write, "change:buttons": write });
   Object.assign(changes, { "change:busy": busy, "msg:custom": told, "comm_live_update": asleep, destroy: asleep });
   for (const [event, action] of Object.entries(changes)) model.on(event, action);
