@@ -171,14 +171,18 @@ def main() -> None:
             page = browser.new_page(viewport={"width": 1000, "height": 700})
             for code in (*codes, PAGE):
                 page.add_script_tag(content=code)
-            size, small = (sum(map(len, each)) for each in zip(*((code.encode(), gzip.compress(code.encode())) for code in codes)))
+            size, small = (
+                sum(map(len, each)) for each in zip(*((code.encode(), gzip.compress(code.encode())) for code in codes))
+            )
             cells = []
             for work, (data, scene) in pictures.items():
                 asked = [side, work, data, scene if side == "unisat" else None, TIMES]
                 taken = page.evaluate("([...asked]) => measure(...asked)", asked)
                 cells.append("–" if taken is None else f"{median(taken):.1f} ms")
             large = "" if size <= LIMIT else " **too large**"
-            rows.append((f"{side}<br>{versions[side]}", f"{size / 1000:.0f} kB{large}<br>{small / 1000:.0f} kB packed", *cells))
+            rows.append(
+                (f"{side}<br>{versions[side]}", f"{size / 1000:.0f} kB{large}<br>{small / 1000:.0f} kB packed", *cells)
+            )
             page.close()
         version = browser.version
         browser.close()

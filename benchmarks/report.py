@@ -270,7 +270,9 @@ def instruments(measured: dict) -> list[str]:
     for name, one in measured["widgets"].items():
         cells = [f"{one[kind]:.1f} ms<br>{verdict(one[kind] <= bar)}" for kind, bar in AT_ONCE_MS.items()]
         rows.append((f"`{name}`", *cells, one["control"]))
-    heads = [f"{what}<br>≤ {bar} ms" for what, bar in zip(("pointer", "closer", "control"), AT_ONCE_MS.values(), strict=True)]
+    heads = [
+        f"{what}<br>≤ {bar} ms" for what, bar in zip(("pointer", "closer", "control"), AT_ONCE_MS.values(), strict=True)
+    ]
     return [about, "", *grid(("widget", *heads, "which control"), rows)]
 
 

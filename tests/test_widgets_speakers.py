@@ -1,6 +1,7 @@
 """The speakers widget: maps, neighbours and rates against the features; clicks, outlines and uploads."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -135,10 +136,11 @@ def test_lda_is_fitted_on_half_of_each_speaker_and_shows_the_other(view):
 
 def test_a_click_chooses_the_nearest_point_and_plays_it(view):
     ax = view.figure.axes[1]
-    x, y = view.maps["pca"].coordinates[13]
-    view.clicked(ax, x, y)
+    (x, y), before = view.maps["pca"].coordinates[13].astype("f4"), view.stage.play  # as the page knows the place
+    view.clicked(ax, float(x), float(y))
     assert view.controls["utterance"].value == 13
     assert [one["label"] for one in view.stage.sounds] == ["u13, 0.5 s"]
+    assert view.stage.play == before + 1
     ring = view.drawn[1].ring
     assert [float(one[0]) for one in ring.get_data()] == pytest.approx([x, y])
     assert "Ringed: u13 (speaker s2)" in view.caption
@@ -146,6 +148,53 @@ def test_a_click_chooses_the_nearest_point_and_plays_it(view):
     view.clicked(ax, *far)
     view.clicked(view.figure.axes[2], x, y)  # the legend
     assert view.controls["utterance"].value == 13
+    assert view.stage.play == before + 1
+    view.clicked(ax, float(x), float(y))  # the same again
+    assert view.stage.play == before + 2
+
+
+def named(view, side):
+    """Places and names of all points, as the page gets them."""
+    parts = view.stage.scene["axes"][side]["artists"]
+    for one in parts:
+        if one["kind"] == "points":
+            where = np.frombuffer(view.stage._arrays[one["points"]], "<f4").reshape(-1, 2)
+            yield from zip(where.tolist(), json.loads(view.stage._arrays[one["names"]]), strict=True)
+
+
+@pytest.mark.parametrize("beside", ["pca", "lda"])
+def test_the_page_knows_the_name_of_every_point(view, beside):
+    view.set(beside=beside, color="sentence")
+    for side, method in ((0, "umap"), (1, beside)):
+        found = {name: place for place, name in named(view, side)}
+        expected = {f"u{row:02} (speaker s{row // 6})": row for row in range(30)}
+        assert set(found) == set(expected)
+        if method != "lda":
+            for name, row in expected.items():
+                assert found[name] == pytest.approx(view.maps[method].coordinates[row].tolist(), rel=1e-5)
+
+
+def test_lines_go_from_the_point_to_its_neighbours_on_both_maps(view):
+    view.set(utterance=4)
+    near = nearest_utterances(view.banks["hidden.2"], "hidden.2", 4).index
+    for side, method in enumerate(("umap", "pca")):
+        where, lines = view.maps[method].coordinates, np.array(view.drawn[side].near.get_segments())
+        np.testing.assert_allclose(lines[:, 0], np.broadcast_to(where[4], (5, 2)))
+        np.testing.assert_allclose(sorted(lines[:, 1].tolist()), sorted(where[near].tolist()))
+
+
+def test_a_selection_can_be_cleared(view):
+    view.outlined = np.arange(30) < 3
+    view.set(select="lasso")
+    assert len(view.selection) == 3
+    view.set(select="nothing")
+    assert len(view.selection) == 0
+    assert len(view.drawn[0].rings.get_data()[0]) == 0
+    assert "0 rows selected" in view.caption
+    view.set(select="lasso")
+    assert len(view.selection) == 3
+    view.reset()
+    assert len(view.selection) == 0
 
 
 def test_outlined_points_become_a_frame_and_are_ringed_on_both_maps(view):
@@ -195,6 +244,8 @@ def test_a_recording_that_the_bank_holds_lies_on_its_own_point(real, clips):
         assert away[7] < 0.02 * np.median(away)
         umap = np.array(real.drawn[0].star.get_data())[:, 0]
         assert np.linalg.norm(real.maps["umap"].coordinates - umap, axis=1).argmin() == 7
+        lines = np.array(real.drawn[1].near.get_segments())
+        np.testing.assert_allclose(lines[:, 0], np.broadcast_to(star, (5, 2)))
     assert "Nearest to the star, me.wav, in the features: v03_s02" in real.caption
     assert [one["label"][:6] for one in real.stage.sounds] == ["v01_s0", "me.wav"]
     real.controls["recording"].value = None

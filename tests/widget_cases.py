@@ -104,6 +104,19 @@ def tone(hertz):
     return 0.3 * np.sin(2 * np.pi * hertz * np.arange(3_200) / 16_000)
 
 
+SAID = us.Segments(
+    pd.DataFrame(
+        [
+            ("amy <1>", "phone", 0.1, 0.3, "<1>"),
+            ("bob", "phone", 0.02, 0.10, "S"),
+            ("bob", "phone", 0.10, 0.18, "IY"),
+            ("bob", "phone", 0.20, 0.24, "$T$"),
+            ("bob", "word", 0.02, 0.24, "see"),
+            ("somebody else", "phone", 0.0, 1.0, "AA"),
+        ],
+        columns=["id", "tier", "start", "end", "label"],
+    )
+)
 LETTER = {"name": "a.txt", "size": 3, "content": b"abc"}
 HISTORY = pd.DataFrame(
     {
@@ -145,6 +158,9 @@ class Case:
 MASKS = small_config(mask_time_prob=0.4, mask_time_length=5, mask_feature_prob=0.2, mask_feature_length=2)
 SHORT = us.Batch.from_arrays(
     [wave[:end] for wave, end in zip(noise().waveforms, (3_000, 1_500, 147), strict=True)], sampling_rate=16_000
+)
+TOO_LONG = us.Batch.from_arrays(
+    [*noise().waveforms[:2], torch.linspace(-1, 1, 16_000 * 61)], sampling_rate=16_000, ids=["amy <1>", "bob", "long"]
 )
 CASES = {
     "attention": Case(
@@ -230,5 +246,11 @@ CASES = {
         },
         mistakes=(({"recording": LETTER}, "a.txt could not be read as sound"),),
         refused=(lambda: us.widgets.speakers(collected().take(range(3))), "needs 8 utterances or more, got 3"),
+    ),
+    "strip": Case(
+        lambda: us.widgets.strip(pretraining(), TOO_LONG, 0, SAID),
+        {"utterance": 1, "layer": 2, "head": 1, "frame": 0.05},
+        mistakes=(({"utterance": 2}, "long is 61 s long, attention is looked at up to 60 s"),),
+        refused=(lambda: us.widgets.strip(model(), noise(), segments=us.Segments.people()), "is in the batch, whose"),
     ),
 }

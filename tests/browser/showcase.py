@@ -29,6 +29,7 @@ CELLS = {
         "bank = us.collect(model, voices, 'hidden.*', max_seconds=2.0)\n"
         "us.widgets.speakers(bank, voices, us.load('tiny', 'xvector'))"
     ),
+    "strip": "us.widgets.strip(us.load('tiny', 'pretraining'), batch, 0, us.Segments.people())",
     "losses": "us.widgets.losses(us.load('tiny', 'pretraining'), batch)",
     "mixing": "us.widgets.mixing(batch)",
     "recording": "mine = us.widgets.recording(model)\nmine.load(batch.paths[2].read_bytes(), 'ls-332-03.opus')\nmine",

@@ -39,8 +39,8 @@ def set_mixing(
     """Update what `mixing` drew with another mixture; the second line of ``ax`` is what was mixed in."""
     first, last = start / SAMPLE_RATE, end / SAMPLE_RATE
     ax.lines[0].set_data(*envelope(waveform.numpy()))
-    times, values = envelope(other.numpy()) if len(other) else ([], [])
-    ax.lines[1].set_data(first + np.asarray(times), values)
+    times, values = envelope(other.numpy()) if len(other) else (np.empty(0), np.empty(0))
+    ax.lines[1].set_data(first + times, values)
     ax.patches[0].set(x=first, width=last - first)
     ax.set_title(f"two speak from {first:.2f} to {last:.2f} s, the main one {snr_db:+.1f} dB")
     height = 2.0 ** math.ceil(math.log2(1.02 * max(float(waveform.abs().max()), 1e-3)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,8 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
+from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.colors import to_rgba
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -103,6 +105,8 @@ class PointMap:
         Points without a class of their own, in grey.
     star, ring, rings : Line2D
         A point from elsewhere, the one that is chosen, and all that are selected.
+    near : LineCollection
+        From one point to its neighbours.
     """
 
     ax: Axes
@@ -111,10 +115,11 @@ class PointMap:
     star: Line2D
     ring: Line2D
     rings: Line2D
+    near: LineCollection
 
 
 def point_map(ax: Axes) -> PointMap:
-    """Prepare a map of utterances without points; `set_point_map` puts them there."""
+    """Prepare a map of utterances without points; `set_point_map` puts them there, each with a name for the page."""
     edge: dict[str, Any] = {"edgecolors": "0.25", "linewidths": 0.4}
     around: dict[str, Any] = {"marker": "o", "ls": "", "mfc": "none", "mec": "black"}
     return PointMap(
@@ -124,6 +129,7 @@ def point_map(ax: Axes) -> PointMap:
         star=ax.plot([], [], "*", ms=18, mfc="white", mec="black", mew=1.5)[0],
         ring=ax.plot([], [], ms=14, mew=2.4, **around)[0],
         rings=ax.plot([], [], ms=9, mew=1.0, **around)[0],
+        near=ax.add_collection(LineCollection([], colors="0.5", linewidths=0.8, zorder=0.5), autolim=False),
     )
 
 
@@ -131,6 +137,7 @@ def set_point_map(
     drawn: PointMap,
     where: Float[np.ndarray, "points 2"],
     labels: pd.Series,
+    names: Sequence[str],
     *,
     grey: Bool[np.ndarray, " points"],
     star: Float[np.ndarray, "stars 2"],
@@ -141,22 +148,27 @@ def set_point_map(
     ----------
     where : (points, 2)
     labels : Series
-        The class of each point, as text; the index names the points where one is pointed at.
+        The class of each point, as text.
+    names : (points,)
+        What the page says of each point.
     grey : (points,)
         True on points that are drawn in grey whatever their class.
     star : (stars, 2)
         Points from elsewhere, one or none.
     """
     styles = marks(labels)
-    colours, shapes = (labels.map({name: one[what] for name, one in styles.items()}) for what in ("color", "marker"))
-    plain = shapes.isna() | grey
-    names = np.array([f"{name}: {label}" for name, label in labels.items()], dtype=object)
+    said = labels.to_numpy(dtype=object)
+    shapes = np.array([styles[one]["marker"] if one in styles else "" for one in said])
+    colours = {name: to_rgba(one["color"]) for name, one in styles.items()}  # once for each class: matplotlib is slow
+    plain = (shapes == "") | grey
+    named = np.asarray(names, dtype=object)
     drawn.others.set_offsets(where[plain])
-    drawn.others.names = names[plain].tolist()  # type: ignore[attr-defined]
+    drawn.others.names = named[plain].tolist()  # type: ignore[attr-defined]
     for shape, artist in drawn.points.items():
         mine = (shapes == shape) & ~plain
-        artist.set(offsets=where[mine], facecolors=colours[mine].to_list())
-        artist.names = names[mine].tolist()  # type: ignore[attr-defined]
+        rows = np.array([colours[one] for one in said[mine]]).reshape(-1, 4)
+        artist.set(offsets=where[mine], facecolors=rows)
+        artist.names = named[mine].tolist()  # type: ignore[attr-defined]
     drawn.star.set_data(*star.T)
     every = np.concatenate([where, star])
     low, high = every.min(0), every.max(0)
@@ -165,11 +177,18 @@ def set_point_map(
 
 
 def ring_points(
-    drawn: PointMap, where: Float[np.ndarray, "points 2"], chosen: int, selected: Bool[np.ndarray, " points"]
+    drawn: PointMap,
+    where: Float[np.ndarray, "points 2"],
+    chosen: int,
+    selected: Bool[np.ndarray, " points"],
+    near: Bool[np.ndarray, " points"],
 ) -> None:
-    """Draw a ring around one point of a map, and smaller ones around those that are selected."""
+    """Ring one point of a map, and those selected; lines go to those near it, from the star where there is one."""
     drawn.ring.set_data(*where[[chosen]].T)
     drawn.rings.set_data(*where[selected].T)
+    star = np.stack(drawn.star.get_data(), axis=1)
+    begin = star[0] if len(star) else where[chosen]
+    drawn.near.set_segments([np.stack([begin, end]) for end in where[near]])
 
 
 def class_legend(labels: pd.Series, title: str, ax: Axes) -> None:

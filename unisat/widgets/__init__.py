@@ -20,8 +20,20 @@ from unisat.widgets._objective import losses
 from unisat.widgets._quantizer import quantizer
 from unisat.widgets._sound import recording
 from unisat.widgets._speakers import speakers
+from unisat.widgets._strip import strip
 
-__all__ = ["attention", "layer_weights", "layers", "losses", "masks", "mixing", "quantizer", "recording", "speakers"]
+__all__ = [
+    "attention",
+    "layer_weights",
+    "layers",
+    "losses",
+    "masks",
+    "mixing",
+    "quantizer",
+    "recording",
+    "speakers",
+    "strip",
+]
 
 old_modules(
     __name__,

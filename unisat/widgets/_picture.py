@@ -203,7 +203,7 @@ class Picture(ipywidgets.VBox):
         self._timed = axes
 
     def play(self) -> None:
-        """Play the first sound."""
+        """Play the first sound from its beginning; call it after the redraw that brings the sound."""
         self.stage.play += 1
 
     def show(self, make: Callable[[], Look]) -> None:

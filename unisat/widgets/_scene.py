@@ -7,6 +7,7 @@ legends. So a picture is described once, in matplotlib, and the page and the sto
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -36,7 +37,7 @@ class Scene:
     parts : dict
         Sizes, axes and what is in them, as JSON; arrays are named in it.
     arrays : dict of str to bytes
-        Their bytes, in float32 (colours: four bytes each), by a name that depends on the content alone.
+        Their bytes, in float32 (colours: four bytes each; words: JSON), by a name that depends on the content alone.
     """
 
     def __init__(self, figure: Figure, timed: Sequence[Axes] = ()) -> None:
@@ -53,6 +54,12 @@ class Scene:
     def _keep(self, values: Any, kind: str = "f4") -> str:
         content = np.ascontiguousarray(values, dtype=f"<{kind}").tobytes()
         name = f"{hashlib.blake2b(content, digest_size=9).hexdigest()}.{kind}"
+        self.arrays[name] = content
+        return name
+
+    def _keep_words(self, words: list[str]) -> str:
+        content = json.dumps(words).encode()
+        name = f"{hashlib.blake2b(content, digest_size=9).hexdigest()}.json"
         self.arrays[name] = content
         return name
 
@@ -196,18 +203,21 @@ class Scene:
         return made | {"halo": [[paint(each["foreground"]), self._pixels(each["linewidth"])] for each in halo]}
 
     def _collection(self, one: Any, ax: Axes) -> Iterator[dict[str, Any]]:
-        colours = [paint(colour) for colour in one.get_facecolor()]
-        edges = [paint(colour) for colour in one.get_edgecolor()]
+        (colours, which), edges = palette(one.get_facecolor()), palette(one.get_edgecolor())
         widths = np.atleast_1d(one.get_linewidth())
-        made = {"fill": colours, "edge": edges, "width": self._pixels(float(widths[0])) if len(widths) else 0.0}
+        made: dict[str, Any] = {"fill": spread(colours, which), "edge": spread(*edges)}
+        made["width"] = self._pixels(float(widths[0])) if len(widths) else 0.0
         # asked beforehand, for matplotlib's types say less of these than there is
         points, strokes = isinstance(one, PathCollection), isinstance(one, LineCollection)
         if points and len(where := np.ma.filled(np.ma.asarray(one.get_offsets()).astype(float), np.nan)):
             sizes = np.sqrt(np.broadcast_to(one.get_sizes(), len(where))) * self.dpi / 72
-            marker = one.get_paths()[0].vertices
+            marker, names = one.get_paths()[0].vertices, list(getattr(one, "names", ()))
             made |= {"kind": "points", "points": self._keep(where), "sizes": self._keep(sizes)}
             made |= {"shape": marker.tolist() if len(marker) < 20 else []}  # a circle has 26 corners
-            yield made | {"label": label_of(one), "data": [True, True], "names": list(getattr(one, "names", ()))}
+            made |= {"label": label_of(one), "data": [True, True], "names": self._keep_words(names) if names else ""}
+            if len(colours) > 1:  # a number for each point: words for thousands of them take long
+                made |= {"fill": colours, "paint": self._keep(which)}
+            yield made
         elif strokes or isinstance(one, PolyCollection):
             parts = [path.vertices for path in one.get_paths() if len(path.vertices)]
             if parts:
@@ -227,6 +237,7 @@ class Scene:
             x, y = (given if inside else float(part) for given, inside, part in zip((x, y), within, share, strict=True))
         made = {"kind": "text", "text": plain(one.get_text()), "x": x, "y": y, "data": [bool(part) for part in within]}
         made |= {"size": self._pixels(one.get_fontsize()), "align": one.get_ha(), "base": one.get_va()}
+        made |= {"clip": one.get_clip_on(), "room": list(getattr(one, "room", ()))}
         return made | {"colour": paint(one.get_color(), one.get_alpha()), "turn": one.get_rotation(), "label": ""}
 
     def _legend(self, legend: Any) -> Iterator[dict[str, Any]]:
@@ -255,6 +266,18 @@ def paint(colour: Any, alpha: float | None = None) -> str:
     """Colour with its opacity, as #rrggbbaa; "" for none."""
     rgba = to_rgba(colour, alpha)
     return to_hex(rgba, keep_alpha=True) if rgba[3] else ""
+
+
+def palette(colours: Any) -> tuple[list[str], np.ndarray]:
+    """Give the different colours among rows of red, green, blue and opacity, and for each row which of them it is."""
+    rows = np.round(255 * np.asarray(colours, dtype=float).reshape(-1, 4)).astype("u1")
+    _, first, which = np.unique(rows.view("u4").ravel(), return_index=True, return_inverse=True)
+    return [paint(tuple(row)) for row in (rows[first] / 255).tolist()], which
+
+
+def spread(colours: list[str], which: np.ndarray) -> list[str]:
+    """Give the colour of each row again; a single one if all are equal."""
+    return colours if len(colours) <= 1 else [colours[place] for place in which]
 
 
 def label_of(one: Artist) -> str:

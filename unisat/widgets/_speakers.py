@@ -34,11 +34,11 @@ LEAST = 8
 XVECTOR = "xvector"
 SIZES = (5, 15, 50)  # of UMAP's neighbourhoods
 NEAREST = 5
-REACH = 15  # pixels between a click and the point that it means
+REACH = 1  # pixels between a click and the point that it means: the page sends the place of the point, rounded
 ROWS = 8  # of a selection that are shown
 CLASSES_FIRST = ("speaker", "sex", "sentence", "session")
 NO_CLASSES = ("id", "path", "seconds", "text")
-SELECT = {"what is outlined": "lasso", f"the {NEAREST} nearest": "nearest", "its class": "class"}
+SELECT = {"what is outlined": "lasso", f"the {NEAREST} nearest": "nearest", "its class": "class", "nothing": "nothing"}
 SHARES = {"original": "purity in the features", "drawn": "purity in the map", "chance": "purity by chance"}
 
 
@@ -79,11 +79,13 @@ class SpeakersView(Picture):
         self.banks, self.speech, self.model, self.pool = banks, speech, model, pool
         self.table = table = next(iter(banks.values())).table
         self.outlined = np.zeros(len(table), dtype=bool)
+        self._points = [_name(row) for _, row in table.iterrows()]
         self.fitted, self.sessions = every_other(table), several_sessions(table)
         known = [str(name) for name in table if table[name].notna().all()]
         self._kept: dict[Any, Any] = {}
         self._heard: tuple[Any, _Heard | None] = (None, None)
         self._seen: Any = None
+        self._asked: Any = None
         columns = [name for name in known if name not in NO_CLASSES and 1 < table[name].nunique() < len(table)]
         columns.sort(key=lambda name: CLASSES_FIRST.index(name) if name in CLASSES_FIRST else len(CLASSES_FIRST))
         columns = columns or ["speaker" if "speaker" in known else "id"]
@@ -120,27 +122,32 @@ class SpeakersView(Picture):
             "purity": {name: one.purity(color) for name, one in self.maps.items()},
             "trustworthiness": {name: one.trustworthiness for name, one in self.maps.items()},
         }
-        whom = utterance if heard is None else self._features(site, heard.banks)[0]
-        self.neighbours = nearest_utterances(self.banks[site], site, whom, count=NEAREST, pool=self._pool(site))
+        asked = site, utterance, heard and self._heard[0]
+        if asked != self._asked:
+            whom = utterance if heard is None else self._features(site, heard.banks)[0]
+            self.neighbours = nearest_utterances(self.banks[site], site, whom, count=NEAREST, pool=self._pool(site))
+            self._asked = asked
         self._draw(site, color, heard)
         alike = self.table[color].astype(str) == str(self.table[color].iloc[utterance])
         near = self.table.index.isin(self.neighbours.index)
-        chosen = {"lasso": self.outlined, "nearest": near, "class": alike.to_numpy()}[select]
+        none = np.zeros(len(self.table), dtype=bool)
+        chosen = {"lasso": self.outlined, "nearest": near, "class": alike.to_numpy(), "nothing": none}[select]
         self.selection = self.table[chosen]
         for drawn, where in zip(self.drawn, self._where, strict=True):
-            ring_points(drawn, where, utterance, chosen)
+            ring_points(drawn, where, utterance, chosen, near)
         sounds = {} if self.speech is None else {str(self.table["id"].iloc[utterance]): self._sound(utterance)}
         sounds |= {} if heard is None else {heard.name: heard.samples}
         html = self._html(color, utterance, heard)
         return Look(caption=self._caption(site, color, utterance, heard), sounds=sounds, html=html)
 
     def clicked(self, ax: Axes, x: float, y: float) -> None:
-        """Choose the utterance whose point is there."""
+        """Choose the utterance whose point is there, and play it."""
         for drawn, where in zip(self.drawn, self._where, strict=True):
             if ax is drawn.ax:
                 away = np.hypot(*(ax.transData.transform(where) - ax.transData.transform((x, y))).T)
                 if away.min() <= REACH:
                     self.controls["utterance"].value = int(away.argmin())
+                    self.play()
 
     def lassoed(self, ax: Axes, vertices: Float[np.ndarray, "vertices 2"]) -> None:
         """Choose the utterances whose points are inside."""
@@ -148,6 +155,11 @@ class SpeakersView(Picture):
             if ax is drawn.ax:
                 self.outlined = Outline(vertices).contains_points(where)
                 self.set(select="lasso")
+
+    def reset(self) -> None:
+        """Put every control back to where it was, and forget what was outlined."""
+        self.outlined = np.zeros(len(self.table), dtype=bool)
+        super().reset()
 
     # measuring
 
@@ -215,7 +227,7 @@ class SpeakersView(Picture):
 
     def _draw(self, site: str, color: str, heard: _Heard | None) -> None:
         """Draw the points, where others are to be seen than before."""
-        wanted = [*map(id, self.maps.values()), color, id(heard)]
+        wanted = [*map(id, self.maps.values()), color, heard and self._heard[0]]
         if wanted == self._seen:
             return
         if self.figure is None:
@@ -225,8 +237,7 @@ class SpeakersView(Picture):
         for drawn, (method, one) in zip(self.drawn, self.maps.items(), strict=True):
             where = one.place(self._features(site, self.banks)) if one.held_out else one.coordinates
             new = np.empty((0, 2)) if heard is None else one.place(self._features(site, heard.banks))
-            named = labels.set_axis(self.table["id"])
-            set_point_map(drawn, where, named, grey=(one.held_out is True) & self.fitted, star=new)
+            set_point_map(drawn, where, labels, self._points, grey=(one.held_out is True) & self.fitted, star=new)
             drawn.ax.set(**dict(zip(("xlabel", "ylabel"), axis_names(method, one.explained), strict=True)))
             how = {"pca": "", "lda": ", grey: what it was fitted on"}
             title = method.upper() + how.get(method, f", {one.settings['n_neighbors']} neighbours")

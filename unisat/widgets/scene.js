@@ -300,14 +300,14 @@ class Drawing {
   }
   points(one, frame) {
     const { pen } = this;
-    const [points, sizes] = [this.arrays.get(one.points), this.arrays.get(one.sizes)];
+    const [points, sizes, paint] = [one.points, one.sizes, one.paint].map((name) => this.arrays.get(name));
     for (let i = 0; i < sizes.length; i++) {
       const [x, y] = [frame.x(points[2 * i]), frame.y(points[2 * i + 1])];
       pen.beginPath();
       if (!one.shape.length) pen.arc(x, y, sizes[i] / 2, 0, 2 * Math.PI);
       one.shape.forEach(([a, b], k) => pen[k ? "lineTo" : "moveTo"](x + a * sizes[i], y - b * sizes[i]));
       pen.closePath();
-      pen.fillStyle = one.fill.length ? this.ink(one.fill[i % one.fill.length]) : "transparent";
+      pen.fillStyle = one.fill.length ? this.ink(one.fill[paint ? paint[i % paint.length] : 0]) : "transparent";
       pen.fill();
       if (!one.edge.length || !one.width) continue;
       this.stroke(one.edge[i % one.edge.length], one.width);
@@ -315,7 +315,12 @@ class Drawing {
     }
   }
   text(one, frame) {
-    this.write(one.text, frame.x(one.x, one.data[0]), frame.y(one.y, one.data[1]), one);
+    const [x, y] = [frame.x(one.x, one.data[0]), frame.y(one.y, one.data[1])];
+    if (one.clip && !frame.has([x, y])) return;
+    this.font(one.size);
+    // the name of a stretch is left out where it is wider than the stretch
+    if (one.room.length && this.pen.measureText(one.text).width > frame.x(one.x + one.room[0]) - frame.x(one.x)) return;
+    this.write(one.text, x, y, one);
   }
   entry({ text, x, y, size, handle }) {
     this.write(text, x, y, { size, align: "left" });
@@ -348,24 +353,24 @@ class Drawing {
 
 const named = (label, v, lim) => `${label ? `${label} ` : ""}${number(v, lim[1] - lim[0])}`;
 
-// the nearest of the points that have names
-function namedPoint(frame, arrays, [px, py], reach = 14) {
+// the nearest of all points that have names: its name and its place, or nothing
+function nearestNamed(frame, arrays, [px, py], reach = 14) {
   let [best, found] = [reach, null];
   for (const one of frame.axes.artists) {
-    if (one.kind !== "points") continue;
+    if (one.kind !== "points" || !one.names) continue;
     const points = arrays.get(one.points);
-    one.names.forEach((name, i) => {
+    for (let i = 0; i < points.length / 2; i++) {
       const place = [points[2 * i], points[2 * i + 1]];
       const far = Math.hypot(frame.x(place[0]) - px, frame.y(place[1]) - py);
-      if (far < best) [best, found] = [far, { name, place }];
-    });
+      if (far < best) [best, found] = [far, { name: arrays.get(one.names)[i], place }];
+    }
   }
   return found;
 }
 
 function under(frame, arrays, point) {
-  const near = namedPoint(frame, arrays, point);
-  if (near) return near.name;
+  const close = nearestNamed(frame, arrays, point);
+  if (close) return close.name;
   const [x, y] = frame.data(point);
   const said = [];
   for (const one of frame.axes.artists) {
@@ -382,6 +387,9 @@ function under(frame, arrays, point) {
       for (let i = 1; i < xs.length; i++) if (Math.abs(xs[i] - x) < Math.abs(xs[nearest] - x)) nearest = i;
       const value = arrays.get(one.y)[nearest];
       if (xs.length > 2 && value === value) said.push(`${one.label ? `${one.label} ` : ""}${number(value, frame.ylim[1] - frame.ylim[0])}`);
+    } else if (one.kind === "text" && one.room.length) {
+      const [wide, tall] = one.room;
+      if (Math.abs(x - one.x) <= wide / 2 && Math.abs(y - one.y) <= tall / 2) said.push(one.text);
     }
   }
   const ticks = frame.axes.y.numbers ? null : frame.axes.y.ticks;

@@ -109,7 +109,8 @@ class Board {
     content.names.forEach((name, i) => {
       const { buffer, byteOffset, byteLength } = buffers[i];
       const bytes = buffer.slice(byteOffset, byteOffset + byteLength);
-      this.arrays.set(name, content.kinds[i] === "u1" ? new Uint8Array(bytes) : new Float32Array(bytes));
+      const read = { u1: () => new Uint8Array(bytes), json: () => JSON.parse(new TextDecoder().decode(bytes)) };
+      this.arrays.set(name, (read[content.kinds[i]] ?? (() => new Float32Array(bytes)))());
     });
     // what comes before its scene waits for it
     if (this.ready !== this.scene) this.change();
@@ -283,8 +284,8 @@ class Board {
       this.sounds.seek(x);
     }
     if (!this.model.get("picks")) return;
-    const place = namedPoint(frame, this.arrays, point)?.place ?? [x, y];
-    this.model.send({ kind: "click", axes: frame.index, point: place });
+    const near = nearestNamed(frame, this.arrays, point)?.place ?? [x, y];
+    this.model.send({ kind: "click", axes: frame.index, point: near });
   }
   enclose(outline) {
     const middle = [0, 1].map((i) => outline.reduce((sum, one) => sum + one[i], 0) / outline.length);
@@ -372,6 +373,12 @@ class Board {
   }
 }
 
+function sameSound(one, other) {
+  if (one.label !== other.label || one.start !== other.start || one.wav.byteLength !== other.wav.byteLength) return false;
+  const [a, b] = [one, other].map(({ wav }) => new Uint8Array(wav.buffer, wav.byteOffset, wav.byteLength));
+  return a.every((value, i) => value === b[i]);
+}
+
 // The players. One plays at a time on the whole page, and the board's line follows it.
 class Sounds {
   constructor(model, el) {
@@ -383,17 +390,24 @@ class Sounds {
   listen(board) {
     const given = this.model.get("sounds");
     while (this.el.children.length > given.length) this.el.lastChild.remove();
-    const old = this.urls;
-    this.urls = given.map((sound) => URL.createObjectURL(new Blob([sound.wav], { type: "audio/wav" })));
+    const [kept, urls] = [this.given ?? [], this.urls];
+    this.given = given;
+    this.urls = given.map((sound, i) => {
+      if (kept[i] && sameSound(kept[i], sound)) return urls[i]; // it plays on, or stays where a click put it
+      return URL.createObjectURL(new Blob([sound.wav], { type: "audio/wav" }));
+    });
     given.forEach((sound, i) => {
       const [player, label] = (this.el.children[i] ?? this.row(board)).children;
+      if (this.urls[i] === urls[i]) return;
+      if (player === this.current) [board.playing, this.until] = [undefined, Infinity];
       label.textContent = sound.label;
       player.setAttribute("aria-label", sound.label);
       player.dataset.start = sound.start;
       player.src = this.urls[i];
     });
+    const old = urls.filter((url) => !this.urls.includes(url));
     setTimeout(() => old.forEach((url) => URL.revokeObjectURL(url)), 1000);
-    [board.playing, this.until] = [undefined, Infinity];
+    if (!this.current?.isConnected) board.playing = undefined;
     board.sketch();
   }
   row(board) {

@@ -1,0 +1,151 @@
+"""One utterance in rows over time, as in Praat's window: sound, segments, units, attention and norms under one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from ipywidgets import FloatSlider, SelectionSlider
+from matplotlib.axes import Axes
+
+from unisat.corpus import Batch
+from unisat.frames import SAMPLE_RATE, frame_seconds, hop, stack_length
+from unisat.interpret.layers.strip import NEAR, Strip, strip as computed
+from unisat.modules import versions
+from unisat.plots import _strip as plots
+from unisat.pretrained import UniSpeechSatPreTrainedModel
+from unisat.segments import Segments
+from unisat.widgets._choices import check_utterance, utterance_menu
+from unisat.widgets._picture import Look, Picture, Sound, answers, control, new_figure
+
+MEAN = -1  # instead of the number of a head: the mean of all heads
+KEPT = 4  # utterances that are kept: going back to one of them runs no model
+AROUND = 0.25  # seconds before and behind a frame, to listen to
+
+
+class StripView(Picture):
+    """One utterance over time; made by `strip`.
+
+    Attributes
+    ----------
+    strip : Strip
+        What the model computes of the utterance.
+    frame : int
+        The chosen one.
+    table : DataFrame
+        A row for each frame, see `unisat.interpret.layers.strip.Strip.table`.
+    """
+
+    strip: Strip
+    frame: int
+    table: pd.DataFrame
+
+    def __init__(
+        self, model: UniSpeechSatPreTrainedModel, batch: Batch, utterance: int, segments: Segments | None
+    ) -> None:
+        check_utterance(utterance, batch.ids, "batch")
+        if segments is not None and not set(segments.ids) & set(batch.ids):
+            raise ValueError(
+                f"none of the {len(segments.ids)} utterances of the segments is in the batch, whose first is "
+                f"{batch.ids[0]!r}; give segments with the batch's ids."
+            )
+        self.model, self.batch, self.segments = model, batch, segments
+        self._strips: dict[Any, Strip] = {}
+        self._drawn: Strip | None = None
+        config = model.config
+        front = config.conv_kernel, config.conv_stride
+        frames = [max(1, stack_length(len(one), *front)) for one in batch.waveforms]
+        times = frame_seconds(max(frames), *front).tolist()
+        place = {"value": times[frames[utterance] // 2], "min": times[0], "max": times[-1]}
+        heads = range(config.num_attention_heads)
+        names = [(f"mean of {len(heads)}", MEAN), *((str(head), head) for head in heads)]
+        layers = range(config.num_hidden_layers)
+        super().__init__(
+            utterance_menu(batch.ids, "whom to look at", utterance),
+            control(SelectionSlider, "layer", "block of the encoder, from 0", options=layers),
+            control(SelectionSlider, "head", "attention head, from 0, or the mean of all", options=names),
+            control(
+                FloatSlider,
+                "frame",
+                "the nearest frame, in s; a click does the same",
+                **place,
+                step=hop(config.conv_stride) / SAMPLE_RATE,
+            ),
+        )
+        self.first()
+
+    def look(self, utterance: int, layer: int, head: int, frame: float) -> Look:
+        """Show an utterance, and what is at one of its frames."""
+        self.strip = one = self._compute(utterance)
+        self.frame, which = one.nearest(frame), None if head == MEAN else head
+        if self.figure is None:
+            self.figure = new_figure(8.4, 0.9 + 1.13 * sum(plots.heights(one)))
+            self.rows = plots.strip(one, figure=self.figure)
+            self.timed(*self.rows.all)
+        if self._drawn is not one:
+            plots.set_strip(one, self.rows)
+            self._drawn = one
+        plots.set_frame(one, self.frame, layer, which, self.rows)
+        self.table = one.table(self.frame, layer, which)
+        at = float(one.seconds[self.frame])
+        start = max(0, round(SAMPLE_RATE * (at - AROUND)))
+        near = Sound(one.samples[start : round(SAMPLE_RATE * (at + AROUND))], start / SAMPLE_RATE)
+        return Look(
+            caption=self._caption(layer, which), sounds={"the utterance": one.samples, "around the frame": near}
+        )
+
+    def _compute(self, utterance: int) -> Strip:
+        key = utterance, versions(self.model)
+        if key not in self._strips:
+            # what a cell's training has changed is computed anew, and the rest is of another model
+            self._strips = dict([(k, one) for k, one in self._strips.items() if k[1] == key[1]][1 - KEPT :])
+            self._strips[key] = computed(self.model, self.batch, utterance, self.segments)
+        return self._strips[key]
+
+    def _caption(self, layer: int, head: int | None) -> str:
+        one, row = self.strip, self.table.iloc[self.frame]
+        said = [f"{tier} {row[tier] or '–'}" for tier in one.labels]
+        units = [f"cluster {row['cluster']}"] if "cluster" in one.sizes else []
+        codes = [f"{row[name]} in {name}" for name in one.sizes if name != "cluster"]
+        units += [f"entry {' and '.join(codes)}"] if codes else []
+        found = one.look(self.frame, layer, head)
+        which = "the mean of all heads" if head is None else f"head {head}"
+        return (
+            f"{one.id}, frame {self.frame} at {row['seconds']:.2f} s"
+            f"{''.join(f', {text}' for text in (*said, *units))}. Layer {layer}, {which} looks "
+            f"{found['distance_ms']:.0f} ms away on average, most at {found['most_at']:.2f} s, with "
+            f"{found['near_share']:.0%} of its weight within {NEAR} frames of itself; behind that layer the frame's RMS "
+            f"norm is {row['rms']:.2f}."
+        )
+
+    def clicked(self, ax: Axes, x: float, y: float) -> None:
+        """Take the frame at a time of the utterance."""
+        if ax in self.rows.all:
+            slider = self.controls["frame"]
+            self.set(frame=min(max(x, slider.min), slider.max))
+
+
+@answers
+def strip(
+    model: UniSpeechSatPreTrainedModel, batch: Batch, utterance: int = 0, segments: Segments | None = None
+) -> StripView:
+    """One utterance in rows that share the axis of time: what is heard, what is said, and what the model makes of it.
+
+    From the top: waveform; spectrogram; segments, if they are given; the cluster that the pretraining head predicts for
+    each frame, and the entries that the quantizer chooses, nothing hidden, if the model has these parts; where the
+    chosen frame looks, in one head or the mean of all; and the RMS norm of every layer. A click on any row chooses the
+    frame there; the words below the picture say what is at it.
+
+    Parameters
+    ----------
+    model
+        In evaluation mode; ``us.load("tiny", "pretraining")`` fills every row. It runs once for each utterance, and
+        again once its weights have changed (`unisat.modules.versions`).
+    batch
+        Each utterance is run alone, and has 60 s at most.
+    utterance : int
+        To begin with.
+    segments : Segments, optional
+        Words, phones or turns of the utterances, such as ``us.Segments.people()``.
+    """
+    return StripView(model, batch, utterance, segments)
