@@ -51,6 +51,8 @@ DRAWN = {
 
 
 NO_PLOTS = {
+    "Drawing",
+    "architecture",  # of its own in test_plots_architecture.py
     "CLASSES",
     "CellFigure",
     "MAGNITUDE",

@@ -4,6 +4,7 @@
 """
 
 from unisat.deprecation import old_modules
+from unisat.plots._architecture import Drawing, architecture
 from unisat.plots._attention import pattern
 from unisat.plots._comparison import comparison, differences
 from unisat.plots._directions import abx, analogies, direction
@@ -37,10 +38,12 @@ __all__ = [
     "MAGNITUDE",
     "SIGNED",
     "CellFigure",
+    "Drawing",
     "abx",
     "activity",
     "alignment",
     "analogies",
+    "architecture",
     "attribution",
     "axes",
     "code_counts",
