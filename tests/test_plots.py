@@ -59,6 +59,7 @@ NO_PLOTS = {
     "SIGNED",
     "axes",
     "describe",
+    "grade",
     "heat_map",
     "listen",
     "run_counts",
