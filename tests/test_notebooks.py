@@ -97,6 +97,22 @@ def test_a_lesson_says_what_it_asks_what_it_needs_and_what_to_try(path):
     assert solved == exercises
 
 
+@pytest.mark.parametrize("path", SERIES, ids=lambda path: path.name)
+def test_a_lesson_begins_with_a_bet_and_ends_with_its_grade(path):
+    code = ["".join(cell["source"]) for cell in read(path)["cells"] if cell["cell_type"] == "code"]
+    assert any(re.match("bet = ", text) for text in code[:4])
+    assert "us.grade(bet, " in code[-1] or 'bet["found"] = ' in code[-1]
+    assert "assert" in code[-1]
+
+
+@pytest.mark.parametrize("number", [*range(8), 10, 11, 12])
+def test_a_lesson_on_a_part_of_the_model_begins_with_the_drawing(number):
+    cells = read(SERIES[number])["cells"]
+    first = next(i for i, cell in enumerate(cells) if "us.plots.architecture(" in "".join(cell["source"]))
+    assert first < (20 if number == 0 else 5)  # the tour begins with a voice
+    assert 'src="data:image/svg+xml;base64,' in "".join(cells[first]["outputs"][0]["data"]["text/html"])
+
+
 def test_pictures_have_words_and_sounds_have_names(code):
     for cell in code:
         for output in cell["outputs"]:

@@ -3,6 +3,7 @@
 import base64
 import gc
 import io
+import math
 import weakref
 
 import ipywidgets
@@ -416,3 +417,15 @@ def test_a_sound_of_a_cell():
         plots.listen(torch.zeros(0), "nothing")
     with pytest.raises(ValueError, match="full scale 1, got torch.int16"):
         plots.listen(torch.zeros(3, dtype=torch.int16), "integers")
+
+
+def test_a_bet_is_graded():
+    assert plots.grade(0.65, 0.4951) == "You bet 0.65. It is 0.50: 0.15 too high."
+    assert plots.grade(-0.2, 0.05) == "You bet -0.20. It is 0.05: 0.25 too low."
+    assert plots.grade(320.0, 221.4, digits=0) == "You bet 320. It is 221: 99 too high."
+    assert plots.grade(0.5, 0.496) == "You bet 0.50. It is 0.50: right."
+    assert plots.grade("mfcc", "mfcc") == "You bet mfcc, and so it is."
+    assert plots.grade("layer 6", "mfcc") == "You bet layer 6. It is mfcc."
+    for bet, found in (("many", 0.5), (0.5, "many"), (math.nan, 0.5), (0.5, math.inf)):
+        with pytest.raises(ValueError, match="must be finite numbers, or both words"):
+            plots.grade(bet, found)

@@ -51,12 +51,15 @@ DRAWN = {
 
 
 NO_PLOTS = {
+    "Drawing",
+    "architecture",  # of its own in test_plots_architecture.py
     "CLASSES",
     "CellFigure",
     "MAGNITUDE",
     "SIGNED",
     "axes",
     "describe",
+    "grade",
     "heat_map",
     "listen",
     "run_counts",

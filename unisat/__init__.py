@@ -19,7 +19,7 @@ collect   `collect` features of a corpus into a `FeatureBank`
 measure   `probe_layers`, `abx`, `verify_trials`, `compare` models, `embed`, `layer_similarity`, `subspaces`,
           `direction`, `analogies`, `layer_weights`, `fit_layer_weights`; `codebook_usage`, `units`; `ctc_lens`,
           `unit_lens`, `kmeans_lens`
-show      `plots`, `widgets`, `listen`
+show      `plots`, `widgets`, `listen`; `grade` a bet
 train     `losses`, `masking`, `mixing`; the command ``unisat pretrain``; `unisat.training`
 ========  ======================================================================================
 

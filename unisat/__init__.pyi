@@ -105,7 +105,7 @@ from .interpret.units.lenses import ctc_lens as ctc_lens, kmeans_lens as kmeans_
 
 # show
 from . import plots as plots, widgets as widgets
-from .plots import listen as listen
+from .plots import grade as grade, listen as listen
 
 # train
 from . import losses as losses, masking as masking, mixing as mixing

@@ -4,6 +4,7 @@
 """
 
 from unisat.deprecation import old_modules
+from unisat.plots._architecture import Drawing, architecture
 from unisat.plots._attention import pattern
 from unisat.plots._comparison import comparison, differences
 from unisat.plots._directions import abx, analogies, direction
@@ -16,7 +17,7 @@ from unisat.plots._mixing import mixing
 from unisat.plots._objective import similarity, terms
 from unisat.plots._probes import probe_curves
 from unisat.plots._quantizer import code_counts, code_track, entry_scores, perplexity
-from unisat.plots._show import CellFigure, describe, listen, say
+from unisat.plots._show import CellFigure, describe, grade, listen, say
 from unisat.plots._similarity import layer_similarity, subspaces
 from unisat.plots._sound import spectrogram, waveform
 from unisat.plots._speakers import det, embedding, trial_scores
@@ -37,10 +38,12 @@ __all__ = [
     "MAGNITUDE",
     "SIGNED",
     "CellFigure",
+    "Drawing",
     "abx",
     "activity",
     "alignment",
     "analogies",
+    "architecture",
     "attribution",
     "axes",
     "code_counts",
@@ -57,6 +60,7 @@ __all__ = [
     "embedding",
     "entry_scores",
     "features",
+    "grade",
     "heat_map",
     "hidden",
     "kmeans_lens",

@@ -1,9 +1,10 @@
-"""How a notebook shows pictures and sounds: each with words for readers who cannot see or hear it."""
+"""How a notebook shows pictures and sounds, each with words for who cannot see or hear it, and grades bets."""
 
 from __future__ import annotations
 
 import base64
 import io
+import math
 import wave
 from dataclasses import dataclass
 from html import escape
@@ -164,3 +165,29 @@ def listen(samples: Float[Tensor, " samples"], name: str) -> Player:
             f"samples must be finite numbers with full scale 1, got {samples.dtype}; divide integers first."
         )
     return Player(samples.detach().float().cpu(), name)
+
+
+def grade(bet: float | str, found: float | str, digits: int = 2) -> str:
+    """Say how far a bet was from what was found.
+
+    Parameters
+    ----------
+    bet : float or str
+        What the reader expected, a number or a word.
+    found : float or str
+        What was measured.
+    digits : int
+        Digits behind the point, of all numbers.
+
+    Raises
+    ------
+    ValueError
+        If one is a number and the other a word, or a number is not finite.
+    """
+    if isinstance(bet, str) and isinstance(found, str):
+        return f"You bet {bet}, and so it is." if bet == found else f"You bet {bet}. It is {found}."
+    if isinstance(bet, str) or isinstance(found, str) or not (math.isfinite(bet) and math.isfinite(found)):
+        raise ValueError(f"bet={bet!r} cannot be held against {found!r}; both must be finite numbers, or both words.")
+    away = round(float(bet) - float(found), digits)
+    verdict = f"{abs(away):.{digits}f} too {'high' if away > 0 else 'low'}" if away else "right"
+    return f"You bet {bet:.{digits}f}. It is {found:.{digits}f}: {verdict}."
