@@ -1,6 +1,7 @@
 """What the page is told of a figure, against what matplotlib draws of it."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -124,6 +125,7 @@ def test_coordinates_are_of_the_data_or_of_the_axes():
     assert read(scene, only(scene, "line")["y"]).tolist() == [0, 1]
     assert only(scene, "area")["data"] == [False, True]
     half, four = [one for one in scene.parts["axes"][0]["artists"] if one["kind"] == "text"]
+    assert (half["clip"], half["room"]) == (False, [])
     assert (half["x"], half["y"], half["data"]) == (pytest.approx(0.5), pytest.approx(0.25), [False, False])
     assert (four["x"], four["y"], four["data"]) == (4, pytest.approx(0.5), [True, False])
 
@@ -154,7 +156,9 @@ def test_areas_points_and_segments_keep_their_corners_and_colours():
     assert segments["ends"] == [2, 4]
     assert read(scene, segments["points"]).reshape(-1, 2).tolist() == [[1, 0], [1, 7], [2, 0], [2, 7]]
     assert read(scene, points["sizes"]).tolist() == pytest.approx([6 * 100 / 72, 12 * 100 / 72])
-    assert points["names"] == ["one", "two"]
+    assert json.loads(scene.arrays[points["names"]]) == ["one", "two"]
+    told = [points["fill"][int(place)] for place in read(scene, points["paint"])]
+    assert told == ["#ff0000ff", "#0000ffff"]
     assert len(points["shape"]) == 4  # of a triangle, closed
 
 

@@ -35,7 +35,7 @@ CELLS = {
     "recording": "mine = us.widgets.recording(model)\nmine.load(batch.paths[2].read_bytes(), 'ls-332-03.opus')\nmine",
 }
 
-MOVED = {"speakers": "utterance", "attention": "head", "quantizer": "frame", "losses": "anchor"}
+MOVED = {"speakers": "utterance", "strip": "frame", "attention": "head", "quantizer": "frame", "losses": "anchor"}
 """What is moved many times; the first slider or menu of the others. Maps that are fitted anew are kept on purpose."""
 
 

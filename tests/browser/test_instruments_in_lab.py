@@ -115,10 +115,12 @@ def test_a_click_chooses_a_layer_and_a_head(layers, attention):
 
 def test_a_click_on_a_point_and_an_outline_around_points(speakers):
     where = np.array(speakers.ask("widget._where[1]"))
-    name, label = speakers.ask("[str(widget.table[one].iloc[7]) for one in ('id', widget.controls['color'].value)]")
-    assert speakers.hover("drawn[1].ax", *where[7].tolist()) == f"{name}: {label}"
+    name, who = speakers.ask("[str(widget.table[one].iloc[7]) for one in ('id', 'speaker')]")
+    assert speakers.hover("drawn[1].ax", *where[7].tolist()) == f"{name} (speaker {who})"
     speakers.click("drawn[1].ax", *where[7].tolist())
     assert speakers.ask("widget.controls['utterance'].value") == 7
+    assert not speakers.player("paused")  # it is heard at once
+    speakers.view.locator("audio").first.evaluate("player => player.pause()")
     # the outline begins in the corner of the picture, outside all axes
     inside = (where < np.median(where, axis=0)).all(axis=1)
     low, middle = where.min(0) - 1, np.median(where, axis=0)
@@ -159,6 +161,53 @@ def test_arrows_move_the_cursor_along_time(masks):
         assert masks.lines == 3
     step = masks.ask("np.ptp(widget.wave.get_xlim())") / 200
     np.testing.assert_allclose(np.diff(times) / step, [1, 1, 10, -1], atol=0.3)
+
+
+# ---- many rows under one line ----
+
+
+@pytest.fixture(scope="module")
+def strip(lab):
+    showcase.write(lab.notebooks / "strip.ipynb", "strip")
+    with lab.open("strip.ipynb") as opened:
+        opened.run()
+        assert opened.errors() == []
+        yield opened.instrument("StripView")
+        assert opened.complaints == []
+
+
+def test_every_row_of_a_strip_says_what_is_there(strip):
+    said = strip.ask("widget.strip.segments.query('tier == \"phone\"')[['start', 'end', 'label']].to_numpy()")
+    start, end, label = said[3]
+    assert strip.hover("rows.said", (start + end) / 2, 0.2).endswith(f" · {label}")
+    assert strip.lines == len(strip.ask("[one.get_position().bounds for one in widget.rows.all]"))
+    frame = strip.ask("widget.strip.nearest(1.0)")
+    for name in ("cluster", "group 1"):
+        expected = strip.ask(f"int(widget.strip.units[{name!r}].iloc[{frame}])")
+        time = strip.ask(f"widget.strip.seconds[{frame}]")
+        assert strip.hover(f"rows.units[{name!r}]", time, 3).endswith(f" · chosen {expected}")
+
+
+def test_a_click_on_a_strip_chooses_the_frame_and_the_sound_stays_there(strip):
+    strip.click("rows.sound", 2.0, 3000)
+    assert strip.ask("widget.frame") == strip.ask("widget.strip.nearest(2.0)")
+    assert strip.player("currentTime") == pytest.approx(2.0, abs=0.01)
+    strip.press(" ")
+    strip.click("rows.look", 1.0, 0.001)
+    strip.page.page.wait_for_timeout(200)
+    assert strip.player("currentTime") > 1.0  # the redraw does not stop it
+    assert not strip.player("paused")
+    strip.press(" ")
+
+
+def test_names_of_short_phones_are_written_where_one_looks_closer(strip):
+    strip.hover("rows.said", 0.6, 0.2)
+    whole = strip.words("0")
+    closer = strip.words("+", "+", "+")
+    said = strip.ask("widget.strip.segments['label'].tolist()")
+    assert 0 < sum(word in said for word in closer) < len(said)
+    assert set(closer) & set(said) - set(whole)
+    strip.press("0")
 
 
 # ---- looking closer ----
