@@ -149,6 +149,11 @@ class SpeakersView(Picture):
                 self.outlined = Outline(vertices).contains_points(where)
                 self.set(select="lasso")
 
+    def reset(self) -> None:
+        """Put every control back, and forget what was outlined."""
+        self.outlined = np.zeros_like(self.outlined)
+        super().reset()
+
     # measuring
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
