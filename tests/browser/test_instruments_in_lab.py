@@ -58,7 +58,10 @@ def numbers(tip):
 def cell(instrument, axes, x, y):
     """Value of the image of an axes at a place, as matplotlib has it."""
     image = f"widget.{axes}.images[0]"
-    values, (left, right, low, high) = np.array(instrument.ask(f"{image}.get_array().filled(0)")), instrument.ask(f"{image}.get_extent()")
+    values, (left, right, low, high) = (
+        np.array(instrument.ask(f"{image}.get_array().filled(0)")),
+        instrument.ask(f"{image}.get_extent()"),
+    )
     first, last = (low, high) if instrument.ask(f"{image}.origin") == "lower" else (high, low)
     rows, columns = values.shape
     return values[int((y - first) / (last - first) * rows), int((x - left) / (right - left) * columns)]
@@ -403,7 +406,9 @@ def twice(lab):
 
 def test_a_sharp_screen_gets_a_sharp_picture(twice):
     canvas = twice.instrument("LayersView").canvas
-    assert canvas.evaluate("canvas => canvas.width / canvas.getBoundingClientRect().width") == pytest.approx(2, abs=0.01)
+    assert canvas.evaluate("canvas => canvas.width / canvas.getBoundingClientRect().width") == pytest.approx(
+        2, abs=0.01
+    )
 
 
 def test_two_views_of_a_widget_both_work(twice):

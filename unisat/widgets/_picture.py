@@ -180,7 +180,11 @@ class Picture(ipywidgets.VBox):
             calls = [one for one in ast.walk(ast.parse(self._source)) if isinstance(one, ast.Call)]
             mine = [one for one in calls if getattr(one.func, "attr", getattr(one.func, "id", "")) == self.maker]
             call = ast.unparse(mine[-1]) if mine else call
-        moved = {name: self.controls[name].value for name, value in self._initial.items() if self.controls[name].value != value}
+        moved = {
+            name: self.controls[name].value
+            for name, value in self._initial.items()
+            if self.controls[name].value != value
+        }
         if not moved:
             return call
         if all(name.isidentifier() for name in moved):
