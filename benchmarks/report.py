@@ -265,15 +265,21 @@ def tricks(found: dict[str, tuple[dict, dict]], part: str) -> dict[tuple[str, ..
 def instruments(measured: dict) -> list[str]:
     """What `instruments.py` measured."""
     facts = ", ".join(str(one) for one in measured["machine"].values())
-    about = f"Medians of {measured['times']} events, in headless Chromium {measured['chromium']} on {facts}, {measured['when']}."
+    chromium, when = measured["chromium"], measured["when"]
+    about = f"Medians of {measured['times']} events, in headless Chromium {chromium} on {facts}, {when}."
+    widgets, whats = measured["widgets"], ("pointer", "closer", "control")
     rows = []
-    for name, one in measured["widgets"].items():
+    for name, one in widgets.items():
         cells = [f"{one[kind]:.1f} ms<br>{verdict(one[kind] <= bar)}" for kind, bar in AT_ONCE_MS.items()]
         rows.append((f"`{name}`", *cells, one["control"]))
-    heads = [
-        f"{what}<br>≤ {bar} ms" for what, bar in zip(("pointer", "closer", "control"), AT_ONCE_MS.values(), strict=True)
+    missed = [
+        f"`{name}` ({what})"
+        for what, (kind, bar) in zip(whats, AT_ONCE_MS.items(), strict=True)
+        for name, one in widgets.items()
+        if one[kind] > bar
     ]
-    return [about, "", *grid(("widget", *heads, "which control"), rows)]
+    heads = [f"{what}<br>≤ {bar} ms" for what, bar in zip(whats, AT_ONCE_MS.values(), strict=True)]
+    return [about, "", *grid(("widget", *heads, "which control"), rows), "", f"Missed: {', '.join(missed) or 'none'}."]
 
 
 def render(history: list[dict]) -> str:

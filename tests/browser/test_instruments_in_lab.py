@@ -480,15 +480,17 @@ def test_two_views_of_a_widget_both_work(twice):
 
 
 def test_a_view_that_comes_later_gets_everything(twice):
-    lab = "jupyterapp.shell.currentWidget"
-    twice.page.evaluate(f"{lab}.content.activeCellIndex = 1")
-    twice.page.evaluate("jupyterapp.commands.execute('notebook:create-output-view')")
+    twice.page.evaluate("""async () => {
+        const notebook = jupyterapp.shell.currentWidget;
+        notebook.content.activeCellIndex = 1;
+        await jupyterapp.commands.execute('notebook:create-output-view');
+        jupyterapp.shell.activateById(notebook.id);
+    }""")
     twice.page.wait_for_timeout(1500)
     views = twice.page.locator(".jp-LinkedOutputView .unisat")
     looks = [view.evaluate("view => unisat.look(unisat.picture(view))") for view in views.all()]
     assert len(looks) == 2
     assert "blank" not in looks
-    twice.page.evaluate("document.querySelector('.jp-LinkedOutputView').remove()")
 
 
 def test_a_microphone_that_is_refused_is_said(twice):

@@ -157,8 +157,8 @@ class SpeakersView(Picture):
                 self.set(select="lasso")
 
     def reset(self) -> None:
-        """Put every control back to where it was, and forget what was outlined."""
-        self.outlined = np.zeros(len(self.table), dtype=bool)
+        """Put every control back, and forget what was outlined."""
+        self.outlined = np.zeros_like(self.outlined)
         super().reset()
 
     # measuring

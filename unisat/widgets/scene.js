@@ -224,12 +224,28 @@ class Drawing {
     if (one.width) {
       this.stroke(one.colour, one.width, one.dash);
       pen.beginPath();
-      let down = false;
+      // of points that follow each other in one column of pixels, only the ends, the lowest and the highest are to be seen
+      const { a: sharp } = pen.getTransform();
+      let [down, run] = [false, null];
+      const end = () => {
+        if (run?.many) for (const y of [run.low, run.high, run.last]) pen.lineTo(run.x, y);
+        run = null;
+      };
       for (let i = 0; i < xs.length; i++) {
         const [x, y] = at(i);
-        if (x === x && y === y) down ? pen.lineTo(x, y) : pen.moveTo(x, y);
-        down = x === x && y === y;
+        const column = Math.floor(x * sharp);
+        if (run && column === run.column && y === y) {
+          Object.assign(run, { low: Math.min(run.low, y), high: Math.max(run.high, y), last: y, many: true });
+          continue;
+        }
+        end();
+        if (x === x && y === y) {
+          down ? pen.lineTo(x, y) : pen.moveTo(x, y);
+          run = { column, x, low: y, high: y, last: y };
+        }
+        down = run !== null;
       }
+      end();
       pen.stroke();
     }
     if (one.marker) for (let i = 0; i < xs.length; i++) this.mark(one, ...at(i));

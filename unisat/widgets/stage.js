@@ -588,6 +588,7 @@ function renderUpload({ model, el }) {
       recorder.addEventListener("dataavailable", (part) => parts.push(part.data));
       recorder.addEventListener("stop", async () => {
         for (const track of stream.getTracks()) track.stop();
+        if (!row.isConnected) return;
         idle();
         const context = new AudioContext();
         const content = wavOf(await context.decodeAudioData(await new Blob(parts).arrayBuffer()));
@@ -602,6 +603,7 @@ function renderUpload({ model, el }) {
       said.textContent = `The microphone cannot be used (${error.message}). Allow it in the browser, or choose a file.`;
     }
   });
+  return () => recorder?.stream.getTracks().forEach((track) => track.stop());
 }
 
 export default {
