@@ -1,6 +1,6 @@
-"""Film the instruments in JupyterLab for the README: python docs/film.py, which writes docs/images/instruments.gif.
+"""Make the README's pictures: python docs/film.py writes docs/images/architecture.svg and docs/images/instruments.gif.
 
-A reader's pointer and keys move over some of the widgets; each step is one screenshot.
+In the film a reader's pointer and keys move over some of the widgets in JupyterLab; each step is one screenshot.
 """
 
 import io
@@ -11,14 +11,16 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGET = ROOT / "docs" / "images" / "instruments.gif"
+IMAGES = ROOT / "docs" / "images"
 sys.path.insert(0, str(ROOT / "tests" / "browser"))
 
 import showcase  # noqa: E402
 from lab import Lab  # noqa: E402
 
+import unisat  # noqa: E402
+
 SIZE = 880, 660
-NAMES = ["masks", "attention", "quantizer"]
+NAMES = ["strip", "masks", "attention", "quantizer"]
 COLOURS = 64
 FRAME_MS = 160
 
@@ -77,7 +79,12 @@ class Film:
 
 def films(page) -> list[Image.Image]:
     """Everything that is shown, one widget after the other."""
-    masks, attention, quantizer = (Film(page, view) for view in page.views())
+    strip, masks, attention, quantizer = (Film(page, view) for view in page.views())
+    strip.shoot(3)
+    strip.move(0.15, 0.5, steps=1)
+    strip.move(0.5, 0.5, steps=10)
+    strip.click()
+    strip.press("layer", "ArrowRight", 3)
     masks.shoot(3)
     masks.press("mask_prob", "ArrowLeft", 6, each=5)
     masks.press("mask_prob", "ArrowRight", 6, each=5)
@@ -97,10 +104,12 @@ def films(page) -> list[Image.Image]:
     for x in (0.4, 0.6):
         quantizer.move(x, 0.47, steps=3)
         quantizer.click()
-    return [*masks.frames, *attention.frames, *quantizer.frames]
+    return [*strip.frames, *masks.frames, *attention.frames, *quantizer.frames]
 
 
 if __name__ == "__main__":
+    drawing = unisat.plots.architecture(unisat.UniSpeechSatConfig.base())
+    (IMAGES / "architecture.svg").write_text(drawing.svg, encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "notebooks"
         place.mkdir()
@@ -110,4 +119,6 @@ if __name__ == "__main__":
             if problems := page.errors() + page.alerts():
                 raise SystemExit("\n".join(problems))
             taken = [one.quantize(COLOURS, dither=Image.Dither.NONE) for one in films(page)]
-    taken[0].save(TARGET, save_all=True, append_images=taken[1:], duration=FRAME_MS, loop=0, optimize=True)
+    taken[0].save(
+        IMAGES / "instruments.gif", save_all=True, append_images=taken[1:], duration=FRAME_MS, loop=0, optimize=True
+    )

@@ -27,6 +27,12 @@ def test_the_examples_run(monkeypatch):
     ipywidgets.Widget.close_all()  # the examples leave one on the page
 
 
+def test_the_drawing_is_what_the_code_draws():
+    stored = (ROOT / "docs" / "images" / "architecture.svg").read_text(encoding="utf-8")
+    assert stored == unisat.plots.architecture(unisat.UniSpeechSatConfig.base()).svg
+    assert "docs/images/architecture.svg" in README
+
+
 def test_it_counts_the_voices_that_ship():
     voices, people = (corpus.table["speaker"].nunique() for corpus in (unisat.corpus.builtin(), unisat.corpus.people()))
     assert f"{voices} built-in synthetic voices, and {people} people" in README

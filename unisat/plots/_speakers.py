@@ -115,7 +115,7 @@ class PointMap:
     star: Line2D
     ring: Line2D
     rings: Line2D
-    near: LineCollection
+    near: Any
 
 
 def point_map(ax: Axes) -> PointMap:
