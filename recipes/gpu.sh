@@ -5,8 +5,9 @@
 #   maybe      build/carry/wheels/*.whl   packages that are not there (soundfile, soxr, cffi, pycparser)
 #   and        build/sat/1/targets        clusters of MFCC, made where kaldi-native-fbank is:
 #              python -c "from unisat.training import loop, recipe; loop.targets_of(recipe.read('recipes/sat-1.toml'))"
+#   and        build/lda/1/targets        python recipes/discriminant.py recipes/lda-1.toml
 #
-#   recipes/gpu.sh train --out OUT --seconds 400
+#   recipes/gpu.sh train --out OUT --seconds 500
 #   recipes/gpu.sh heads --out OUT --seconds 60
 #
 # Parts may come one after the other: what is unpacked stays. Tried without a GPU, too: add --set for a small model.
