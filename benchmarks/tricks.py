@@ -9,6 +9,7 @@ Prints JSON: rows of ``what``, ``this`` and ``other`` (what was timed), ``ms`` a
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import statistics
 import time
@@ -16,9 +17,10 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from works import noise
+from works import RAGGED, noise
 
 from unisat import UniSpeechSatConfig, UniSpeechSatModel, fast, shortcuts
+from unisat.frames import valid_positions
 from unisat.masking import span_mask
 from unisat.model import Attention
 
@@ -74,6 +76,11 @@ def kept(model: UniSpeechSatModel) -> list[dict]:
     rows.append(compare("front end", "in pieces, folded", run, "layer by layer", in_plain(run)))
     run = lambda: model.encoder.pos_conv_embed(hidden)  # noqa: E731
     rows.append(compare("positional convolution", "by spectra", run, "direct", in_plain(run)))
+    layer, frames = model.encoder.layers[0], torch.tensor([int(50 * seconds) - 1 for seconds in RAGGED])
+    batch, valid = torch.randn(len(frames), FRAMES, WIDTH), valid_positions(frames, FRAMES)
+    run = lambda: layer(batch, valid)[0][valid]  # noqa: E731
+    padded = lambda: inspect.unwrap(type(layer).forward)(layer, batch, valid)[0][valid]  # noqa: E731
+    rows.append(compare("a layer, 8 ragged clips", "without padding", run, "with padding", padded))
     half = torch.randn(1, HEADS, FRAMES, WIDTH // HEADS).bfloat16()
     products = lambda: torch.softmax((half * 0.125) @ half.mT, -1) @ half  # noqa: E731
     fused = lambda: F.scaled_dot_product_attention(half, half, half)  # noqa: E731

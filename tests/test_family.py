@@ -69,9 +69,10 @@ def test_a_padded_utterance_gets_what_it_gets_alone(model, ragged):
 def test_the_fast_ways_give_the_formulas_numbers(model, ragged):
     waveforms, mask, _ = ragged
     for given in (None, mask):
-        fast = model(waveforms, given).last_hidden_state
+        fast = model(waveforms, given)
         with plain():
-            assert relative(fast, model(waveforms, given).last_hidden_state) <= 1e-5
+            expected = model(waveforms, given)
+        assert relative(fast.last_hidden_state[fast.valid], expected.last_hidden_state[fast.valid]) <= 1e-5
 
 
 @torch.no_grad()

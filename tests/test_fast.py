@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import shuffled, small_config
+from conftest import FAMILIES, family_config, shuffled, small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ import unisat
 from unisat import UniSpeechSatForPreTraining, UniSpeechSatForXVector, UniSpeechSatModel, fast, shortcuts
 from unisat.frames import valid_positions
 from unisat.group_norm import MaskedGroupNorm
-from unisat.model import Attention
+from unisat.model import Attention, EncoderLayer
 
 KINDS = {
     "post-LN": {},
@@ -312,6 +312,94 @@ def test_who_watches_the_front_end_sees_whole_signals(place):
     assert [shape[-1] for shape in seen] == [unisat.frames.stack_length(6000, kernels, strides)]
 
 
+@pytest.fixture
+def any_padding(monkeypatch):
+    """Leave padding out however little there is."""
+    monkeypatch.setattr(fast, "PER_UTTERANCE", 0)
+    monkeypatch.setattr(fast, "SHARE", 0)
+
+
+LAYERS = {family: (family, {}) for family in FAMILIES} | {
+    "pre-LN": ("unispeech-sat", KINDS["pre-LN"]),
+    "pre-LN of WavLM": ("wavlm", KINDS["pre-LN"]),
+    "language adapters": ("wav2vec2", KINDS["pre-LN"] | {"adapter_attn_dim": 5}),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", LAYERS)
+@settings(max_examples=12, deadline=None)
+@given(lengths=st.lists(st.integers(148, 2500), min_size=2, max_size=5), alone=st.booleans(), seed=st.integers(0, 9))
+def test_frames_of_all_utterances_in_one_row(kind, lengths, alone, seed):
+    family, changes = LAYERS[kind]
+    config = family_config(family, **changes)
+    model = shuffled(unisat.AutoModel.from_config(config), seed)
+    lengths[0], lengths[-1] = max(lengths) + 400, 148 if alone else lengths[-1]  # one frame
+    waveforms, samples = draw(len(lengths), lengths[0], seed=seed), torch.tensor(lengths)
+    mask = valid_positions(samples, lengths[0]).long()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast, "PER_UTTERANCE", 0)
+        patch.setattr(fast, "SHARE", 0)
+        with Operators() as operators:
+            quick = model(waveforms, mask, output_hidden_states=True)
+    assert "index_copy" in operators.seen
+    with shortcuts.plain():
+        plain = model(waveforms, mask, output_hidden_states=True)
+    frames = unisat.frames.stack_length(samples, config.conv_kernel, config.conv_stride)
+    assert frames[-1] == 1 or not alone
+    valid = valid_positions(frames, quick.hidden_states[0].shape[1])
+    pairs = [(a, b, valid) for a, b in zip(quick.hidden_states, plain.hidden_states, strict=True)]
+    for a, b, counted in (*pairs, (quick.last_hidden_state, plain.last_hidden_state, plain.valid)):
+        assert a.shape == b.shape
+        assert (a - b)[counted].abs().max() <= 1e-5 * b[counted].abs().max()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "place", ["", ".attention", ".attention.q_proj", ".final_layer_norm", ".feed_forward.activation"]
+)
+def test_who_watches_a_layer_sees_the_padded_batch(place, any_padding, monkeypatch):
+    model, mask = shuffled(UniSpeechSatModel(small_config())), valid_positions(torch.tensor([3000, 700, 160]), 3000)
+    answers, seen, judge = [], [], fast.attention_alone_mixes
+    monkeypatch.setattr(fast, "attention_alone_mixes", lambda layer: answers.append(judge(layer)) or answers[-1])
+    watched = model.encoder.get_submodule(f"layers.1{place}")
+    watched.register_forward_hook(lambda module, args, out: seen.append((args[0], out)))
+    model(draw(3, 3000), mask.long())
+    assert answers == [True, place == "", True]  # in the other layers padding is left out
+    ((given, found),) = seen
+    assert given.shape[:2] == (found[0] if isinstance(found, tuple) else found).shape[:2] == (3, 45)
+
+
+@torch.no_grad()
+def test_where_padding_stays():
+    layer = shuffled(UniSpeechSatModel(small_config())).encoder.layers[0]
+    hidden, valid = draw(3, 60, 16), valid_positions(torch.tensor([60, 9, 1]), 60)
+
+    def stays(valid=valid, output_attentions=False):
+        return fast.leave_padding_out(layer, hidden, valid, output_attentions) is NotImplemented
+
+    assert not stays()
+    assert stays(None)
+    assert stays(output_attentions=True)
+    assert stays(valid_positions(torch.tensor([60, 30, 12]), 60))  # 78 frames of padding: 20 of each, and a tenth
+    assert not stays(valid_positions(torch.tensor([60, 30, 11]), 60))
+    layer.train()
+    assert stays()
+    layer.eval()
+    layer.config.padding = "reference"
+    assert stays()
+    layer.config.padding = "exact"
+
+    class Smooth(nn.Module):
+        def forward(self, values):
+            return values.cumsum(1)
+
+    layer.attention.softmax = Smooth()  # attention sees one utterance at a time, whatever it is made of
+    assert not stays()
+    layer.feed_forward.activation = Smooth()
+    assert stays()
+
+
 @dataclass
 class Way:
     """A fast way: the plain formula below it, what both are given, and where it does not apply."""
@@ -354,6 +442,12 @@ def ways():
             compiled=True,
         ),
         "attend_in_place": Way(Attention.attend, (layer.attention, *heads, valid, True), "softmax", float64=True),
+        "leave_padding_out": Way(
+            EncoderLayer.forward,
+            (layer, draw(3, 60, 16), valid_positions(torch.tensor([60, 9, 1]), 60)),
+            " ".join(name for name, _ in layer.named_modules() if name),
+            float64=True,
+        ),
     }
 
 
@@ -393,6 +487,8 @@ def test_a_fast_way_gives_what_the_formula_gives(name, one_dnn):
     if name == "encode_in_pieces":  # leaves padding out
         lengths = unisat.frames.stack_length(way.args[2], way.args[0].kernels, way.args[0].strides)
         counted = valid_positions(lengths, found[0].shape[-1])[:, None]
+    if name == "leave_padding_out":
+        counted = way.args[2][..., None]
     for a, b, c, d in zip(found, taken, plain, exact, strict=True):
         assert torch.equal(a, b)  # it is the one that is taken
         scale = float((c * counted).abs().max())
@@ -463,13 +559,13 @@ class Operators(TorchDispatchMode):
             self.seen.add("convolution of an image")
         if name.startswith("_scaled_dot_product"):
             self.seen.add("fused attention")
-        if name in {"gelu_", "baddbmm", "_fft_r2c", "softmax.int_out"}:
+        if name in {"gelu_", "baddbmm", "_fft_r2c", "softmax.int_out", "index_copy"}:
             self.seen.add(name)
         return operator(*args, **(kwargs or {}))
 
 
 SIZES = dict(vocab_size=7, tdnn_dim=[12, 10], tdnn_kernel=[3, 1], tdnn_dilation=[2, 1], xvector_output_dim=9)
-FAST = {"gelu_", "_fft_r2c", "fused attention", "convolution of an image"}
+FAST = {"gelu_", "_fft_r2c", "fused attention", "convolution of an image", "index_copy"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -487,7 +583,7 @@ def test_plain_is_really_plain(model_class, kind, one_dnn):
 
     expected = FAST | (set() if kind == "pre-LN" else {"baddbmm"})
     assert computed(nullcontext()) == expected
-    expected = expected - {"fused attention"} | {"softmax.int_out"}
+    expected = expected - {"fused attention", "index_copy"} | {"softmax.int_out"}
     assert computed(nullcontext(), output_attentions=True) == expected
     for options in ({}, {"output_attentions": True}):
         assert computed(shortcuts.plain(), **options) == set()

@@ -1,4 +1,4 @@
-"""The fast ways: each gives the numbers of a plain formula within 1e-5, where it applies.
+"""The fast ways: each gives the numbers of a plain formula within 1e-5 (on frames of speech), where it applies.
 
 ============================  =================================================  ====================================
 fast way                      instead of                                         in
@@ -11,6 +11,7 @@ fast way                      instead of                                        
 `convolve_by_spectra`         a convolution with a wide kernel                   ``PositionalConvEmbedding.forward``
 `attend_fused`                the attention pattern in memory                    ``Attention.attend``
 `attend_in_place`             the scores beside the pattern in memory            ``Attention.attend``
+`leave_padding_out`           the frames behind the shorter utterances           ``EncoderLayer.forward``
 ============================  =================================================  ====================================
 
 A fast way takes the arguments of its formula. Modules come as ``Any``, because this file may not import theirs,
@@ -33,6 +34,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
+from unisat.config import ACTIVATIONS
 from unisat.frames import conv_length, hop, receptive_field, stack_length, valid_positions
 from unisat.group_norm import MaskedGroupNorm
 from unisat.modules import bit_sum
@@ -248,6 +250,54 @@ def attend_in_place(
         scores.masked_fill_(~valid[:, None, None, :], torch.finfo(scores.dtype).min)
     pattern = torch.softmax(scores, -1, out=scores)
     return attention.dropout(pattern) @ v, pattern if output_attentions else None
+
+
+# ---- padding ----
+
+PER_UTTERANCE, SHARE = 20, 0.1
+"""Leaving padding out costs what so many frames of each utterance do, and this share of all frames."""
+PER_FRAME = (nn.LayerNorm, nn.Linear, nn.Dropout, *{type(make()) for make in ACTIVATIONS.values()})
+"""What computes each frame by itself, whatever lies beside it."""
+
+
+def attention_alone_mixes(layer: Any) -> bool:
+    """Whether a layer computes each frame by itself outside its attention, and nobody watches inside."""
+    attention = set(layer.attention.modules())
+    others = [type(module) for module in layer.modules() if module not in attention]
+    if not all(kind in PER_FRAME or kind.__module__.startswith("unisat.") for kind in others):
+        return False
+    return not watched(*(module for module in layer.modules() if module is not layer))
+
+
+def leave_padding_out(
+    layer: Any,
+    hidden: Float[Tensor, "batch frames hidden"],
+    valid: Bool[Tensor, "batch frames"] | None = None,
+    output_attentions: bool = False,
+    bias: Float[Tensor, "heads frames frames"] | None = None,
+) -> tuple[Float[Tensor, "batch frames hidden"], None] | NotImplementedType:
+    """Compute a layer on the valid frames of all utterances in one row, in which each utterance attends by itself.
+
+    Padding passes through as it is; what the formula makes of it means nothing either. This applies on a CPU (a GPU
+    would be waited for), in evaluation, without gradients, and with ``padding="exact"``: the reference's numbers are
+    those on padding too.
+    """
+    if not allowed() or valid is None or output_attentions or layer.training or torch.is_grad_enabled():
+        return NotImplemented
+    if hidden.device.type != "cpu" or layer.config.padding != "exact" or not attention_alone_mixes(layer):
+        return NotImplemented
+    lengths = valid.sum(1).tolist()
+    if valid.numel() - sum(lengths) <= PER_UTTERANCE * len(lengths) + SHARE * valid.numel():
+        return NotImplemented
+    places = valid.flatten().nonzero()[:, 0]
+    row = hidden.flatten(0, 1)[places][None]  # (1, valid frames of all, hidden)
+    to_attend = layer.layer_norm(row) if layer.norm_first else row
+    attended = []
+    for frames, utterance in zip(lengths, to_attend.split(lengths, 1), strict=True):
+        own = None if bias is None else bias[:, :frames, :frames]  # it is about distances only
+        attended.append(layer.attention(utterance, None, False, own)[0])
+    row = layer.add(row, torch.cat(attended, 1))
+    return hidden.to(row).flatten(0, 1).index_copy(0, places, row[0]).view_as(hidden), None
 
 
 # ---- the first convolution and its norm over time ----

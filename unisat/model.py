@@ -204,6 +204,7 @@ class EncoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: UniSpeechSatConfig, attention: Attention):
         super().__init__()
+        self.config = config
         self.norm_first = config.do_stable_layer_norm
         self.attention = attention
         self.dropout = nn.Dropout(config.hidden_dropout)
@@ -215,20 +216,23 @@ class EncoderLayer(GradientCheckpointingLayer):
         if config.adapter_attn_dim is not None and self.norm_first:
             self.adapter_layer = AttentionAdapter(config.hidden_size, config.adapter_attn_dim)
 
+    @sooner(fast.leave_padding_out)
     def forward(
         self, hidden: Hidden, valid: Valid | None = None, output_attentions: bool = False, bias: Tensor | None = None
     ) -> tuple[Hidden, Pattern | None]:
         """Give the residual stream behind this layer and, if asked for, the attention weights."""
         to_attend = self.layer_norm(hidden) if self.norm_first else hidden
         attended, pattern = self.attention(to_attend, valid, output_attentions, bias)
+        return self.add(hidden, attended), pattern
+
+    def add(self, hidden: Hidden, attended: Hidden) -> Hidden:
+        """Add what attention gives, then what the feed-forward gives: each frame by itself."""
         hidden = hidden + self.dropout(attended)
         if not self.norm_first:
             hidden = self.layer_norm(hidden)
-            return self.final_layer_norm(hidden + self.feed_forward(hidden)), pattern
+            return self.final_layer_norm(hidden + self.feed_forward(hidden))
         hidden = hidden + self.feed_forward(self.final_layer_norm(hidden))
-        if self.adapter_layer is not None:
-            hidden = hidden + self.adapter_layer(hidden)
-        return hidden, pattern
+        return hidden if self.adapter_layer is None else hidden + self.adapter_layer(hidden)
 
 
 class Encoder(nn.Module):

@@ -120,7 +120,8 @@ class Wav2Vec2BaseModelOutput(ModelOutput):
     attentions : tuple of num_hidden_layers tensors (batch, heads, query frames, key frames), optional
         Attention weights before dropout; None for a layer that LayerDrop skipped.
     valid : (batch, frames)
-        True on frames of `last_hidden_state` that are the utterance, False on padding. Not in the reference.
+        True on frames of `last_hidden_state` that are the utterance, False on padding, where hidden states mean
+        nothing and depend on which fast ways are taken. Not in the reference.
     lengths : (batch,)
         Valid frames of `last_hidden_state` in each utterance. Not in the reference.
     conv_features : (batch, conv_dim[-1], frames)
