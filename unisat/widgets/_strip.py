@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 
 from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE, frame_seconds, hop, stack_length
-from unisat.interpret.layers.strip import NEAR, Strip, strip as computed
+from unisat.interpret.layers.strip import NEAR, Strip
+from unisat.interpret.layers.strip import strip as computed
 from unisat.modules import versions
 from unisat.plots import _strip as plots
 from unisat.pretrained import UniSpeechSatPreTrainedModel
@@ -114,8 +115,8 @@ class StripView(Picture):
             f"{one.id}, frame {self.frame} at {row['seconds']:.2f} s"
             f"{''.join(f', {text}' for text in (*said, *units))}. Layer {layer}, {which} looks "
             f"{found['distance_ms']:.0f} ms away on average, most at {found['most_at']:.2f} s, with "
-            f"{found['near_share']:.0%} of its weight within {NEAR} frames of itself; behind that layer the frame's RMS "
-            f"norm is {row['rms']:.2f}."
+            f"{found['near_share']:.0%} of its weight within {NEAR} frames of itself; behind that layer the frame's "
+            f"RMS norm is {row['rms']:.2f}."
         )
 
     def clicked(self, ax: Axes, x: float, y: float) -> None:
