@@ -87,7 +87,7 @@ def test_training_watches_nothing():
     assert not set(names) & {"interpret", "plots", "widgets"}
 
 
-MEASURED = {"Comparison", "Trace", "over_frames", "rms_norms"}
+MEASURED = {"Comparison", "Strip", "Trace", "over_frames", "rms_norms"}
 """What plots take from `interpret`: types, and what turns a result into the numbers of its picture."""
 
 STATISTICS = set(

@@ -93,7 +93,7 @@ class Strip:
         }
 
     def table(self, frame: int, layer: int, head: int | None = None) -> pd.DataFrame:
-        """Give a row for each frame: time, labels, units, the weight that ``frame`` gives it, the norm behind the block."""
+        """Give a row for each frame: time, labels, units, the weight from ``frame``, and the norm behind the block."""
         looked = {"weight": self.weights(frame, layer, head).numpy(), "rms": self.norms.loc[layer + 1].to_numpy()}
         times = pd.Series(self.seconds.numpy(), name="seconds")
         return pd.concat([times, self.labels, self.units, pd.DataFrame(looked)], axis=1)
