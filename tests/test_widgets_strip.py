@@ -208,6 +208,18 @@ def test_a_model_runs_once_for_each_utterance_until_it_learns(monkeypatch):
     np.testing.assert_array_equal(view.rows.units["cluster"].lines[0].get_ydata(), view.strip.units["cluster"])
 
 
+def test_what_is_kept_is_together_as_long_as_one_utterance_may_be(monkeypatch):
+    import unisat.widgets._strip as module
+
+    monkeypatch.setattr(module, "LONGEST", 0.75)  # of 0.6, 0.25 and 0.125 s
+    view = strip_widget(model(), noise(), 0)
+    kept = []
+    for utterance in (2, 1, 2, 0):
+        view.set(utterance=utterance)
+        kept.append([one.id for one in view._strips.values()])
+    assert kept == [["amy <1>", "cat"], ["cat", "bob"], ["cat", "bob"], ["amy <1>"]]
+
+
 def test_padding_does_not_touch_an_utterance():
     one = strip(model(), noise(), 2)
     expected = us.run(model(), noise()[2], "block.0.attn.pattern")[1]["block.0.attn.pattern"][0]

@@ -122,6 +122,8 @@ def point_map(ax: Axes) -> PointMap:
     """Prepare a map of utterances without points; `set_point_map` puts them there, each with a name for the page."""
     edge: dict[str, Any] = {"edgecolors": "0.25", "linewidths": 0.4}
     around: dict[str, Any] = {"marker": "o", "ls": "", "mfc": "none", "mec": "black"}
+    near = LineCollection([], colors="0.5", linewidths=0.8, zorder=0.5)
+    ax.add_collection(near, autolim=False)
     return PointMap(
         ax=ax,
         points={mark: ax.scatter([], [], s=26, marker=mark, **edge) for mark in MARKERS},
@@ -129,7 +131,7 @@ def point_map(ax: Axes) -> PointMap:
         star=ax.plot([], [], "*", ms=18, mfc="white", mec="black", mew=1.5)[0],
         ring=ax.plot([], [], ms=14, mew=2.4, **around)[0],
         rings=ax.plot([], [], ms=9, mew=1.0, **around)[0],
-        near=ax.add_collection(LineCollection([], colors="0.5", linewidths=0.8, zorder=0.5), autolim=False),
+        near=near,
     )
 
 

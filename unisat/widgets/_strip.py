@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 
 from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE, frame_seconds, hop, stack_length
-from unisat.interpret.layers.strip import NEAR, Strip, strip as computed
+from unisat.interpret.layers.strip import LONGEST, NEAR, Strip
+from unisat.interpret.layers.strip import strip as computed
 from unisat.modules import versions
 from unisat.plots import _strip as plots
 from unisat.pretrained import UniSpeechSatPreTrainedModel
@@ -19,7 +20,6 @@ from unisat.widgets._choices import check_utterance, utterance_menu
 from unisat.widgets._picture import Look, Picture, Sound, answers, control, new_figure
 
 MEAN = -1  # instead of the number of a head: the mean of all heads
-KEPT = 4  # utterances that are kept: going back to one of them runs no model
 AROUND = 0.25  # seconds before and behind a frame, to listen to
 
 
@@ -97,9 +97,13 @@ class StripView(Picture):
     def _compute(self, utterance: int) -> Strip:
         key = utterance, versions(self.model)
         if key not in self._strips:
+            made = computed(self.model, self.batch, utterance, self.segments)
             # what a cell's training has changed is computed anew, and the rest is of another model
-            self._strips = dict([(k, one) for k, one in self._strips.items() if k[1] == key[1]][1 - KEPT :])
-            self._strips[key] = computed(self.model, self.batch, utterance, self.segments)
+            kept = [(old, one) for old, one in self._strips.items() if old[1] == key[1]]
+            # together as long as the longest may be: memory grows with the square of the length
+            while sum(len(one.samples) for _, one in kept) + len(made.samples) > LONGEST * SAMPLE_RATE:
+                del kept[0]
+            self._strips = dict([*kept, (key, made)])
         return self._strips[key]
 
     def _caption(self, layer: int, head: int | None) -> str:
@@ -114,8 +118,8 @@ class StripView(Picture):
             f"{one.id}, frame {self.frame} at {row['seconds']:.2f} s"
             f"{''.join(f', {text}' for text in (*said, *units))}. Layer {layer}, {which} looks "
             f"{found['distance_ms']:.0f} ms away on average, most at {found['most_at']:.2f} s, with "
-            f"{found['near_share']:.0%} of its weight within {NEAR} frames of itself; behind that layer the frame's RMS "
-            f"norm is {row['rms']:.2f}."
+            f"{found['near_share']:.0%} of its weight within {NEAR} frames of itself; behind that layer the frame's "
+            f"RMS norm is {row['rms']:.2f}."
         )
 
     def clicked(self, ax: Axes, x: float, y: float) -> None:

@@ -1,4 +1,4 @@
-"""One utterance as a model reads it, on one axis of time: what is said, units, where heads look, how large layers are."""
+"""One utterance as a model reads it, on one axis of time: what is said, units, where heads look, norms of layers."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Strip:
     segments : DataFrame or None
         The utterance's rows of the table of a `unisat.Segments`.
     labels : DataFrame
-        A row for each frame and a column for each tier: the label of the segment in which the frame's centre lies, "" in
-        none. Where segments of a tier overlap, the one that begins last.
+        A row for each frame and a column for each tier: the label of the segment in which the frame's centre lies, ""
+        in none. Where segments of a tier overlap, the one that begins last.
     units : DataFrame
         A row for each frame: ``cluster``, the likeliest one of the pretraining head, and ``group 0``, ``group 1``, …,
         the entry that the quantizer chooses in each group, nothing hidden and without noise. A model without one of
@@ -93,7 +93,7 @@ class Strip:
         }
 
     def table(self, frame: int, layer: int, head: int | None = None) -> pd.DataFrame:
-        """Give a row for each frame: its time, labels, units, what ``frame`` gives it, and the norm behind the block."""
+        """Give a row for each frame: time, labels, units, the weight from ``frame``, and the norm behind the block."""
         looked = {"weight": self.weights(frame, layer, head).numpy(), "rms": self.norms.loc[layer + 1].to_numpy()}
         times = pd.Series(self.seconds.numpy(), name="seconds")
         return pd.concat([times, self.labels, self.units, pd.DataFrame(looked)], axis=1)
