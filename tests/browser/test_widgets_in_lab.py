@@ -112,7 +112,7 @@ def test_files_from_the_readers_disk(page, name, content, said, alert):
     page.page.wait_for_function(
         "text => [...document.querySelectorAll('.unisat')][1].innerText.includes(text)", arg=expected, timeout=20_000
     )
-    assert (view.locator(".unisat-alert").inner_text() == "") == (alert == "")
+    assert (view.locator("p.unisat-alert").inner_text() == "") == (alert == "")
 
 
 def test_a_cell_that_is_run_again_leaves_one_widget(page):
