@@ -39,9 +39,9 @@ def measure(page, view, name: str) -> dict:
         for kind in ("hover", "zoom")
     }
     kind, what, control = showcase.to_move(page, view, name)
-    half = HOLD_BACK + TIMES // 2
-    moves = [page.timed(view, kind, control, back=number >= half, wait=1500) for number in range(TIMES + HOLD_BACK)]
-    # some moves have nothing to say: an anchor of the losses is the nearest hidden frame
+    # from end to end, for a single step may have nothing to say: an anchor of the losses is the nearest hidden frame
+    keys = [("Home", "End")[number % 2] if kind == "slider" else None for number in range(TIMES + HOLD_BACK)]
+    moves = [page.timed(view, kind, control, key=key) for key in keys]
     found["kernel"] = [move["first"] for move in moves[HOLD_BACK:] if move["first"] is not None]
     assert len(found["kernel"]) >= LEAST, f"{name}: moving {what} changed nothing"
     return {"control": what} | {one: round(median(times), 1) for one, times in found.items()}

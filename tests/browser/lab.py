@@ -236,15 +236,12 @@ class Page:
         else:
             control.click()
 
-    def timed(self, view, kind: str, control, back: bool = False, key: str | None = None, wait: int = 3000) -> dict:
-        """Step a control and watch the picture: ``first`` in ms or None, ``changed``, ``blank`` ms, ``jump`` in px.
-
-        A picture that does not change is waited for, at most ``wait`` ms.
-        """
+    def timed(self, view, kind: str, control, back: bool = False, key: str | None = None) -> dict:
+        """Step a control and watch the picture: ``first`` in ms or None, ``changed``, ``blank`` ms, ``jump`` in px."""
         view.evaluate("view => unisat.watch(view)")
         self.step(kind, control, back, key)
         with contextlib.suppress(Exception):
-            self.page.wait_for_function("unisat.seen.first !== null", timeout=wait, polling="raf")
+            self.page.wait_for_function("unisat.seen.first !== null", timeout=3000, polling="raf")
         self.idle()
         self.page.wait_for_timeout(60)
         return self.page.evaluate("unisat.stop()")
