@@ -28,7 +28,8 @@ test: .venv/.test  ## run every test, then every notebook
 browser: .venv/.test  ## run every notebook and move every control in JupyterLab in Chromium
 	$(BIN)/python -m pytest tests/browser -rs
 
-screenshots: .venv/.test  ## take the pictures of the widgets that the pages show
+screenshots: .venv/.test  ## film the widgets for the README, and take their pictures into build/widgets
+	$(BIN)/python docs/film.py
 	$(BIN)/python docs/screenshots.py
 
 docs: .venv/.test  ## write the API reference into build/docs

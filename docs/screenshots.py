@@ -1,6 +1,6 @@
 """Take a picture of every widget in JupyterLab, light and dark, wide and narrow: python docs/screenshots.py [name …].
 
-They go to docs/images/widgets, named by widget, theme and width of the page in pixels.
+They go to build/widgets, named by widget, theme and width of the page in pixels.
 """
 
 import shutil
@@ -11,7 +11,7 @@ from pathlib import Path
 from unisat.plots._show import fewer_colours
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGET = ROOT / "docs" / "images" / "widgets"
+TARGET = ROOT / "build" / "widgets"
 sys.path.insert(0, str(ROOT / "tests" / "browser"))
 
 import showcase  # noqa: E402
