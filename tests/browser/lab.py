@@ -200,7 +200,7 @@ class Page:
             "slider": "[role=slider]",
             "menu": "select",
             "check": "input[type=checkbox]",
-            "toggle": "button",
+            "toggle": "button.jupyter-button",  # not those below the picture
             "file": "input[type=file]",
         }.items():
             for one in view.locator(selector).all():

@@ -358,7 +358,7 @@ def test_pictures_and_numbers_are_saved(attention):
     name, png = attention.download("PNG")
     assert name == "attention.png"
     picture = Image.open(io.BytesIO(png))
-    assert picture.size == (840, 480)
+    assert picture.size == (840, 620)
     assert hashlib.sha256(png).hexdigest() == attention.ask("__import__('hashlib').sha256(widget.png).hexdigest()")
     name, svg = attention.download("SVG")
     assert name == "attention.svg"
