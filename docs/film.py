@@ -118,7 +118,13 @@ if __name__ == "__main__":
             page.run()
             if problems := page.errors() + page.alerts():
                 raise SystemExit("\n".join(problems))
-            taken = [one.quantize(COLOURS, dither=Image.Dither.NONE) for one in films(page)]
+            taken = films(page)
+    # the same colours for all: what does not move is then the same, and takes no room
+    sheet = Image.new("RGB", (SIZE[0], SIZE[1] * len(taken[::9])))
+    for row, one in enumerate(taken[::9]):
+        sheet.paste(one, (0, SIZE[1] * row))
+    colours = sheet.quantize(COLOURS, dither=Image.Dither.NONE)
+    taken = [one.quantize(palette=colours, dither=Image.Dither.NONE) for one in taken]
     taken[0].save(
         IMAGES / "instruments.gif", save_all=True, append_images=taken[1:], duration=FRAME_MS, loop=0, optimize=True
     )

@@ -400,6 +400,16 @@ def test_where_padding_stays():
     assert stays()
 
 
+@torch.no_grad()
+def test_layers_that_an_earlier_version_pickled_take_padded_batches():
+    model, mask = shuffled(UniSpeechSatModel(small_config())), valid_positions(torch.tensor([3000, 160]), 3000)
+    expected = model(draw(2, 3000), mask.long())
+    for layer in model.encoder.layers:
+        del layer.config
+    found = model(draw(2, 3000), mask.long())
+    torch.testing.assert_close(found.last_hidden_state[found.valid], expected.last_hidden_state[expected.valid])
+
+
 @dataclass
 class Way:
     """A fast way: the plain formula below it, what both are given, and where it does not apply."""

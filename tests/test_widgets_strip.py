@@ -39,12 +39,12 @@ def test_the_row_of_a_head_is_that_of_its_pattern(view):
     times = np.asarray(alone("hidden.0")[1].seconds("hidden.0"))
     view.set(layer=2, head=1, frame=float(times[17]))
     assert view.frame == 17
-    seconds, weights = view.rows.look.lines[0].get_data()
+    seconds, weights = view.rows.look.lines[1].get_data()
     np.testing.assert_allclose(seconds, times)
     np.testing.assert_allclose(weights, seen[1, 17], rtol=1e-5)
     assert view.rows.look.get_title() == "where the frame looks in layer 2, head 1"
     view.set(head=-1)
-    np.testing.assert_allclose(view.rows.look.lines[0].get_ydata(), seen[:, 17].mean(0), rtol=1e-5)
+    np.testing.assert_allclose(view.rows.look.lines[1].get_ydata(), seen[:, 17].mean(0), rtol=1e-5)
     assert view.rows.look.get_title() == "where the frame looks in layer 2, mean of all heads"
 
 

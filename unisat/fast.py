@@ -284,7 +284,9 @@ def leave_padding_out(
     """
     if not allowed() or valid is None or output_attentions or layer.training or torch.is_grad_enabled():
         return NotImplemented
-    if hidden.device.type != "cpu" or layer.config.padding != "exact" or not attention_alone_mixes(layer):
+    config = getattr(layer, "config", None)  # which layers that an earlier version pickled whole lack
+    exact = config is not None and config.padding == "exact"
+    if hidden.device.type != "cpu" or not exact or not attention_alone_mixes(layer):
         return NotImplemented
     lengths = valid.sum(1).tolist()
     if valid.numel() - sum(lengths) <= PER_UTTERANCE * len(lengths) + SHARE * valid.numel():

@@ -92,14 +92,8 @@ def heads(
     return small
 
 
-def row(samples: Float[Tensor, " samples"] | None, *, ax: Axes | None = None) -> Axes:
-    """Where one query looks: its weights over time, filled, before the waveform in grey; `set_row` puts them there.
-
-    Parameters
-    ----------
-    samples : (samples,)
-        16 kHz; the weights are alone if None.
-    """
+def row(*, ax: Axes | None = None) -> Axes:
+    """Where one query looks: its weights over time in front of the waveform in grey; `set_row` puts them there."""
     ax = axes(ax, 6.0, 1.6)
     ax.plot([], [], color="0.7", linewidth=0.5)  # the waveform
     ax.plot([], [], color=CLASSES[1], linewidth=1.5, label="weight")
@@ -109,22 +103,22 @@ def row(samples: Float[Tensor, " samples"] | None, *, ax: Axes | None = None) ->
 
 
 def set_row(
-    weights: Float[np.ndarray, " keys"],
+    weights: Float[Tensor, " keys"],
     seconds: Float[Tensor, " keys"],
     query: float,
     samples: Float[Tensor, " samples"] | None,
     ax: Axes,
 ) -> None:
-    """Update what `row` drew; the waveform fills the height, whatever its own."""
-    start, end = cells(seconds, len(seconds))
-    top = max(1.1 * quantile(weights, 1.0), 1e-9)
+    """Update what `row` drew, except the limits of its times; the waveform fills the height, whatever its own."""
+    values = array(weights, "weights", "keys")
+    top = max(1.1 * float(values.max()), 1e-9)
     sound, line, mark = ax.lines
     if samples is not None:
-        times, values = envelope(samples.numpy())
-        sound.set_data(times, top / 2 * (1 + values / max(float(np.abs(values).max()), 1e-9)))
-    line.set_data(np.asarray(seconds, dtype=float), weights)
+        times, heard = envelope(samples.numpy())
+        sound.set_data(times, top / 2 * (1 + heard / max(float(np.abs(heard).max()), 1e-9)))
+    line.set_data(np.asarray(seconds, dtype=float), values)
     mark.set_xdata([query, query])
-    ax.set(xlim=(start, end), ylim=(0, top))
+    ax.set_ylim(0, top)
 
 
 def set_heads(

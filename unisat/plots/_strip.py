@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.collections import PolyCollection
@@ -20,14 +18,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
-from torch import Tensor
 
 from unisat.frames import SAMPLE_RATE
 from unisat.interpret.layers.strip import Strip
+from unisat.plots._attention import row as looks
+from unisat.plots._attention import set_row as set_looks
 from unisat.plots._layers import norms, outline, place_rows, set_norms, set_outline
 from unisat.plots._quantizer import code_track, set_code_track
 from unisat.plots._sound import set_spectrogram, set_waveform, spectrogram, waveform
-from unisat.plots._style import CLASSES, array, axes, literal
+from unisat.plots._style import CLASSES, axes, literal
 
 
 class Label(Text):
@@ -87,22 +86,6 @@ def set_tiers(segments: pd.DataFrame, names: Sequence[str], ax: Axes) -> None:
     cells.set_verts(boxes)
 
 
-def looks(weights: Float[Tensor, " keys"], seconds: Float[Tensor, " keys"], *, ax: Axes | None = None) -> Axes:
-    """Where one frame looks: its weight on each frame of the utterance over time."""
-    ax = axes(ax, 8.0, 1.4)
-    ax.plot([], [], color=CLASSES[0], linewidth=1.2)
-    ax.set(xlabel="time (s)", ylabel="weight")
-    set_looks(weights, seconds, ax)
-    return ax
-
-
-def set_looks(weights: Float[Tensor, " keys"], seconds: Float[Tensor, " keys"], ax: Axes) -> None:
-    """Update what `looks` drew with another frame's weights."""
-    values = array(weights, "weights", "keys")
-    ax.lines[0].set_data(np.asarray(seconds), values)
-    ax.set_ylim(0, 1.05 * float(values.max()))
-
-
 @dataclass(frozen=True)
 class Rows:
     """What `strip` drew, for `set_strip` and `set_frame`.
@@ -155,7 +138,7 @@ def strip(one: Strip, *, figure: Figure) -> Rows:
         units[name] = code_track(one.seconds.numpy(), one.units[name].to_numpy(), entries=entries, ax=next(left))
         units[name].set_ylabel(name)
         units[name].lines[0].set_label("chosen")  # what the page calls the value at the pointer
-    look, sizes = looks(one.weights(0, 0), one.seconds, ax=next(left)), norms(one.norms, ax=next(left))
+    look, sizes = looks(ax=next(left)), norms(one.norms, ax=next(left))
     layer = outline(sizes)
     for ax in panels:
         ax.set_xlabel("")
@@ -172,7 +155,9 @@ def strip(one: Strip, *, figure: Figure) -> Rows:
         bar.set_label(name, size=8)
         bar.ax.tick_params(labelsize=8)
     sizes.set_xlabel("time (s)")
-    marks = tuple(ax.axvline(0, color=CLASSES[3], linewidth=1.5) for ax in panels)
+    marks = tuple(look.lines[-1] if ax is look else ax.axvline(0, linewidth=1.5) for ax in panels)
+    for mark in marks:
+        mark.set_color(CLASSES[3])
     return Rows(wave, sound, said, units, look, sizes, marks, layer)
 
 
@@ -193,11 +178,12 @@ def set_strip(one: Strip, rows: Rows) -> None:
 
 def set_frame(one: Strip, frame: int, layer: int, head: int | None, rows: Rows) -> None:
     """Mark a frame in all rows, and show where it looks in a block; ``head`` None is the mean of all heads."""
-    set_looks(one.weights(frame, layer, head), one.seconds, rows.look)
+    at = float(one.seconds[frame])
+    set_looks(one.weights(frame, layer, head), one.seconds, at, None, rows.look)
     which = "mean of all heads" if head is None else f"head {head}"
     rows.look.title.set_text(f"where the frame looks in layer {layer}, {which}")
     for mark in rows.marks:
-        mark.set_xdata([float(one.seconds[frame])] * 2)
+        mark.set_xdata([at, at])
     set_outline(rows.layer, layer + 1)
 
 

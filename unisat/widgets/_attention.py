@@ -150,7 +150,8 @@ class AttentionView(Picture):
 
     def _draw_row(self, times: Tensor, asks: float, utterance: int) -> None:
         samples = None if self.batch is None else self.batch.waveforms[utterance]
-        set_row(self.row.cpu().float().numpy(), times, asks, samples, self.read)
+        set_row(self.row, times, asks, samples, self.read)
+        self.read.set_xlim(self.large.get_xlim())
         self.read.set_title(f"where the frame at {asks:.2f} s looks", fontsize=10)
         self.line.set_ydata([asks, asks])
 
@@ -164,7 +165,7 @@ class AttentionView(Picture):
         self.large = draw_pattern(self.pattern, seconds=times, ax=self.figure.add_subplot(grid[0, 0]))
         self.large.set_xlabel("")
         self.line = self.large.axhline(0, color=CLASSES[1], linewidth=1.2)
-        self.read = draw_row(None, ax=self.figure.add_subplot(grid[1, :]))
+        self.read = draw_row(ax=self.figure.add_subplot(grid[1, :]))
         for axis in (self.large.xaxis, self.large.yaxis):  # drawing numbers takes most of the time of a redraw
             axis.set_major_formatter("{x:.2f}")
             axis.set_major_locator(MaxNLocator(4))

@@ -1,6 +1,6 @@
 """A matplotlib figure as data for the page, which draws it sharp, in its own colours, and answers the pointer at once.
 
-`scene` reads what the figures of `unisat.plots` are made of: images, lines, bars, areas, points, segments, words and
+`Scene` reads what the figures of `unisat.plots` are made of: images, lines, bars, areas, points, segments, words and
 legends. So a picture is described once, in matplotlib, and the page and the stored picture show the same.
 """
 
@@ -52,14 +52,8 @@ class Scene:
         self.parts["texts"] = [self._text(one, Bbox([[0, 0], [width, height]])) for one in figure.texts]
 
     def _keep(self, values: Any, kind: str = "f4") -> str:
-        content = np.ascontiguousarray(values, dtype=f"<{kind}").tobytes()
+        content = json.dumps(values).encode() if kind == "json" else np.ascontiguousarray(values, f"<{kind}").tobytes()
         name = f"{hashlib.blake2b(content, digest_size=9).hexdigest()}.{kind}"
-        self.arrays[name] = content
-        return name
-
-    def _keep_words(self, words: list[str]) -> str:
-        content = json.dumps(words).encode()
-        name = f"{hashlib.blake2b(content, digest_size=9).hexdigest()}.json"
         self.arrays[name] = content
         return name
 
@@ -214,7 +208,7 @@ class Scene:
             marker, names = one.get_paths()[0].vertices, list(getattr(one, "names", ()))
             made |= {"kind": "points", "points": self._keep(where), "sizes": self._keep(sizes)}
             made |= {"shape": marker.tolist() if len(marker) < 20 else []}  # a circle has 26 corners
-            made |= {"label": label_of(one), "data": [True, True], "names": self._keep_words(names) if names else ""}
+            made |= {"label": label_of(one), "data": [True, True], "names": self._keep(names, "json") if names else ""}
             if len(colours) > 1:  # a number for each point: words for thousands of them take long
                 made |= {"fill": colours, "paint": self._keep(which)}
             yield made
@@ -222,11 +216,8 @@ class Scene:
             parts = [path.vertices for path in one.get_paths() if len(path.vertices)]
             if parts:
                 made |= {"kind": "segments" if strokes else "area", **self._space(one, ax)}
-                made |= {
-                    "points": self._keep(np.concatenate(parts)),
-                    "ends": np.cumsum([len(one) for one in parts]).tolist(),
-                }
-                yield made
+                ends = np.cumsum([len(part) for part in parts]).tolist()
+                yield made | {"points": self._keep(np.concatenate(parts)), "ends": ends}
 
     def _text(self, one: Any, box: Any, ax: Axes | None = None) -> dict[str, Any]:
         x, y = (float(value) for value in (one.convert_xunits(one._x), one.convert_yunits(one._y)))

@@ -84,6 +84,7 @@ class Board {
     this.canvas.setAttribute("aria-roledescription", "picture");
     this.canvas.tabIndex = 0;
     this.over = make("canvas", "unisat-over", this.place);
+    this.over.setAttribute("aria-hidden", "true");
     this.tip = make("div", "unisat-tip", this.place);
     this.tip.setAttribute("role", "status");
     this.canvas.dataset.turn = 0;
