@@ -21,7 +21,7 @@ import unisat  # noqa: E402
 
 SIZE = 880, 660
 NAMES = ["strip", "masks", "attention", "quantizer"]
-COLOURS = 64
+COLOURS = 200
 FRAME_MS = 160
 
 
