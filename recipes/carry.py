@@ -93,8 +93,8 @@ def pack(file: str, folder: Path, megabytes: float, rates: dict[str, float], hou
 
 
 def phones(data: recipe.Data) -> pd.DataFrame:
-    """Phones of those whom the recipe validates on, from whom layers are chosen."""
-    who = pd.concat([manifest(**source).table["speaker"] for source in data.valid.values()])
+    """Phones of those whom the recipe reads: layers are chosen by them, and turned by them where a recipe says so."""
+    who = pd.concat([manifest(**source).table["speaker"] for source in [*data.train.values(), *data.valid.values()]])
     table = pd.read_csv(PHONES)
     return table[table["speaker"].isin(who)]
 

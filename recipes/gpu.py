@@ -31,6 +31,7 @@ import pandas as pd
 import soundfile
 import torch
 from safetensors.torch import load_file, save_file
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -51,15 +52,18 @@ from unisat.training.targets import label_hash  # noqa: E402
 FORK = multiprocessing.get_context("fork")  # the speech is read once, before processes begin and the GPU is touched
 CARRY, SOUNDS, LOGS = Path("build/carry"), Path("build/sound"), Path("build/gpu")
 ALONE = {"mixing_prob": 0.0, "contrastive_loss_weight": 0.0, "diversity_loss_weight": 0.0}
-ARMS: dict[str, tuple[str, int, dict[str, float]]] = {
-    "sat": ("sat-2", 2, {}),
-    "hubert": ("sat-2", 2, ALONE),
-    "contrastive": ("sat-2", 1, {"mixing_prob": 0.0}),
-    "mixing": ("sat-2", 1, {"contrastive_loss_weight": 0.0, "diversity_loss_weight": 0.0}),
-    "lda": ("lda-2", 1, {}),
-    "lda-hubert": ("lda-2", 1, ALONE),
+ARMS: dict[str, dict[str, float]] = {
+    "sat": {},
+    "hubert": ALONE,
+    "contrastive": {"mixing_prob": 0.0},
+    "mixing": {"contrastive_loss_weight": 0.0, "diversity_loss_weight": 0.0},
 }
-"""The arms of the second iteration: recipe, how many seeds, and in what they differ from the recipe."""
+"""The arms of the second iteration, and in what they differ from the recipe."""
+SEEDS = 2
+LATER = ("contrastive/2-1", "mixing/2-1")
+"""What comes home with the heads, and the first iteration."""
+GO = 0.282
+"""What MFCC know of the development speakers' phones (benchmarks/development.py); who knows less does not go on."""
 HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "sat/xvector": ("xvector", {}),
     "sat/ctc": ("ctc", {}),
@@ -224,8 +228,11 @@ def train(jobs: dict[str, tuple[recipe.Recipe, Path]], clock: Clock) -> None:
 
 
 @torch.inference_mode()
-def teach(made: recipe.Recipe) -> None:
-    """Cluster each layer of the teacher; the targets are those that know most of the development speakers' phones."""
+def teach(made: recipe.Recipe, told_of_phones: bool) -> None:
+    """Cluster each layer of the teacher; the targets are those that know most of the development speakers' phones.
+
+    A recipe that is told of phones has its layers turned by a linear discriminant first, fitted on training speakers.
+    """
     began, where, settings = time.time(), torch.device(device()), made.targets
     torch.set_num_threads(4 if where.type == "cuda" else 1)
     sources = {**made.data.train, **{f"valid-{name}": source for name, source in made.data.valid.items()}}
@@ -259,23 +266,31 @@ def teach(made: recipe.Recipe) -> None:
     sample = torch.randperm(total, generator=torch.Generator().manual_seed(made.seed))[
         : int(50 * settings.sample_seconds)
     ]
-    known, judged, said = Phones(), [], []
-    for row in np.flatnonzero(table["id"].str.startswith("valid-")):
-        file = os.path.relpath(table["path"].iloc[row], os.path.abspath(SHARED / "speech")).removesuffix(".wav")
-        if file in known:
-            judged.append(row)
-            said.append(known(file, int(sizes[row])))
+    known, home = Phones(), os.path.abspath(SHARED / "speech")
+    files = [os.path.relpath(path, home).removesuffix(".wav") for path in table["path"]]
+    codes = {row: known(file, int(sizes[row])) for row, file in enumerate(files) if file in known}
+    valid = table["id"].str.startswith("valid-").to_numpy()
+    judged = [row for row in codes if valid[row]]
+    said = [codes[row] for row in judged]
+    fitted, asked = (spoken(codes, starts, valid == kind) for kind in (False, True))
+    fitted = tuple(part[:: max(1, len(fitted[0]) // 200_000)] for part in fitted)
     rows, best, found = [], 0.0, None
     for layer, state in zip(layers, states, strict=True):
         values = state.float()
         values -= (torch.zeros(len(table), values.shape[1], device=where).index_add_(0, utterance, values) / share)[
             utterance
         ]
+        probe = LinearDiscriminantAnalysis(solver="eigen", shrinkage=1e-3)
+        probe.fit(values[fitted[0].to(where)].cpu().numpy(), fitted[1].numpy())
+        right = probe.predict(values[asked[0].to(where)].cpu().numpy()) == asked[1].numpy()
+        if told_of_phones:
+            turned = probe.scalings_[:, : len(probe.classes_) - 1]
+            values = values @ torch.from_numpy(turned).float().to(where)
         clusters = lloyd(values[sample.to(where)], settings.clusters, made.seed)
         labels = clusters.assign(values, block=2**16).cpu().numpy().astype(np.uint16)
         parts = [labels[starts[row] : starts[row] + frames[row]].astype(int) for row in judged]
         told = judge.judge(parts, said, table["speaker"].iloc[judged].tolist())
-        rows.append({"layer": layer, "clusters": settings.clusters, **told})
+        rows.append({"layer": layer, "clusters": settings.clusters, "phones": right.mean(), **told})
         print(f"{time.time() - began:.1f} s: {rows[-1]}", flush=True)
         if told["pnmi"] > best:
             best, found = told["pnmi"], (layer, clusters, labels)
@@ -293,10 +308,19 @@ def teach(made: recipe.Recipe) -> None:
     count = np.bincount(labels, minlength=settings.clusters)
     about = {"features": "hidden", "layer": layer, "do_normalize": made.data.do_normalize, "model": "model"}
     about |= {"mean_off": "utterance", "variance_one": False, "seed": made.seed, "clusters": settings.clusters}
+    about |= {"discriminant": "LDA to phones"} if told_of_phones else {}
     about |= {"sample_seconds": settings.sample_seconds, "utterances": len(index), "frames": total}
     about |= {"label_hash": label_hash(index.to_dict("records"), labels), "entropy": entropy(count)}
     about |= {"empty_clusters": int((count == 0).sum()), "too_short": [], "unreadable": []}
     save_json(about, folder / "targets.json")
+
+
+def spoken(codes: dict[int, np.ndarray], starts: np.ndarray, wanted: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Places of the frames with a phone in the wanted recordings, and their phones."""
+    rows = [row for row in codes if wanted[row]]
+    place = np.concatenate([starts[row] + np.arange(len(codes[row])) for row in rows])
+    phone = np.concatenate([codes[row] for row in rows])
+    return torch.from_numpy(place[phone >= 0]), torch.from_numpy(phone[phone >= 0])
 
 
 class Stages:
@@ -317,29 +341,26 @@ class Stages:
                 file.write(line + "\n")
 
     def all(self) -> None:
-        """Two iterations, of the self-supervised models and of those that are told of phones first."""
+        """Two iterations, of a self-supervised model and of one that is told of phones; the better one has all arms."""
         left = self.end - time.time()
-        mfcc = Path("build/sat/1/targets")
-        first = {
-            "sat/1": ("sat-1", {"init": None}, mfcc),
-            "sat/1-on": ("sat-1", {}, mfcc),
-            "lda/1": ("lda-1", {}, Path("build/lda/1/targets")),
-        }
-        self.stage(first, 0.47 * left)
-        heard = {name: pd.read_csv(Path("build") / name / "valid.csv").iloc[-1] for name in first}
-        best = max(("sat/1", "sat/1-on"), key=lambda name: heard[name]["accuracy_masked"])
-        teachers = {"sat-2": f"build/{best}/model", "lda-2": "build/lda/1/model"}
-        self.say(f"{best} goes on")
-        pack(self.out, [best, "lda/1"])
-        layers = self.targets(teachers)
+        first = {name: (name.replace("/", "-"), {}, Path("build") / name / "targets") for name in ("sat/1", "lda/1")}
+        self.stage(first, 0.4 * left)
+        pack(self.out, [*first])
+        layers, phones = self.targets({"sat-2": "build/sat/1/model", "lda-2": "build/lda/1/model"})
+        whole, other = ("sat-2", "lda-2") if phones["sat-2"] > GO else ("lda-2", "sat-2")
+        self.say(f"phones: {phones}, MFCC {GO}: {whole} goes on with all arms")
+        runs = {f"{arm}/2-{seed}": (whole, arm, seed) for arm in ARMS for seed in range(SEEDS)}
+        runs |= {"other/2-0": (other, "sat", 0), "other-hubert/2-0": (other, "hubert", 0)}
         jobs = {}
-        for arm, (file, seeds, values) in ARMS.items():
-            for seed in range(seeds):
-                changes = {f"model.{key}": value for key, value in values.items()}
-                changes |= {"seed": seed, "targets.layer": layers[file], "init": teachers[file]}
-                jobs[f"{arm}/2-{seed}"] = (file, changes, Path("build") / file.replace("-", "/") / "targets")
-        self.stage(jobs, self.end - time.time() - 15)
-        pack(self.out, [name for name in jobs if name.split("/")[0] in ("sat", "hubert", "lda", "lda-hubert")])
+        for name, (file, arm, seed) in runs.items():
+            changes: dict[str, Any] = {f"model.{key}": value for key, value in ARMS[arm].items()}
+            place = Path("build") / file.replace("-", "/")
+            changes |= {"seed": seed, "targets.layer": layers[file], "init": f"{place.parent}/1/model"}
+            jobs[name] = (file, changes, place / "targets")
+        self.stage(jobs, self.end - time.time() - 20)
+        for packed in self.out.glob("*.tgz"):
+            packed.unlink()  # what comes home is limited: four files, of two models each
+        pack(self.out, [name for name in jobs if name not in LATER])
 
     def stage(self, jobs: dict[str, tuple[str, dict, Path]], seconds: float) -> None:
         """Train side by side for some time; each run with its recipe, changes to it, and targets."""
@@ -377,20 +398,25 @@ class Stages:
         lines = [line.split(": ", 1) for line in log.read_text().splitlines() if line.startswith(f"build/{name}: ")]
         return f"{told}; {' | '.join(line for _, line in lines)}"
 
-    def targets(self, teachers: dict[str, str]) -> dict[str, int]:
-        """Make the targets of recipes, in processes of their own, with their teachers; give the layer of each."""
+    def targets(self, teachers: dict[str, str]) -> tuple[dict[str, int], dict[str, float]]:
+        """Make the targets of recipes, in processes of their own, with their teachers; give layers and phones known."""
         made = {name: available(name, {**self.changes, "targets.model": path}) for name, path in teachers.items()}
-        self.wait({name: begin(teach, log_of(f"{name}-targets"), each) for name, each in made.items()}, 90)
-        layers = {}
+        self.wait(
+            {name: begin(teach, log_of(f"{name}-targets"), each, "lda" in name) for name, each in made.items()}, 90
+        )
+        layers, phones = {}, {}
         for name, each in made.items():
             folder, told = Path(each.out) / "targets", log_of(f"{name}-targets").read_text()
             if not (folder / "targets.json").exists():
                 raise RuntimeError(told[-2500:])
             table = pd.read_csv(LOGS / f"{name}-layers.csv")
-            shown = ", ".join(f"{row.pnmi:.3f} / {row.speaker_bits:.2f}" for row in table.itertuples())
-            self.say(f"{folder}: PNMI / bits of the speaker by layer: {shown}")
+            shown = ", ".join(
+                f"{row.phones:.3f} / {row.pnmi:.3f} / {row.speaker_bits:.2f}" for row in table.itertuples()
+            )
+            self.say(f"{folder}: phones by LDA / PNMI / bits of the speaker by layer: {shown}")
+            phones[name] = float(table["phones"].max())
             layers[name] = int(json.loads((folder / "targets.json").read_text())["layer"])
-        return layers
+        return layers, phones
 
 
 def log_of(name: str) -> Path:
@@ -449,17 +475,15 @@ def pack(out: Path, names: list[str]) -> None:
         for file in [*Path("build").rglob("*.csv"), *LOGS.glob("*"), *Path("build").rglob("targets.json")]:
             if file.name != "index.csv" and "site" not in file.parts and file.suffix != ".safetensors":
                 tar.add(file)
-    for name in names:
-        place = Path("build") / name / "model"
-        if not place.exists():
-            continue
-        halves = LOGS / "halves.safetensors"
-        save_file(
-            {key: part.half() for key, part in load_file(place / "model.safetensors").items()}, halves, {"format": "pt"}
-        )
-        with tarfile.open(out / f"{name.replace('/', '-')}.tgz", "w:gz", compresslevel=4) as tar:
-            for file in sorted(place.iterdir()):
-                tar.add(halves if file.name == "model.safetensors" else file, f"build/{name}/model/{file.name}")
+    names = [name for name in names if (Path("build") / name / "model").exists()]
+    for two in (names[start : start + 2] for start in range(0, len(names), 2)):
+        with tarfile.open(out / f"{'_'.join(two).replace('/', '-')}.tgz", "w:gz", compresslevel=1) as tar:
+            for name in two:
+                place, halves = Path("build") / name / "model", LOGS / "halves.safetensors"
+                weights = {key: part.half() for key, part in load_file(place / "model.safetensors").items()}
+                save_file(weights, halves, {"format": "pt"})
+                for file in sorted(place.iterdir()):
+                    tar.add(halves if file.name == "model.safetensors" else file, f"build/{name}/model/{file.name}")
 
 
 def main() -> None:

@@ -188,7 +188,7 @@ class Recorded(loop.Trainer):
         if self.cuda and made.run.precision == "bf16" and self.config.feat_extract_norm == "layer":
             parts.ConvLayer.forward = convolve  # type: ignore[method-assign,assignment]
         self.stream = torch.cuda.Stream() if self.cuda else None
-        if self.cuda:
+        if self.cuda and os.environ.get("COMPILE", "1") == "1":
             for layer in self.model.base_model.encoder.layers:
                 layer.compile(dynamic=True)
         self.kinds: dict[tuple[int, int, int], tuple[Inputs, Any, Tensor]] = {}
