@@ -55,7 +55,8 @@ def plain():
 def view(plain):
     """One widget for all tests, each of which begins where it began."""
     plain.outlined = np.zeros(30, dtype=bool)
-    plain.set(site="hidden.2", beside="pca", n_neighbors=15, color="speaker", utterance=0, select="lasso")
+    plain.set(site="hidden.2", beside="pca", n_neighbors=15, color="speaker", hide=(), search="")
+    plain.set(utterance=0, select="lasso")
     return plain
 
 
@@ -220,6 +221,79 @@ def test_neighbours_can_be_selected_by_keyboard_alone(view):
     assert view.neighbours.index.tolist() == expected.index.tolist()
     assert view.selection.index.tolist() == sorted(expected.index)
     assert f"{expected['similarity'].iloc[0]:.2f}" in view.stage.extra
+
+
+def test_an_utterance_is_found_by_a_part_of_its_id(view):
+    view.controls["search"].value = "U1"
+    assert view.caption.startswith("'U1' is in 10 ids (u10, u11, u12, …); type more of one.")
+    assert view.controls["utterance"].value == 0
+    view.controls["search"].value = " u17 "
+    assert view.controls["utterance"].value == 17
+    assert view.caption.startswith("UMAP and PCA")
+    assert "Ringed: u17" in view.caption
+    assert view.as_code().endswith("search=' u17 ', utterance=17)")
+    view.controls["search"].value = "u99"
+    assert view.caption.startswith("No id contains 'u99'.")
+    assert view.controls["utterance"].value == 17
+    view.set(search="u03", utterance=4)  # as code that is copied sets them
+    assert view.controls["utterance"].value == 4
+    view.set(search="")
+    assert view.caption.startswith("UMAP and PCA")
+
+
+def test_a_whole_id_is_found_though_others_contain_it():
+    one = bank()
+    one.table["id"] = [f"u{row}" for row in range(30)]
+    made = speakers(one)
+    made.controls["search"].value = "u2"
+    assert made.controls["utterance"].value == 2
+    made.close()
+
+
+def test_a_click_in_the_legend_hides_a_class_and_shows_it_again(view):
+    text = view.names.get_legend().get_texts()[1]
+    box = text.get_window_extent().transformed(view.names.transData.inverted())
+    where = view.maps["pca"].coordinates
+    view.set(select="class", utterance=7)
+    mine = view.stage.scene["axes"][0]["box"]
+    view.clicked(view.names, box.x0, (box.y0 + box.y1) / 2)
+    assert view.controls["hide"].value == ("s1",)
+    assert view.shown.tolist() == [row // 6 != 1 for row in range(30)]
+    for side in (0, 1):
+        rest = view.maps["umap" if side == 0 else "pca"].coordinates[view.shown]
+        assert sorted(points(view, side).tolist()) == sorted(rest.tolist())
+        names = {f"u{row:02} (speaker s{row // 6})" for row in np.flatnonzero(view.shown)}
+        assert {name for _, name in named(view, side)} == names
+    assert view.stage.scene["axes"][0]["box"] == mine
+    assert len(view.selection) == 0
+    near = nearest_utterances(view.banks["hidden.2"], "hidden.2", 7).index
+    unseen = sum(row // 6 == 1 for row in near)
+    assert unseen > 0
+    assert f"Hidden: s1, 6 utterances, {unseen} of the 5 nearest among them" in view.caption
+    assert view.stage.extra.count("<td>hidden</td>") == unseen
+    assert len(view.drawn[0].near.get_segments()) == 5 - unseen
+    view.clicked(view.drawn[1].ax, *map(float, where[8]))  # of a hidden one
+    assert view.controls["utterance"].value == 7
+    box = view.names.get_legend().get_texts()[1].get_window_extent().transformed(view.names.transData.inverted())
+    view.clicked(view.names, box.x1, (box.y0 + box.y1) / 2)
+    assert view.controls["hide"].value == ()
+    assert "Hidden" not in view.caption
+    assert "<td>hidden</td>" not in view.stage.extra
+
+
+def test_what_can_be_hidden_follows_the_colours(view):
+    view.controls["hide"].value = ("s0", "s4")
+    assert view.as_code().endswith("at(hide=('s0', 's4'))")
+    view.controls["color"].value = "sex"
+    assert view.controls["hide"].options == ("F", "M")
+    assert view.controls["hide"].value == ()
+    assert view.shown.all()
+    view.at(color="sex", hide=("F",))
+    assert view.shown.tolist() == (view.table["sex"] == "M").tolist()
+    assert view.names.get_legend().get_texts()[0].get_color() != view.names.get_legend().get_texts()[1].get_color()
+    view.reset()
+    assert view.shown.all()
+    assert view.controls["hide"].options == ("s0", "s1", "s2", "s3", "s4")
 
 
 def test_names_from_outside_are_escaped():

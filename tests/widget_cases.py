@@ -240,6 +240,8 @@ CASES = {
             "beside": "lda",
             "n_neighbors": 5,
             "color": "sentence",
+            "hide": ("s1", "s3"),
+            "search": "U05",
             "utterance": 7,
             "select": "nearest",
             "recording": upload(tone(300)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,6 +142,7 @@ def set_point_map(
     names: Sequence[str],
     *,
     grey: Bool[np.ndarray, " points"],
+    shown: Bool[np.ndarray, " points"],
     star: Float[np.ndarray, "stars 2"],
 ) -> None:
     """Put points on a map, with the look that `marks` gives to their labels.
@@ -155,6 +156,8 @@ def set_point_map(
         What the page says of each point.
     grey : (points,)
         True on points that are drawn in grey whatever their class.
+    shown : (points,)
+        False on points that are left out; the axes keep room for them.
     star : (stars, 2)
         Points from elsewhere, one or none.
     """
@@ -163,11 +166,12 @@ def set_point_map(
     shapes = np.array([styles[one]["marker"] if one in styles else "" for one in said])
     colours = {name: to_rgba(one["color"]) for name, one in styles.items()}  # once for each class: matplotlib is slow
     plain = (shapes == "") | grey
+    faint = plain & shown
     named = np.asarray(names, dtype=object)
-    drawn.others.set_offsets(where[plain])
-    drawn.others.names = named[plain].tolist()  # type: ignore[attr-defined]
+    drawn.others.set_offsets(where[faint])
+    drawn.others.names = named[faint].tolist()  # type: ignore[attr-defined]
     for shape, artist in drawn.points.items():
-        mine = (shapes == shape) & ~plain
+        mine = (shapes == shape) & ~plain & shown
         rows = np.array([colours[one] for one in said[mine]]).reshape(-1, 4)
         artist.set(offsets=where[mine], facecolors=rows)
         artist.names = named[mine].tolist()  # type: ignore[attr-defined]
@@ -193,12 +197,27 @@ def ring_points(
     drawn.near.set_segments([np.stack([begin, end]) for end in where[near]])
 
 
-def class_legend(labels: pd.Series, title: str, ax: Axes) -> None:
-    """Name the colours and shapes of the classes in axes of their own."""
+def class_legend(labels: pd.Series, title: str, ax: Axes, hidden: Collection[str] = ()) -> None:
+    """Name the colours and shapes of the classes in axes of their own; the hidden ones are empty and pale."""
     styles = marks(labels)
     keys = [Line2D([], [], ls="", ms=5, mec="0.25", mew=0.4, label=literal(name), **styles[name]) for name in styles]
     style: dict[str, Any] = {"frameon": False, "fontsize": 8, "columnspacing": 0.6, "handletextpad": 0.1}
-    ax.legend(handles=keys, title=literal(title), loc="upper left", ncols=1 + (len(keys) > len(CLASSES)), **style)
+    many = len(keys) > len(CLASSES)
+    legend = ax.legend(handles=keys, title=literal(title), loc="upper left", ncols=1 + many, **style)
+    for name, key, text in zip(styles, legend.legend_handles, legend.get_texts(), strict=True):
+        if name in hidden:
+            key.set(markerfacecolor="none", alpha=0.4)  # type: ignore[union-attr]
+            text.set_color(REST)
+
+
+def class_at(labels: pd.Series, ax: Axes, x: float, y: float) -> str | None:
+    """Give the class whose entry in what `class_legend` drew lies at a point of the axes; None beside the entries."""
+    (across, down), legend = ax.transData.transform((x, y)), ax.get_legend()
+    for name, text in zip(marks(labels), legend.get_texts() if legend else (), strict=True):
+        box = text.get_window_extent()
+        if box.x0 - 2 * box.height <= across <= box.x1 and box.y0 <= down <= box.y1:  # its mark stands before it
+            return name
+    return None
 
 
 def _probit(share: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from ipywidgets import Dropdown, SelectionSlider
+from ipywidgets import Combobox, Dropdown, SelectionSlider, SelectMultiple
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.path import Path as Outline
@@ -22,7 +22,7 @@ from unisat.interpret.speakers.maps import Embedding, embed, every_other, neares
 from unisat.interpret.speakers.trials import several_sessions, verify_trials
 from unisat.interpret.speakers.xvectors import collect_like_each, xvectors
 from unisat.modules import versions
-from unisat.plots._speakers import axis_names, class_legend, point_map, ring_points, set_point_map
+from unisat.plots._speakers import axis_names, class_at, class_legend, marks, point_map, ring_points, set_point_map
 from unisat.pretrained import UniSpeechSatPreTrainedModel
 from unisat.widgets._picture import Look, Picture, answers, content, control, new_figure, upload
 from unisat.widgets._sound import checked
@@ -38,6 +38,7 @@ REACH = 1  # pixels between a click and the point that it means: the page sends 
 ROWS = 8  # of a selection that are shown
 CLASSES_FIRST = ("speaker", "sex", "sentence", "session")
 NO_CLASSES = ("id", "path", "seconds", "text")
+FOUND = 3  # of the ids that a search finds, which are named
 SELECT = {"what is outlined": "lasso", f"the {NEAREST} nearest": "nearest", "its class": "class", "nothing": "nothing"}
 SHARES = {"original": "purity in the features", "drawn": "purity in the map", "chance": "purity by chance"}
 
@@ -61,13 +62,16 @@ class SpeakersView(Picture):
     neighbours : DataFrame
         Nearest to the recording, or else to the utterance: rows of the bank's table with their ``similarity``.
     selection : DataFrame
-        Rows of the bank's table that the reader outlined, or that ``select`` chooses.
+        Rows of the bank's table that the reader outlined, or that ``select`` chooses, and that are not hidden.
+    shown : (utterances,) of bool
+        False on those of the classes that are hidden.
     """
 
     maps: dict[str, Embedding]
     numbers: dict[str, Any]
     neighbours: pd.DataFrame
     selection: pd.DataFrame
+    shown: np.ndarray
 
     def __init__(
         self,
@@ -96,13 +100,31 @@ class SpeakersView(Picture):
             control(Dropdown, "beside", "the map beside UMAP", options=["pca", "lda"]),
             control(SelectionSlider, "n_neighbors", "of UMAP", options=sizes, value=sizes[len(sizes) > 1]),
             control(Dropdown, "color", "column that colours the points", options=columns),
+            control(SelectMultiple, "hide", "a click on a name in the legend does the same", rows=3),
+            control(
+                Combobox,
+                "search",
+                "a part of an id, which chooses its utterance",
+                options=[str(one) for one, _ in names],
+            ),
             control(Dropdown, "utterance", "whom to hear; a click on its point does the same", options=names),
             control(Dropdown, "select", "which rows are ringed and listed", options=list(SELECT.items())),
         ]
         if model is not None:
             controls.append(upload("recording", "an audio file to place on the maps, up to a minute"))
         super().__init__(*controls)
+        self._offer(columns[0])
         self.first()
+
+    def redraw(self, change: Any = None) -> None:
+        """Let a search choose its utterance, and what can be hidden follow the column; then show the maps."""
+        moved = None if change is None else change["owner"].description
+        with self.held():
+            if moved == "color":
+                self._offer(change["new"])
+            elif moved == "search" and len(found := self._found(change["new"])) == 1:
+                self.controls["utterance"].value = found[0]
+        super().redraw(change)
 
     def look(
         self,
@@ -110,6 +132,8 @@ class SpeakersView(Picture):
         beside: str,
         n_neighbors: int,
         color: str,
+        hide: tuple[str, ...],
+        search: str,
         utterance: int,
         select: str,
         recording: dict[str, Any] | None = None,
@@ -127,24 +151,33 @@ class SpeakersView(Picture):
             whom = utterance if heard is None else self._features(site, heard.banks)[0]
             self.neighbours = nearest_utterances(self.banks[site], site, whom, count=NEAREST, pool=self._pool(site))
             self._asked = asked
-        self._draw(site, color, heard)
+        self.shown = shown = ~self.table[color].astype(str).isin(hide).to_numpy()
+        self._draw(site, color, hide, heard)
         alike = self.table[color].astype(str) == str(self.table[color].iloc[utterance])
         near = self.table.index.isin(self.neighbours.index)
         none = np.zeros(len(self.table), dtype=bool)
-        chosen = {"lasso": self.outlined, "nearest": near, "class": alike.to_numpy(), "nothing": none}[select]
+        chosen = {"lasso": self.outlined, "nearest": near, "class": alike.to_numpy(), "nothing": none}[select] & shown
         self.selection = self.table[chosen]
         for drawn, where in zip(self.drawn, self._where, strict=True):
-            ring_points(drawn, where, utterance, chosen, near)
+            ring_points(drawn, where, utterance, chosen, near & shown)
         sounds = {} if self.speech is None else {str(self.table["id"].iloc[utterance]): self._sound(utterance)}
         sounds |= {} if heard is None else {heard.name: heard.samples}
         html = self._html(color, utterance, heard)
-        return Look(caption=self._caption(site, color, utterance, heard), sounds=sounds, html=html)
+        caption = self._search_result(search) + self._caption(site, color, utterance, heard) + self._unseen(hide)
+        return Look(caption=caption, sounds=sounds, html=html)
 
     def clicked(self, ax: Axes, x: float, y: float) -> None:
-        """Choose the utterance whose point is there, and play it."""
+        """Choose the utterance whose point is there, and play it; in the legend, hide a class or show it again."""
+        if ax is self.names:
+            menu = self.controls["hide"]
+            name = class_at(self.table[self.controls["color"].value].astype(str), ax, x, y)
+            if name is not None:
+                menu.value = [one for one in menu.options if (one in menu.value) != (one == name)]
+            return
         for drawn, where in zip(self.drawn, self._where, strict=True):
             if ax is drawn.ax:
                 away = np.hypot(*(ax.transData.transform(where) - ax.transData.transform((x, y))).T)
+                away[~self.shown] = np.inf
                 if away.min() <= REACH:
                     self.controls["utterance"].value = int(away.argmin())
                     self.play()
@@ -153,13 +186,26 @@ class SpeakersView(Picture):
         """Choose the utterances whose points are inside."""
         for drawn, where in zip(self.drawn, self._where, strict=True):
             if ax is drawn.ax:
-                self.outlined = Outline(vertices).contains_points(where)
+                self.outlined = Outline(vertices).contains_points(where) & self.shown
                 self.set(select="lasso")
 
     def reset(self) -> None:
         """Put every control back, and forget what was outlined."""
         self.outlined = np.zeros_like(self.outlined)
         super().reset()
+
+    def _offer(self, color: str) -> None:
+        """Let the classes of a column be hidden; at first all are shown."""
+        labels = self.table[color].astype(str)
+        named = list(marks(labels))
+        self.controls["hide"].options = [*named, *sorted(set(labels) - set(named))]
+
+    def _found(self, search: str) -> list[int]:
+        """Give the rows whose ids contain a text, in capitals or not; one whose whole id it is comes alone."""
+        wanted, ids = search.strip().lower(), [str(one).lower() for one in self.table["id"]]
+        if wanted in ids:
+            return [ids.index(wanted)]
+        return [row for row, one in enumerate(ids) if wanted and wanted in one]
 
     # measuring
 
@@ -225,9 +271,9 @@ class SpeakersView(Picture):
         left.set(xticks=[], yticks=[])  # distances mean nothing in UMAP
         self.drawn = point_map(left), point_map(right)
 
-    def _draw(self, site: str, color: str, heard: _Heard | None) -> None:
+    def _draw(self, site: str, color: str, hide: tuple[str, ...], heard: _Heard | None) -> None:
         """Draw the points, where others are to be seen than before."""
-        wanted = [*map(id, self.maps.values()), color, heard and self._heard[0]]
+        wanted = [*map(id, self.maps.values()), color, heard and self._heard[0], hide]
         if wanted == self._seen:
             return
         if self.figure is None:
@@ -237,15 +283,16 @@ class SpeakersView(Picture):
         for drawn, (method, one) in zip(self.drawn, self.maps.items(), strict=True):
             where = one.place(self._features(site, self.banks)) if one.held_out else one.coordinates
             new = np.empty((0, 2)) if heard is None else one.place(self._features(site, heard.banks))
-            set_point_map(drawn, where, labels, self._points, grey=(one.held_out is True) & self.fitted, star=new)
+            grey = (one.held_out is True) & self.fitted
+            set_point_map(drawn, where, labels, self._points, grey=grey, shown=self.shown, star=new)
             drawn.ax.set(**dict(zip(("xlabel", "ylabel"), axis_names(method, one.explained), strict=True)))
             how = {"pca": "", "lda": ", grey: what it was fitted on"}
             title = method.upper() + how.get(method, f", {one.settings['n_neighbors']} neighbours")
             pure = f"trustworthiness {one.trustworthiness:.2f}, purity {self.numbers['purity'][method]['drawn']:.0%}"
             drawn.ax.set_title(f"{title}\n{pure}", fontsize=10)
             self._where.append(where)
-        if self._seen is None or self._seen[2] != color:
-            class_legend(labels, color, self.names)
+        if self._seen is None or (self._seen[2], self._seen[-1]) != (color, hide):
+            class_legend(labels, color, self.names, hide)
         self._seen = wanted
 
     def _caption(self, site: str, color: str, utterance: int, heard: _Heard | None) -> str:
@@ -265,6 +312,25 @@ class SpeakersView(Picture):
             f"{near['similarity']:.2f}.{star} {count} row{'s' * (count != 1)} selected."
         )
 
+    def _search_result(self, search: str) -> str:
+        found = self._found(search)
+        if not search.strip() or len(found) == 1:
+            return ""
+        if not found:
+            return f"No id contains {search.strip()!r}. "
+        some = ", ".join(str(self.table["id"].iloc[row]) for row in found[:FOUND]) + ", …" * (len(found) > FOUND)
+        return f"{search.strip()!r} is in {len(found)} ids ({some}); type more of one. "
+
+    def _unseen(self, hide: tuple[str, ...]) -> str:
+        if not hide:
+            return ""
+        count = int((~self.shown).sum())
+        near = int((~self.shown[self.neighbours.index]).sum())
+        return (
+            f" Hidden: {', '.join(hide)}, {count} utterance{'s' * (count != 1)}, {near} of the {NEAREST} nearest among "
+            "them; rates, purities and neighbours count them all."
+        )
+
     def _html(self, color: str, utterance: int, heard: _Heard | None) -> str:
         whose = str(self.table["id"].iloc[utterance]) if heard is None else heard.name
         columns = [name for name in ("id", *CLASSES_FIRST) if name in self.table and self.table[name].notna().any()]
@@ -272,8 +338,11 @@ class SpeakersView(Picture):
         for name, trust in self.numbers["trustworthiness"].items():
             kept[name.upper()]["trustworthiness"] = trust
         count = len(self.selection)
+        near = self.neighbours[[*columns, "similarity"]]
+        if not self.shown.all():
+            near = near.assign(map=np.where(self.shown[near.index], "shown", "hidden"))
         tables = (
-            _table(self.neighbours[[*columns, "similarity"]], f"Nearest to {whose} in the features, by cosine"),
+            _table(near, f"Nearest to {whose} in the features, by cosine"),
             _table(pd.DataFrame(kept).rename_axis("").reset_index(), f"How much of {color} each map keeps"),
             _table(self.selection[columns].head(ROWS), f"Selected: {count}" + f", the first {ROWS}" * (count > ROWS)),
         )
@@ -301,6 +370,7 @@ def speakers(
     """Two maps of a corpus' utterances: choose a site, click on a point to hear it, outline points to list them.
 
     UMAP, and PCA or LDA beside it (fitted on every other utterance of each speaker, in grey; the others are judged).
+    A part of an id, typed, finds its utterance; a click on a class in the legend hides it, and another shows it again.
     Numbers and neighbours come from the features themselves, their channels brought to mean 0 and variance 1. Each
     site is measured once; the first UMAP of a session takes some ten seconds, because it is compiled.
 
