@@ -43,6 +43,7 @@ DRAWN = {
     "entry_scores": lambda ax: plots.entry_scores(np.array([0.2, 0.8]), np.array([0.6, 0.4]), ax=ax),
     "code_track": lambda ax: plots.code_track(np.array([0.1, 0.2]), np.array([3, 4]), entries=8, ax=ax),
     "code_counts": lambda ax: plots.code_counts(np.array([3, 0, 1]), ax=ax),
+    "code_map": lambda ax: plots.code_map(np.eye(3, 2), np.array([3, 0, 1]), ax=ax),
     "perplexity": lambda ax: plots.perplexity(pd.DataFrame({"step": [1, 2], "soft": [3.0, 4.0]}), entries=8, ax=ax),
     "mixing": lambda ax: plots.mixing(torch.zeros(800), start=100, end=300, snr_db=0.0, ax=ax),
     "similarity": lambda ax: plots.similarity(torch.rand(4, 4), torch.tensor([0, 0, 1, 1]), ax=ax),
@@ -67,7 +68,7 @@ NO_PLOTS = {
 }
 UNITS = {
     "run_lengths": "(frames",
-    **dict.fromkeys(["similarity", "terms", "entry_scores", "code_counts", "perplexity"], ""),
+    **dict.fromkeys(["similarity", "terms", "entry_scores", "code_counts", "code_map", "perplexity"], ""),
 }
 
 

@@ -2,14 +2,16 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 from widget_cases import model, noise, pretraining, pretraining_trace, trace
 
 import unisat as us
 from unisat.interpret.features.collect import draw_masks
 from unisat.interpret.units.perplexity import gumbel_noise, perplexities
-from unisat.interpret.units.quantizer import ALL, CAPTURED, HIDDEN, captured_frames, quantized_frames
+from unisat.interpret.units.quantizer import ALL, CAPTURED, HIDDEN, captured_frames, code_map, quantized_frames
 from unisat.quantizer import gumbel_choice
 
 
@@ -95,3 +97,21 @@ def test_what_has_no_codes_is_refused():
     long = us.Batch.from_arrays([torch.rand(16_000 * 61)] * 3, sampling_rate=16_000)
     with pytest.raises(ValueError, match="183 s long with its padding, frames are counted up to 180 s"):
         quantized_frames(pretraining(), long)
+
+
+def test_the_map_of_a_book_is_that_of_a_principal_component_analysis():
+    model = pretraining()
+    found, vectors = code_map(model), model.quantizer.codevectors.detach().double().numpy()[0]
+    for group, entries in enumerate(np.split(vectors, 2)):
+        pca = PCA(2).fit(entries)
+        np.testing.assert_allclose(np.abs(found.places[group]), np.abs(pca.transform(entries)), atol=1e-9)
+        np.testing.assert_allclose(found.explained[group], pca.explained_variance_ratio_)
+        # distances are kept as far as two directions can, so a sign that turns one axis only would not be seen
+        assert np.corrcoef(found.places[group].T)[0, 1] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_book_of_a_single_entry_has_a_map():
+    found = code_map(pretraining(num_codevectors_per_group=1))
+    assert found.places.shape == (2, 1, 2)
+    assert not found.places.any()
+    assert not found.explained.any()

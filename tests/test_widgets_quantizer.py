@@ -99,6 +99,38 @@ def test_what_is_drawn(view, trace):
     assert "went from 1.5 at step 10 to 1.2 at step 40" in view.caption
 
 
+def test_the_map_shows_where_entries_lie_how_often_they_are_chosen_and_the_frame_s(view):
+    view.set(seed=2, group=1, frame=0.2)
+    places = view.book.places[1]
+    counts = view.counts["code"].to_numpy()
+    assert view.map.collections[0].get_offsets().tolist() == places[counts > 0].tolist()
+    sizes = view.map.collections[0].get_sizes()
+    np.testing.assert_allclose(sizes / sizes.sum(), counts[counts > 0] / counts.sum())
+    unused, drawn, code = (line.get_xydata().tolist() for line in view.map.lines)
+    assert unused == places[counts == 0].tolist()
+    assert (drawn, code) == ([places[view.drawn].tolist()], [places[view.code].tolist()])
+    one, two = view.book.explained[1]
+    assert f"entries vary most: {one:.0%} and {two:.0%} of their variance" in view.caption
+    assert view.map.get_xlabel() == f"PC 1 ({one:.0%})"
+
+
+def test_the_temperature_falls_by_itself_and_can_be_moved_meanwhile(view):
+    view.cooling.value = 1  # as the page sets it, step by step
+    assert view.controls["temperature"].value == 1.95
+    torch.testing.assert_close(view.soft, ((view.logits + view.noise) / 1.95).softmax(-1))
+    view.controls["temperature"].value = 1.0
+    assert view.cooling.value == 20
+    view.controls["temperature"].value = 0.73  # typed, between two steps
+    assert view.controls["temperature"].value == 0.73
+    assert view.cooling.value == 25
+    view.cooling.value = 26
+    assert view.controls["temperature"].value == 0.7
+    view.cooling.value = view.cooling.max
+    assert view.controls["temperature"].value == 0.5
+    view.reset()
+    assert (view.controls["temperature"].value, view.cooling.value) == (2.0, 0)
+
+
 def test_a_click_on_the_track_takes_that_frame(view):
     view.clicked(view.track, 0.31, 3.0)
     assert view.controls["frame"].value == pytest.approx(0.31, abs=0.011)
@@ -125,6 +157,8 @@ def test_a_trace_serves_too(trace):
     assert view.controls["counted"].options == (CAPTURED,)
     assert not view.stage.sounds
     assert view.over_steps is None
+    assert view.book is None
+    assert "The map has" not in view.caption
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from unisat.plots._masks import mask, mask_cells, run_counts, run_lengths
 from unisat.plots._mixing import mixing
 from unisat.plots._objective import similarity, terms
 from unisat.plots._probes import probe_curves
-from unisat.plots._quantizer import code_counts, code_track, entry_scores, perplexity
+from unisat.plots._quantizer import code_counts, code_map, code_track, entry_scores, perplexity
 from unisat.plots._show import CellFigure, describe, grade, listen, say
 from unisat.plots._similarity import layer_similarity, subspaces
 from unisat.plots._sound import spectrogram, waveform
@@ -48,6 +48,7 @@ __all__ = [
     "axes",
     "code_counts",
     "code_heat_map",
+    "code_map",
     "code_track",
     "code_usage",
     "comparison",

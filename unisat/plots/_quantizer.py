@@ -23,6 +23,9 @@ CURVES: dict[str, dict[str, Any]] = {
 }
 """How each perplexity is drawn; ``even`` is the plug-in perplexity of a codebook in even use."""
 
+AREA = 1200
+"""Square points of an entry that all frames choose."""
+
 LABELS = {"soft": "soft", "hard": "hard, plug-in", "corrected": "hard, corrected", "even": "a book in even use"}
 
 
@@ -138,6 +141,60 @@ def set_code_counts(counts: np.ndarray, drawn: np.ndarray, ax: Axes) -> None:
         patch.set_data(100 * values / values.sum())  # type: ignore[attr-defined]
     unused = np.flatnonzero(counts == 0)
     ax.lines[0].set_data(unused, np.full(len(unused), 0.03 * ax.get_ylim()[1]))
+
+
+def code_map(
+    places: Float[np.ndarray, "entries 2"],
+    counts: Int[np.ndarray, " entries"],
+    *,
+    explained: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Entries of a group in two dimensions: the area is the share of frames that chose one, a cross that none did.
+
+    Parameters
+    ----------
+    places : (entries, 2)
+        From `unisat.interpret.units.quantizer.code_map`.
+    counts : (entries,)
+        Frames that chose each entry.
+    explained : (2,), optional
+        Share of the variance along each axis.
+    """
+    ax = axes(ax, 4.2, 3.0)
+    ax.scatter([], [], color=CLASSES[5], edgecolors="0.25", linewidths=0.4)
+    ax.plot([], [], color="0.6", marker="x", markersize=4, linestyle="none", zorder=0.5)
+    around: dict[str, Any] = {"marker": "o", "linestyle": "none", "markerfacecolor": "none", "markeredgewidth": 2}
+    ax.plot([], [], markersize=15, markeredgecolor=CLASSES[1], **around)
+    ax.plot([], [], markersize=11, markeredgecolor="black", **around)
+    set_code_map(places, counts, ax, explained=explained)
+    return ax
+
+
+def set_code_map(
+    places: np.ndarray,
+    counts: np.ndarray,
+    ax: Axes,
+    *,
+    explained: tuple[float, float] | None = None,
+    code: int | None = None,
+    drawn: int | None = None,
+) -> None:
+    """Update what `code_map` drew; a black ring goes around the entry ``code``, an orange one around ``drawn``."""
+    if not np.sum(counts):
+        raise ValueError("no frame was counted; there is nothing to draw.")
+    share, used = counts / np.sum(counts), np.flatnonzero(counts)
+    points: Any = ax.collections[0]
+    points.set(offsets=places[used], sizes=AREA * share[used])
+    points.names = [f"entry {entry}: {share[entry]:.1%} of the frames" for entry in used]
+    ax.lines[0].set_data(*places[counts == 0].T)
+    for line, entry in zip(ax.lines[1:], (drawn, code), strict=True):
+        line.set_data(*places[[] if entry is None else [entry]].T)
+    room = 0.08 * np.ptp(places, axis=0) + 1e-9
+    low, high = places.min(0) - room, places.max(0) + room
+    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    names = ("PC 1", "PC 2") if explained is None else (f"PC {k + 1} ({explained[k]:.0%})" for k in range(2))
+    ax.set(**dict(zip(("xlabel", "ylabel"), names, strict=True)))
 
 
 def perplexity(table: pd.DataFrame, *, entries: int, legend: bool = True, ax: Axes | None = None) -> Axes:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from ipywidgets import Dropdown, FloatSlider, IntSlider, SelectionSlider, ToggleButton
+from ipywidgets import Dropdown, FloatSlider, IntSlider, Label, Play, SelectionSlider, ToggleButton
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
@@ -17,7 +17,15 @@ from unisat.corpus import Batch
 from unisat.frames import SAMPLE_RATE
 from unisat.interpret.activations.capture import Trace
 from unisat.interpret.units.perplexity import perplexity_over_steps, read_history, step_of_temperature
-from unisat.interpret.units.quantizer import Choice, Frames, captured_frames, check_quantizer, quantized_frames
+from unisat.interpret.units.quantizer import (
+    Choice,
+    CodeMap,
+    Frames,
+    captured_frames,
+    check_quantizer,
+    code_map,
+    quantized_frames,
+)
 from unisat.plots import _quantizer as plots
 from unisat.plots._style import CLASSES, literal
 from unisat.widgets._choices import utterance_menu
@@ -25,6 +33,8 @@ from unisat.widgets._picture import Look, Picture, Sound, answers, control, new_
 
 SPAN = 20.0  # a logit that lies lower has a chance of less than one in a hundred million
 ABOVE = 8.0
+HOT, COLD, STEP = 2.0, 0.5, 0.05  # temperatures of training
+EACH = 250  # milliseconds of a step when the temperature falls by itself
 AROUND = 0.25  # seconds before and behind a frame, to listen to
 
 
@@ -43,6 +53,10 @@ class QuantizerView(Picture):
         Entries and perplexities of each group, see `unisat.interpret.units.perplexity.perplexities`.
     over_frames, over_steps : DataFrame
         The curves; ``over_steps`` is None without a history.
+    book : CodeMap
+        Where the entries lie; None if only a trace is there, which holds no entries.
+    cooling : ipywidgets.Play
+        Lets the temperature fall as in training; its value counts steps.
     """
 
     choice: Choice
@@ -62,14 +76,16 @@ class QuantizerView(Picture):
         ids: Sequence[str],
         batch: Batch | None,
         history: pd.DataFrame | None,
+        book: CodeMap | None,
     ) -> None:
+        self.book = book
         self.frames, self.ids, self.batch, self.history = frames, ids, batch, history
         first = next(iter(frames.values()))
         self.groups, self.entries = first.logits.shape[1:]
         self.steps = [] if history is None else [perplexity_over_steps(history, group) for group in range(self.groups)]
         self._last: tuple[Any, Any] = (None, None)
         self.end = end = float(first.seconds.max())
-        heat = {"value": 2.0, "min": 0.5, "max": 2.0, "step": 0.05}
+        heat = {"value": HOT, "min": COLD, "max": HOT, "step": STEP}
         super().__init__(
             control(FloatSlider, "temperature", "of training's soft choice, from 2 down to 0.5", **heat),
             control(ToggleButton, "noise", "add Gumbel noise, as in training", value=True),
@@ -79,7 +95,25 @@ class QuantizerView(Picture):
             control(FloatSlider, "frame", "the frame nearest to it, in s", value=first.unsure(0), max=end, step=0.02),
             control(Dropdown, "counted", "which frames count", options=list(frames)),
         )
+        steps = {"max": round((HOT - COLD) / STEP), "interval": EACH, "show_repeat": False}
+        self.cooling = control(Play, "cool", "let the temperature fall from 2 to 0.5, as in training", **steps)
+        self.cooling.observe(self._cool, "value")
+        row = self.children[0]
+        row.children = (Label("let it fall:"), self.cooling, *row.children)
         self.first()
+
+    def redraw(self, change: object = None) -> None:
+        """Let the player stand where the temperature is, and show the choice."""
+        self.controls["seed"].disabled = not self.controls["noise"].value
+        self.cooling.value = self._step()
+        super().redraw(change)
+
+    def _step(self) -> int:
+        return round((HOT - self.controls["temperature"].value) / STEP)
+
+    def _cool(self, change: dict[str, Any]) -> None:
+        if change["new"] != self._step():  # else the slider itself has moved, maybe between two steps
+            self.controls["temperature"].value = round(HOT - STEP * change["new"], 2)
 
     def look(
         self, temperature: float, noise: bool, seed: int, group: int, utterance: int, frame: float, counted: str
@@ -89,7 +123,6 @@ class QuantizerView(Picture):
         row = these.nearest(utterance, frame)
         if row is None:
             raise ValueError(f"no frame of {self.ids[utterance]} is hidden; look at all, or at another utterance.")
-        self.controls["seed"].disabled = not noise
         added, codes = self._drawn(counted, seed if noise else None)
         self.choice = found = these.choice(row, group, temperature, added)
         self.logits, self.noise, self.soft = found.logits, found.noise, found.soft
@@ -117,8 +150,8 @@ class QuantizerView(Picture):
         return self._last[1]
 
     def _build(self) -> None:
-        self.figure = figure = new_figure(8.4, 6.6)
-        grid = figure.add_gridspec(3, 12, height_ratios=(1.25, 0.9, 1.5))
+        self.figure = figure = new_figure(8.4, 8.6)
+        grid = figure.add_gridspec(4, 12, height_ratios=(1.4, 0.9, 2.0, 1.5))
         flat, below = np.zeros(self.entries), (-SPAN, ABOVE)
         self.panels = [figure.add_subplot(grid[0, 3 * place : 3 * place + 3]) for place in range(4)]
         for ax in self.panels[:2]:
@@ -133,14 +166,18 @@ class QuantizerView(Picture):
         # limits for whatever is counted: a redraw draws no axis anew
         all_counts = [count for these in self.frames.values() for count in these.count(these.codes)]
         fullest = max(all_counts, key=lambda count: count.max() / count.sum())
-        self.use = plots.code_counts(fullest, ax=figure.add_subplot(grid[2, :4]))
+        self.map = figure.add_subplot(grid[2, :6])
+        if self.book is None:
+            _instead(self.map, "a model (not its trace)\nshows its codebook here")
+        else:
+            plots.code_map(self.book.places[0], fullest, ax=self.map)
+        self.use = plots.code_counts(fullest, ax=figure.add_subplot(grid[2, 6:]))
         draw = partial(plots.perplexity, entries=self.entries, legend=False)
         widest = max((these.curves[0] for these in self.frames.values()), key=lambda curve: curve["frames"].iloc[-1])
-        self.over = draw(widest, ax=figure.add_subplot(grid[2, 4:8]))
-        self.trained = figure.add_subplot(grid[2, 8:])
+        self.over = draw(widest, ax=figure.add_subplot(grid[3, :6]))
+        self.trained = figure.add_subplot(grid[3, 6:])
         if self.over_steps is None:
-            self.trained.set_axis_off()
-            self.trained.text(0.5, 0.5, "history=… shows\ntraining steps here", ha="center", va="center")
+            _instead(self.trained, "history=… shows\ntraining steps here")
         else:
             draw(self.over_steps, ax=self.trained)
             self.trained.axvline(0, color=CLASSES[3], linewidth=1.5, label="step of this temperature")
@@ -172,6 +209,13 @@ class QuantizerView(Picture):
         row = self.table.loc[group]
         plots.set_code_counts(self.counts["code"].to_numpy(), self.counts["drawn"].to_numpy(), self.use)
         self.use.title.set_text(f"group {group}: {int(row['used'])} of {self.entries} used")
+        if self.book is not None:
+            at: dict[str, Any] = {"code": self.code, "drawn": self.drawn}
+            explained = tuple(self.book.explained[group])
+            plots.set_code_map(
+                self.book.places[group], self.counts["code"].to_numpy(), self.map, explained=explained, **at
+            )
+            self.map.title.set_text(f"entries of group {group}; black: chosen, orange: with noise")
         plots.set_perplexity(self.over_frames, self.over)
         self.over.title.set_text(f"{int(row['frames']):,} frames: {row['hard']:.1f}, corrected {row['corrected']:.1f}")
         if self.over_steps is not None:
@@ -209,6 +253,9 @@ class QuantizerView(Picture):
         used = f"{int(row['frames']):,} frames ({which}) use {int(row['used'])} of {self.entries} entries"
         yield f"{used}{bound if unseen else ''};"
         yield f"perplexity {row['soft']:.1f} soft, {row['hard']:.1f} hard, {row['corrected']:.1f} corrected."
+        if self.book is not None:
+            one, two = self.book.explained[group]
+            yield f"The map has the two directions in which entries vary most: {one:.0%} and {two:.0%} of their variance."
         if "drawn" in row:
             yield f"With noise {moved:.0%} of them choose another entry, and the hard one is {row['drawn']:.1f}."
         if self.over_steps is not None:
@@ -224,6 +271,11 @@ class QuantizerView(Picture):
             self.set(frame=min(max(x, 0.0), self.end))
 
 
+def _instead(ax: Axes, words: str) -> None:
+    ax.set_axis_off()
+    ax.text(0.5, 0.5, words, ha="center", va="center")
+
+
 @answers
 def quantizer(
     source: nn.Module | Trace, batch: Batch | None = None, history: pd.DataFrame | str | Path | None = None
@@ -232,7 +284,8 @@ def quantizer(
 
     Above, one frame and one group: the logits below their largest; with Gumbel noise; the softmax of their sum over the
     temperature, beside that of the logits alone; and the choice. Then the entry of each frame of the utterance (a click
-    chooses one), how many frames chose each entry, and the codebook's perplexity over frames and training steps.
+    chooses one), a map of the codebook's entries, how many frames chose each of them, and the codebook's perplexity
+    over frames and training steps. A player lets the temperature fall.
 
     Parameters
     ----------
@@ -246,12 +299,12 @@ def quantizer(
         `unisat.interpret.units.perplexity.perplexity_over_steps`.
     """
     if isinstance(source, Trace):
-        frames, ids = captured_frames(source), source.ids
+        frames, ids, book = captured_frames(source), source.ids, None
     else:
         check_quantizer(source)
         if batch is None:
             raise ValueError("a model needs something to quantize; give a batch, or the trace of a run.")
-        frames, ids = quantized_frames(source, batch), batch.ids
+        frames, ids, book = quantized_frames(source, batch), batch.ids, code_map(source)
     if batch is not None and len(batch) != len(ids):
         raise ValueError(f"the batch has {len(batch)} utterances, the trace {len(ids)}; give what was captured.")
-    return QuantizerView(frames, ids, batch, None if history is None else read_history(history))
+    return QuantizerView(frames, ids, batch, None if history is None else read_history(history), book)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -126,6 +127,39 @@ class Frames:
     def table_with(self, codes: Int[np.ndarray, "frames groups"]) -> pd.DataFrame:
         """Give `table` with one more column, ``drawn``: the perplexity of codes that noise has drawn."""
         return self.table.assign(drawn=[perplexity_plugin(count) for count in self.count(codes)])
+
+
+@dataclass(frozen=True)
+class CodeMap:
+    """Entries of a codebook in two dimensions, each group by itself; `code_map` gives it.
+
+    Attributes
+    ----------
+    places : (groups, entries, 2)
+        Along the two directions in which a group's entries vary most, from their mean.
+    explained : (groups, 2)
+        Share of the variance of the group's entries along each of them.
+    """
+
+    places: Float[np.ndarray, "groups entries 2"]
+    explained: Float[np.ndarray, "groups 2"]
+
+
+def code_map(model: nn.Module) -> CodeMap:
+    """Lay out the entries of a model's codebook by a principal component analysis of each group."""
+    check_quantizer(model)
+    quantizer = cast(GumbelVectorQuantizer, model.get_submodule(find(model, GumbelVectorQuantizer) or ""))
+    vectors = (
+        quantizer.codevectors.detach().cpu().double().numpy().reshape(quantizer.num_groups, quantizer.num_vars, -1)
+    )
+    left, scales, right = np.linalg.svd(vectors - vectors.mean(1, keepdims=True), full_matrices=False)
+    # the largest loading is positive, so that the map is the same on any machine
+    signs = np.sign(np.take_along_axis(right, np.abs(right).argmax(-1, keepdims=True), -1))[..., 0]
+    variance = np.square(scales)
+    places, shares = left * (scales * signs)[:, None], variance / np.maximum(variance.sum(-1, keepdims=True), 1e-300)
+    missing = max(0, 2 - scales.shape[-1])  # a book of one entry or of one channel has one direction
+    pad = (0, missing)
+    return CodeMap(np.pad(places, ((0, 0), (0, 0), pad))[..., :2], np.pad(shares, ((0, 0), pad))[:, :2])
 
 
 def captured_frames(trace: Trace) -> dict[str, Frames]:
