@@ -38,6 +38,11 @@ def test_a_result_outside_the_axis_widens_it():
     set_own_sum(1.0, 0.6, ax)
     assert ax.get_ylim()[1] > 0.6
     assert np.ravel(ax.lines[-1].get_data()).tolist() == [1.0, 0.6]
+    set_own_sum(1.0, 0.6, ax, (0.55, 0.72))
+    assert np.ravel(ax.lines[-2].get_data()).tolist() == [1.0, 1.0, 0.55, 0.72]
+    assert ax.get_ylim()[1] > 0.72
+    set_own_sum(0.5, 0.25, ax)
+    assert ax.get_ylim() == before  # whatever was shown between
 
 
 def test_weights_are_a_dot_for_each_run_and_a_line_of_means():

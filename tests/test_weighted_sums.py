@@ -6,8 +6,9 @@ import pytest
 
 import unisat as us
 from unisat.interpret.features.bank import FeatureBank
-from unisat.interpret.layers.weighted_sums import WeightedSums, mean_layer, shares, with_weight
+from unisat.interpret.layers.weighted_sums import DRAWS, WeightedSums, mean_layer, shares, with_weight
 from unisat.interpret.statistics.error_rates import eer
+from unisat.interpret.statistics.intervals import interval, resampled
 
 WEIGHTS = np.array([0.2, 0.5, 0.3])
 
@@ -78,6 +79,24 @@ def test_the_rate_of_a_sum_is_that_of_verify_trials():
     alone = [us.verify_trials(one, layer, exclude_same_session=False).eer() for layer in range(3)]
     assert ours.single_layers()["eer"].tolist() == pytest.approx(alone)
     assert ours.single_layers()["site"].tolist() == one.hidden
+
+
+def test_intervals_are_those_of_verify_trials_and_of_askers_drawn_by_hand():
+    one = bank()
+    found = WeightedSums(one).intervals(WEIGHTS)
+    summed = np.tensordot(WEIGHTS, np.stack([one[site] for site in one.hidden]), 1)
+    theirs = FeatureBank.from_arrays(one.table, {"sum": summed})
+    trials = us.verify_trials(theirs, "sum", exclude_same_session=False, n_boot=DRAWS)
+    assert found["eer"] == pytest.approx(trials.interval())
+    who, what = one.table["speaker"].tolist(), one.table["sentence"].tolist()
+    cosine, hits = WeightedSums(one).cosines(WEIGHTS), []
+    for i in range(len(one)):
+        others = [j for j in range(len(one)) if who[j] != who[i]]
+        hits.append(what[max(others, key=lambda j, i=i: cosine[i][j])] == what[i])
+    shares = [sum(times[i] * hits[i] for i in range(30)) / sum(times) for times in resampled(who, DRAWS)]
+    assert found["retrieval"] == pytest.approx(interval(np.array(shares), groups=6))
+    low, high = found["retrieval"]
+    assert low < np.mean(hits) < high
 
 
 def test_only_the_means_of_means_and_deviations_are_summed():

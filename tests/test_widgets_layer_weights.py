@@ -34,8 +34,11 @@ def test_it_begins_with_the_trained_weights(view):
     assert view.numbers == pytest.approx(by_hand(bank(), WEIGHTS)[0])
     assert view.references["uniform"] == pytest.approx(by_hand(bank(), np.full(3, 1 / 3))[0])
     assert view.references["trained"] == view.numbers
-    assert f"equal error rate {view.numbers['eer']:.0%} (trained {view.numbers['eer']:.0%}" in view.caption
-    assert "Trained weights: most weight has hidden.1, 50%" in view.caption
+    low, high = view.intervals["eer"]
+    rate = f"{view.numbers['eer']:.0%}"
+    assert f"equal error rate {rate} ({low:.0%} to {high:.0%}; trained {rate}, " in view.caption
+    assert "Trained weights: hidden.1 has the largest weight, 50%" in view.caption
+    assert view.caption.endswith("Ranges: 95 %, from 200 draws of the 6 speakers.")
 
 
 def test_sliders_weigh_and_say_that_the_weights_are_own(view):
@@ -50,6 +53,17 @@ def test_sliders_weigh_and_say_that_the_weights_are_own(view):
     for name, ax in view.results.items():
         layer = view.table["contribution"] @ [0, 1, 2]
         np.testing.assert_allclose(np.ravel(ax.lines[-1].get_data()), [layer, view.numbers[name]])
+        np.testing.assert_allclose(np.ravel(ax.lines[-2].get_data()), [layer, layer, *view.intervals[name]])
+    assert view.intervals == WeightedSums(bank()).intervals(view.weights)
+
+
+@pytest.mark.parametrize(("name", "value"), [("hidden.2", 0.9), ("start from", "only hidden.0")])
+def test_a_look_at_what_is_not_chosen_yet_is_that_of_choosing_it(view, name, value):
+    values = {**{key: one.value for key, one in view.controls.items()}, name: value}
+    asked = view.look(**values).caption
+    assert asked != view.caption
+    view.controls[name].value = value
+    assert view.caption == asked
 
 
 @pytest.mark.parametrize(

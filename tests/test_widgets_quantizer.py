@@ -110,7 +110,7 @@ def test_the_map_shows_where_entries_lie_how_often_they_are_chosen_and_the_frame
     assert unused == places[counts == 0].tolist()
     assert (drawn, code) == ([places[view.drawn].tolist()], [places[view.code].tolist()])
     one, two = view.book.explained[1]
-    assert f"entries vary most: {one:.0%} and {two:.0%} of their variance" in view.caption
+    assert f"entries vary most, {one:.0%} and {two:.0%} of the variance" in view.caption
     assert view.map.get_xlabel() == f"PC 1 ({one:.0%})"
 
 

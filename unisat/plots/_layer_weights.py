@@ -124,25 +124,25 @@ def sum_result(
     ax.plot(range(len(alone)), alone, label="one layer alone", **line)
     for (name, value), (colour, style) in zip(references.items(), REFERENCES, strict=False):
         ax.axhline(value, color=colour, linestyle=style, linewidth=1.5, label=literal(name))
-    star: dict[str, Any] = {"marker": "*", "markersize": 13, "color": "white", "markeredgecolor": "black", "zorder": 4}
-    ax.plot([], [], linestyle="none", label="own sum, at its mean layer", **star)
+    ax.plot([], [], color="black", linewidth=2, marker="_", markersize=12, markeredgewidth=2, zorder=3.5)
+    star: dict[str, Any] = {"marker": "*", "markersize": 9, "color": "white", "markeredgecolor": "black", "zorder": 4}
+    ax.plot([], [], linestyle="none", label="own sum, at its mean layer; line: 95 % over speakers", **star)
     label_layers(ax, sites)
     ax.set_ylabel("share")
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    _fit(ax, np.array([*alone, *references.values()]))
+    _fit(ax)
     return ax
 
 
-def set_own_sum(layer: float, value: float, ax: Axes) -> None:
-    """Put the star of `sum_result` where a sum's mean layer and its result are."""
-    star = ax.lines[-1]
-    star.set_data([layer], [value])
-    low, high = ax.get_ylim()
-    if not low < value < high:
-        _fit(ax, np.array([low, high, value]))
+def set_own_sum(layer: float, value: float, ax: Axes, interval: tuple[float, float] | None = None) -> None:
+    """Put the star of `sum_result` where a sum's mean layer and its result are, and a line over its interval."""
+    ax.lines[-1].set_data([layer], [value])
+    ax.lines[-2].set_data(([], []) if interval is None else ([layer, layer], interval))
+    _fit(ax)
 
 
-def _fit(ax: Axes, values: np.ndarray) -> None:
-    low, high = float(values.min()), float(values.max())
-    room = max(0.15 * (high - low), 0.01)
-    ax.set_ylim(low - room, high + room)
+def _fit(ax: Axes) -> None:
+    """End the axis at tens of percent: one that follows each result would hide how it moves."""
+    values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in ax.lines])
+    low, high = np.floor(10 * (values.min() - 0.01)) / 10, np.ceil(10 * (values.max() + 0.01)) / 10
+    ax.set_ylim(max(low, -0.03), min(high, 1.03))

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from unisat.interpret.features.bank import FeatureBank
-from unisat.interpret.layers.weighted_sums import WeightedSums, mean_layer, shares, with_weight
+from unisat.interpret.layers.weighted_sums import DRAWS, WeightedSums, mean_layer, shares, with_weight
 from unisat.interpret.layers.weights import LayerWeights
 from unisat.interpret.layers.weights import layer_weights as measured
 from unisat.plots._layer_weights import layer_shares, set_layer_shares, set_own_sum, sum_result
@@ -41,6 +41,8 @@ class LayerWeightsView(Picture):
         ``retrieval``.
     numbers : dict
         ``eer`` and ``retrieval`` of the sum now shown.
+    intervals : dict
+        Of the numbers, 95 %, over speakers.
     references : dict of str to dict
         The same of uniform and of trained weights, and by chance.
     """
@@ -48,6 +50,7 @@ class LayerWeightsView(Picture):
     weights: np.ndarray
     table: pd.DataFrame
     numbers: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
 
     def __init__(self, sums: WeightedSums, norms: np.ndarray, trained: np.ndarray | None) -> None:
         self.sums, self.norms, count = sums, norms, len(sums.sites)
@@ -59,7 +62,8 @@ class LayerWeightsView(Picture):
         self.references["chance"] = sums.chance
         self.starts |= {f"only {site}": one for site, one in zip(sums.sites, np.eye(count), strict=True)}
         first = next(iter(self.starts))
-        slider: dict[str, Any] = {"max": 1.0, "step": 0.01, "layout": {"width": "17em"}}
+        slider: dict[str, Any] = {"max": 1.0, "step": 0.01, "orientation": "vertical"}
+        slider["layout"] = {"width": "4.8em", "height": "12em"}  # beside one another, like a mixing desk's
         amounts = self._amounts(first)
         sliders = [
             control(FloatSlider, site, "how much of this layer, beside the others", value=amounts[site], **slider)
@@ -84,19 +88,23 @@ class LayerWeightsView(Picture):
 
     def look(self, **values: Any) -> Look:
         """Show the layers' shares in the sum of the sliders' weights, and what that sum knows."""
-        amounts = self.starts.get(values[START], np.array([values[site] for site in self.sums.sites]))
+        start, sliders = values[START], {site: values[site] for site in self.sums.sites}
+        if start == self._seen[0] and sliders != self._seen[1]:
+            start = OWN  # where `redraw` has not moved it: a look for sliders that were not moved yet
+        amounts = self.starts.get(start, np.array(list(sliders.values())))
         if not amounts.any():
             raise ValueError("all layers are at 0, which leaves nothing to sum; move one slider up.")
         self.weights = amounts / amounts.sum()
         self.table, self.numbers = self._table(self.weights), self.sums.measure(self.weights)
+        self.intervals = self.sums.intervals(self.weights)
         if self.figure is None:
             self._build()
         set_layer_shares(self.table, self.shares)
         middle = mean_layer(self.table["contribution"].to_numpy())
         for name, ax in self.results.items():
-            set_own_sum(middle, self.numbers[name], ax)
+            set_own_sum(middle, self.numbers[name], ax, self.intervals[name])
         style: dict[str, Any] = {"index": False, "border": 0, "float_format": "{:.3f}".format}
-        return Look(caption=self._caption(values[START]), html=self.table.to_html(**style))
+        return Look(caption=self._caption(start), html=self.table.to_html(**style))
 
     def clicked(self, ax: Axes, x: float, y: float) -> None:
         """Give the layer that was clicked in the bars the weight there; in the results, start from that layer."""
@@ -151,14 +159,16 @@ class LayerWeightsView(Picture):
         rows = self.table.set_index("site")
         most, largest = rows["weight"].idxmax(), rows["contribution"].idxmax()
         parts = [
-            f"{NAMES.get(start, start.capitalize())}: most weight has {most}, {rows['weight'][most]:.0%}; times "
-            f"its norm, {largest} gives most, {rows['contribution'][largest]:.0%}."
+            f"{NAMES.get(start, start.capitalize())}: {most} has the largest weight, {rows['weight'][most]:.0%}; "
+            f"weight times norm is largest for {largest}, {rows['contribution'][largest]:.0%} of all."
         ]
         for measure, value in self.numbers.items():
             best = rows[measure].idxmin() if measure == "eer" else rows[measure].idxmax()
             others = ", ".join(f"{key} {one[measure]:.0%}" for key, one in self.references.items())
             alone = f"best alone {best}, {rows[measure][best]:.0%}"
-            parts.append(f"{WORDS[measure]} {value:.0%} ({others}; {alone}).")
+            low, high = self.intervals[measure]
+            parts.append(f"{WORDS[measure]} {value:.0%} ({low:.0%} to {high:.0%}; {others}; {alone}).")
+        parts.append(f"Ranges: 95 %, from {DRAWS} draws of the {self.sums.people} speakers.")
         return " ".join(parts)
 
 
@@ -169,7 +179,7 @@ def layer_weights(
     *,
     sentence: str | None = "sentence",
 ) -> LayerWeightsView:
-    """A slider for each layer of a weighted sum: weights beside contributions, and what the sum knows.
+    """A mixer of layers: a slider for each, weights beside contributions, and what the sum knows, with intervals.
 
     The equal error rate of speakers, and the share of utterances whose nearest neighbour by another speaker says the
     same sentence, both by cosine of the summed means (`unisat.interpret.layers.weighted_sums`), beside single layers,

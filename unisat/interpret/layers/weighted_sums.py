@@ -8,7 +8,8 @@ from jaxtyping import Float
 
 from unisat.interpret.features.bank import FeatureBank
 from unisat.interpret.speakers.trials import verify_trials
-from unisat.interpret.statistics.error_rates import eer
+from unisat.interpret.statistics.error_rates import coded_eer_draws, eer, speaker_codes
+from unisat.interpret.statistics.intervals import interval, resampled
 from unisat.interpret.statistics.scaling import standardize
 
 LEAST = 8
@@ -16,6 +17,10 @@ LEAST = 8
 
 MOST = 400
 """Most utterances: scoring their pairs takes about ten milliseconds."""
+
+
+DRAWS = 200
+"""Draws of speakers for an interval: so few that a slider is answered at once."""
 
 
 class WeightedSums:
@@ -38,6 +43,8 @@ class WeightedSums:
     Attributes
     ----------
     sites : tuple of str
+    people : int
+        How many speakers there are.
     chance : dict
         The ``eer`` and ``retrieval`` of features that know nothing.
 
@@ -68,6 +75,9 @@ class WeightedSums:
         self._enrol, self._test, self._same = trials.enrol, trials.test, trials.same
         pool = "mean" if "reduce" in bank.settings else None
         self._layers = _normalized(np.stack([bank.features(site, pool) for site in self.sites]), normalize)
+        self._sides = speaker_codes((speakers[self._enrol], speakers[self._test]))
+        self._drawn = resampled(speakers, DRAWS)
+        self.people = len(set(speakers))
         self._other = speakers[:, None] != speakers
         self.chance = {"eer": 0.5}
         self._alike: np.ndarray | None = None
@@ -103,9 +113,29 @@ class WeightedSums:
         cosines = self.cosines(weights)
         found = {"eer": eer(cosines[self._enrol, self._test], self._same)}
         if self._alike is not None:
-            nearest = np.where(self._other, cosines, -np.inf).argmax(1)
-            found["retrieval"] = float(self._alike[np.arange(len(nearest)), nearest][self._asked].mean())
+            found["retrieval"] = float(self._found(cosines).mean())
         return found
+
+    def intervals(self, weights: Float[np.ndarray, " layers"], level: float = 0.95) -> dict[str, tuple[float, float]]:
+        """Give intervals over speakers of what `measure` gives, from ``DRAWS`` draws, the same ones for all sums.
+
+        For ``eer`` as in `us.verify_trials`. For ``retrieval`` the speakers who ask are drawn, among utterances that
+        stay: an utterance that is there twice would find itself.
+        """
+        cosines = self.cosines(weights)
+        scores = cosines[self._enrol, self._test]
+        draws = {"eer": coded_eer_draws(scores, self._same, *self._sides, n_boot=DRAWS)}
+        if self._alike is not None:
+            asked = self._drawn[:, self._asked]
+            with np.errstate(invalid="ignore"):  # draws of speakers who ask nothing are left out
+                draws["retrieval"] = asked @ self._found(cosines) / asked.sum(1)
+        return {name: interval(one, level, groups=self.people) for name, one in draws.items()}
+
+    def _found(self, cosines: np.ndarray) -> np.ndarray:
+        """Whether the nearest utterance by another speaker says the same, of each utterance that is asked."""
+        assert self._alike is not None
+        nearest = np.where(self._other, cosines, -np.inf).argmax(1)
+        return self._alike[np.arange(len(nearest)), nearest][self._asked]
 
     def single_layers(self) -> pd.DataFrame:
         """Measure each layer alone: one row for each, with ``site`` and the columns of `measure`."""

@@ -212,16 +212,37 @@ def eer_draws(
     n_boot, seed : int
         How many rounds are drawn, and the seed they are drawn from.
     """
+    first, second, people = speaker_codes(speakers)
+    return coded_eer_draws(scores, same, first, second, people, n_boot=n_boot, seed=seed)
+
+
+def speaker_codes(
+    speakers: tuple[Sequence[str] | np.ndarray, Sequence[str] | np.ndarray],
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Give the speakers of both sides of each trial as numbers, and how many there are, for `coded_eer_draws`."""
+    names, codes = np.unique(np.concatenate([np.asarray(side, dtype=str) for side in speakers]), return_inverse=True)
+    return codes[: len(speakers[0])], codes[len(speakers[0]) :], len(names)
+
+
+def coded_eer_draws(
+    scores: np.ndarray,
+    same: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    people: int,
+    *,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> Float[np.ndarray, " n_boot"]:
+    """Give what `eer_draws` gives, for speakers that `speaker_codes` has numbered: many scores of the same trials."""
     scores, same = np.asarray(scores, dtype=float), np.asarray(same, dtype=bool)
     _check(scores, same, np.ones(len(same)))
-    names, codes = np.unique(np.concatenate([np.asarray(side, dtype=str) for side in speakers]), return_inverse=True)
-    first, second = codes[: len(scores)], codes[len(scores) :]
-    second = np.where(first == second, len(names), second)  # an extra speaker that counts once in every round
+    second = np.where(first == second, people, second)  # an extra speaker that counts once in every round
     draw = np.random.default_rng(seed)
-    size, rates = max(1, min(n_boot, BLOCK // min(len(scores), len(names) ** 2))), np.zeros(0)
+    size, rates = max(1, min(n_boot, BLOCK // min(len(scores), people**2))), np.zeros(0)
     while len(rates) < n_boot:
-        drawn = draw.integers(len(names), size=(size, len(names)))
-        count = np.stack([np.bincount(row, minlength=len(names)) for row in drawn], axis=1)  # (speakers, rounds)
+        drawn = draw.integers(people, size=(size, people))
+        count = np.stack([np.bincount(row, minlength=people) for row in drawn], axis=1)  # (speakers, rounds)
         count = np.concatenate([count, np.ones_like(count[:1])]).astype(float)
         rates = np.append(rates, _eer_rounds(scores, same, first, second, count))
     return rates[:n_boot]
