@@ -164,9 +164,8 @@ def code_map(
     ax = axes(ax, 4.2, 3.0)
     ax.scatter([], [], color=CLASSES[5], edgecolors="0.25", linewidths=0.4)
     ax.plot([], [], color="0.6", marker="x", markersize=4, linestyle="none", zorder=0.5)
-    around: dict[str, Any] = {"marker": "o", "linestyle": "none", "markerfacecolor": "none", "markeredgewidth": 2}
-    ax.plot([], [], markersize=15, markeredgecolor=CLASSES[1], **around)
-    ax.plot([], [], markersize=11, markeredgecolor="black", **around)
+    for area, colour in ((260, CLASSES[1]), (140, "black")):  # rings, of which the page draws the width of points
+        ax.scatter([], [], s=area, facecolors="none", edgecolors=colour, linewidths=2.2, zorder=3)
     set_code_map(places, counts, ax, explained=explained)
     return ax
 
@@ -188,8 +187,8 @@ def set_code_map(
     points.set(offsets=places[used], sizes=AREA * share[used])
     points.names = [f"entry {entry}: {share[entry]:.1%} of the frames" for entry in used]
     ax.lines[0].set_data(*places[counts == 0].T)
-    for line, entry in zip(ax.lines[1:], (drawn, code), strict=True):
-        line.set_data(*places[[] if entry is None else [entry]].T)
+    for ring, entry in zip(ax.collections[1:], (drawn, code), strict=True):
+        ring.set_offsets(places[[] if entry is None else [entry]])
     room = 0.08 * np.ptp(places, axis=0) + 1e-9
     low, high = places.min(0) - room, places.max(0) + room
     ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))

@@ -63,7 +63,7 @@ class LayerWeightsView(Picture):
         self.starts |= {f"only {site}": one for site, one in zip(sums.sites, np.eye(count), strict=True)}
         first = next(iter(self.starts))
         slider: dict[str, Any] = {"max": 1.0, "step": 0.01, "orientation": "vertical"}
-        slider["layout"] = {"width": "4.8em", "height": "12em"}  # beside one another, like a mixing desk's
+        slider["layout"] = {"width": "5.3em", "height": "12em"}  # beside one another, like a mixing desk's
         amounts = self._amounts(first)
         sliders = [
             control(FloatSlider, site, "how much of this layer, beside the others", value=amounts[site], **slider)
@@ -71,7 +71,9 @@ class LayerWeightsView(Picture):
         ]
         names = [*self.starts, OWN]
         self._busy, self._seen = False, (first, amounts)
-        super().__init__(control(Dropdown, START, "puts the sliders there", options=names, value=first), *sliders)
+        alone = {"width": "20em", "margin": "2px calc(100% - 22em) 2px 2px"}  # in a row of its own
+        menu = control(Dropdown, START, "puts the sliders there", options=names, value=first, layout=alone)
+        super().__init__(menu, *sliders)
         self.first()
 
     def redraw(self, change: object = None) -> None:
