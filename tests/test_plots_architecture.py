@@ -126,6 +126,29 @@ def test_a_notebook_shows_an_image_with_words_and_each_part_has_a_title(config):
         assert one.find(f"{SVG}title").text.startswith(f"{name}: ")
 
 
+def test_the_page_says_a_part_s_title_where_it_is_drawn(config):
+    drawing = plots.architecture(config)
+    page = ElementTree.fromstring(drawing._repr_html_())
+    over = {}
+    for span in page.iter("span"):
+        style = dict(part.split(": ") for part in span.get("style").split("; "))
+        over[span.get("title")] = [float(style[side].rstrip("%")) for side in ("left", "top", "width", "height")]
+    parts = groups(drawing)
+    assert list(over) == [one.find(f"{SVG}title").text for one in parts.values()]
+    for one in parts.values():
+        left, top, width, height = over[one.find(f"{SVG}title").text]
+        box = one.find(f"{SVG}rect")
+        if box is not None:
+            x, y = float(box.get("x")) / 9.8, float(box.get("y")) / 3.8
+            assert (left, top) == pytest.approx((x, y), abs=0.01)
+            assert width >= float(box.get("width")) / 9.8 - 0.01
+            assert height == pytest.approx(float(box.get("height")) / 3.8, abs=0.01)
+        else:
+            line = [point.split(",") for point in one.find(f"{SVG}polyline").get("points").split()]
+            assert all(left <= float(x) / 9.8 <= left + width + 0.01 for x, _ in line)
+            assert all(top <= float(y) / 3.8 <= top + height for _, y in line)
+
+
 def test_nothing_is_drawn_outside(config):
     root = ElementTree.fromstring(plots.architecture(config).svg)
     _, _, width, height = map(float, root.get("viewBox").split())

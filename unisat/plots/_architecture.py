@@ -34,19 +34,30 @@ class Drawing:
     """A drawing that a notebook shows at the end of a cell.
 
     ``svg`` has a light ground of its own, so it can be read on a dark page too; ``words`` are for who cannot see it.
+    ``titles`` are what a page says of the part under the pointer, and where: left, top, width and height.
     """
 
     svg: str
     words: str
+    titles: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
     def __repr__(self) -> str:
         return self.words
 
     def _repr_html_(self) -> str:
-        # an image, because JupyterLab and GitHub take <svg> out of outputs that they do not trust
+        # an image, because JupyterLab and GitHub take <svg> out of outputs that they do not trust; a page does not look
+        # for the titles in an image, so they lie over it
         source = data_uri("image/svg+xml", self.svg.encode())
-        style = "max-width: 100%; height: auto"
-        return f'<img width="{WIDTH}" style="{style}" alt="{escape(self.words)}" src="{source}">'
+        style = "display: block; max-width: 100%; height: auto"
+        image = f'<img width="{WIDTH}" style="{style}" alt="{escape(self.words)}" src="{source}"/>'
+        titles = "".join(_over(title, *at) for title, at in self.titles)
+        return f'<div style="position: relative; max-width: {WIDTH}px">{image}{titles}</div>'
+
+
+def _over(title: str, left: float, top: float, width: float, height: float) -> str:
+    sides = {"left": left / WIDTH, "top": top / HEIGHT, "width": width / WIDTH, "height": height / HEIGHT}
+    places = "; ".join(f"{side}: {share:.2%}" for side, share in sides.items())
+    return f'<span title="{escape(title)}" style="position: absolute; {places}"></span>'
 
 
 class _Canvas:
@@ -54,22 +65,24 @@ class _Canvas:
 
     def __init__(self, asked: tuple[str, ...]) -> None:
         self.asked, self.names = asked, list[str]()
+        self.titles: list[tuple[str, tuple[float, ...]]] = []
         self.pieces = [f'<rect width="{WIDTH}" height="{HEIGHT}" rx="6" fill="#fff"/>']
 
-    def part(self, name: str, meaning: str, *drawn: str) -> None:
-        """Add a part with a title; it is lit if it is asked for, or what holds it."""
+    def part(self, name: str, meaning: str, at: tuple[float, ...], *drawn: str) -> None:
+        """Add a part with a title, ``at`` its left, top, width and height; lit if it or what holds it is asked for."""
         self.names.append(name)
+        self.titles.append((f"{name}: {meaning}", at))
         lit = "lit" if any(f"{name}.".startswith(f"{one}.") for one in self.asked) else ""
         title = f"<title>{escape(f'{name}: {meaning}')}</title>"
         self.pieces.append(f'<g id="{name}" class="{lit}">{title}{"".join(drawn)}</g>')
 
     def box(self, name: str, meaning: str, at: tuple[float, ...], *lines: str, below: int = 14) -> None:
-        """Add a part as a box with lines in it, ``at`` its left, top, width and height; 0 writes no name ``below``."""
+        """Add a part as a box with lines in it; 0 writes no name ``below``."""
         left, top, width, height = at
         x, first = left + width / 2, top + height / 2 + 4 - 7 * (len(lines) - 1)
         frame = f'<rect class="part" x="{left:g}" y="{top:g}" width="{width:g}" height="{height:g}" rx="3"/>'
         written = [text(x, first + 14 * row, line) for row, line in enumerate(lines)]
-        self.part(name, meaning, frame, *written, text(x, top + height + below, name, "name") if below else "")
+        self.part(name, meaning, at, frame, *written, text(x, top + height + below, name, "name") if below else "")
 
     def arrow(self, *points: tuple[float, float], kind: str = "line") -> None:
         drawn = " ".join(f"{x:g},{y:g}" for x, y in points)
@@ -121,15 +134,16 @@ def architecture(config: UniSpeechSatConfig | None = None, *, lit: str | Iterabl
     words += f" Lit: {', '.join(canvas.asked)}." if canvas.asked else ""
     root = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img">'
     title = f"<title>{escape(words)}</title>"
-    return Drawing(f"{root}{title}<style>{STYLE}</style>{ARROW_HEAD}{''.join(canvas.pieces)}</svg>", words)
+    svg = f"{root}{title}<style>{STYLE}</style>{ARROW_HEAD}{''.join(canvas.pieces)}</svg>"
+    return Drawing(svg, words, tuple(canvas.titles))
 
 
 def _front_end(canvas: _Canvas, config: UniSpeechSatConfig) -> None:
     rate, step = f"{SAMPLE_RATE:,} a second", hop(config.conv_stride)
     wave = sound(12, MIDDLE, 190), text(52, 70, rate), text(52, 153, "wave", "name")
-    canvas.part("wave", f"the waveform, {rate}", *wave)
+    canvas.part("wave", f"the waveform, {rate}", (12, MIDDLE - 28, 80, 56), *wave)
     other = sound(12, 253, 130), text(52, 224, "another voice"), text(52, 290, "mixing", "name")
-    canvas.part("mixing", "a stretch of another utterance, added in pretraining", *other)
+    canvas.part("mixing", "a stretch of another utterance, added in pretraining", (12, 225, 80, 56), *other)
     canvas.arrow((52, 208), (52, 160))
     canvas.arrow((94, MIDDLE), (108, MIDDLE))
     room, samples = 182 / len(config.conv_dim), 1
@@ -152,7 +166,9 @@ def _encoder(canvas: _Canvas, config: UniSpeechSatConfig) -> None:
     kinds = "part part hidden hidden hidden part part".split()
     mask = [f'<rect class="{k}" x="{388 + 9 * i}" y="84" width="7" height="52"/>' for i, k in enumerate(kinds)]
     meaning = f"hides frames in training: {config.mask_time_prob:g} in spans of {config.mask_time_length}"
-    canvas.part("spec_augment", meaning, *mask, text(419, 74, "mask"), text(419, 150, "spec_augment", "name"))
+    canvas.part(
+        "spec_augment", meaning, (388, 84, 61, 52), *mask, text(419, 74, "mask"), text(419, 150, "spec_augment", "name")
+    )
     canvas.arrow((452, MIDDLE), (466, MIDDLE))
     frames, groups = f"{config.num_conv_pos_embeddings} frames", config.num_conv_pos_embedding_groups
     meaning = f"a convolution over {frames} in {groups} groups, added to each frame"
