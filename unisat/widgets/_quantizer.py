@@ -104,8 +104,9 @@ class QuantizerView(Picture):
 
     def redraw(self, change: object = None) -> None:
         """Let the player stand where the temperature is, and show the choice."""
-        self.controls["seed"].disabled = not self.controls["noise"].value
-        self.cooling.value = self._step()
+        if change is not None:  # else no control has moved
+            self.controls["seed"].disabled = not self.controls["noise"].value
+            self.cooling.value = self._step()
         super().redraw(change)
 
     def _step(self) -> int:
