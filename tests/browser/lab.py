@@ -1,4 +1,4 @@
-"""A notebook in a real JupyterLab in headless Chromium: run it, move its controls, look, listen, and time it."""
+"""A notebook in a real JupyterLab or Notebook 7, in headless Chromium: run it, move its controls, look, listen, time."""
 
 from __future__ import annotations
 
@@ -66,6 +66,7 @@ class Lab:
             "LabApp.user_settings_dir": places["user"],
             "LabApp.workspaces_dir": places["spaces"],
             "LabApp.expose_app_in_browser": True,
+            "JupyterNotebookApp.expose_app_in_browser": True,
             "LabApp.news_url": None,
             "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
         }
@@ -106,15 +107,15 @@ class Lab:
         self.server.wait(30)
         self.log.close()
 
-    def open(self, notebook: str, width: int = 1280, height: int = 900, **settings) -> Page:
-        """Open a notebook; further settings are those of playwright's ``new_page``."""
-        return Page(self, notebook, viewport={"width": width, "height": height}, **settings)
+    def open(self, notebook: str, width: int = 1280, height: int = 900, where: str = "lab/tree", **settings) -> Page:
+        """Open a notebook in JupyterLab, or ``where="notebooks"`` in Notebook 7; settings as for ``new_page``."""
+        return Page(self, notebook, where, viewport={"width": width, "height": height}, **settings)
 
 
 class Page:
     """One notebook, open with a kernel of its own; closed with it."""
 
-    def __init__(self, lab: Lab, notebook: str, **settings):
+    def __init__(self, lab: Lab, notebook: str, where: str, **settings):
         self.lab, self.notebook = lab, notebook
         self.complaints: list[str] = []
         self.outside: list[str] = []
@@ -124,10 +125,11 @@ class Page:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error.stack or error)))
         self.page.on("request", self._request)
         self.page.add_init_script(SCRIPT)
-        self.page.goto(f"{lab.address}/lab/tree/{notebook}?token={lab.token}&reset", wait_until="domcontentloaded")
+        self.page.goto(f"{lab.address}/{where}/{notebook}?token={lab.token}&reset", wait_until="domcontentloaded")
         ready = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
         self.page.wait_for_function(ready, timeout=90_000)
-        self.page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
+        if where == "lab/tree":
+            self.page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
 
     def __enter__(self):
         return self

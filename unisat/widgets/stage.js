@@ -9,7 +9,7 @@ const make = (kind, name, parent) => {
   return made;
 };
 
-// ipywidgets gives its sliders a visible label, but no accessible name, and leaves keys to JupyterLab's shortcuts.
+// ipywidgets gives its sliders a visible label, but no accessible name.
 function nameControls(root) {
   for (const label of root.querySelectorAll(".widget-label")) {
     const name = label.textContent.trim();
@@ -23,12 +23,15 @@ function nameControls(root) {
   }
 }
 
-function guardKeys(root) {
-  if (root.dataset.guarded) return;
-  root.dataset.guarded = "yes";
-  root.addEventListener("keydown", (event) => {
-    if (!event.ctrlKey && !event.metaKey && event.key !== "Escape") event.stopPropagation();
-  });
+// Jupyter's shortcuts leave the keys of a widget alone, but not those with Ctrl, and not Escape. Notebook 7 looks at a key
+// before the widget does, so that this has to be earlier still. Gives what stops it.
+function guardKeys(el) {
+  const guard = ({ target, key, ctrlKey, metaKey }) => {
+    if (el.closest(".unisat")?.contains(target))
+      target.toggleAttribute("data-lm-suppress-shortcuts", !ctrlKey && !metaKey && key !== "Escape");
+  };
+  window.addEventListener("keydown", guard, true);
+  return () => window.removeEventListener("keydown", guard, true);
 }
 
 // Call `found` with the widget's outermost element once `el` is in the page; gives what stops the watch.
@@ -526,12 +529,9 @@ function renderStage({ model, el }) {
   write();
   board.change();
   sounds.listen(board);
-  const stop = whenAttached(el, (root) => {
-    nameControls(root);
-    guardKeys(root);
-  });
+  const stops = [whenAttached(el, nameControls), guardKeys(el)];
   return () => {
-    stop();
+    for (const stop of stops) stop();
     for (const [event, action] of Object.entries(changes)) model.off(event, action);
     board.close();
     sounds.close();
