@@ -68,6 +68,7 @@ class SpeakersView(Picture):
     numbers: dict[str, Any]
     neighbours: pd.DataFrame
     selection: pd.DataFrame
+    waits = ("site", "beside", "n_neighbors")
 
     def __init__(
         self,
