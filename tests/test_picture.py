@@ -347,16 +347,15 @@ def test_what_is_asked_ahead_is_what_moving_shows_and_nothing_changes(name):
     @settings(max_examples=4, phases=[Phase.generate])
     @given(st.data())
     def holds(data):
-        state = view._state()
-        for place in view.stage.ahead:
-            state[place] = data.draw(anywhere(view.controls[names[place]]))
+        state, place = view._state(), data.draw(st.sampled_from(view.stage.ahead))  # the page moves one at a time
+        state[place] = data.draw(anywhere(view.controls[names[place]]))
         before = state_of(view)
         found = view._ahead(state)
         assert state_of(view) == before
-        values = [picture._from_page(*one) for one in zip(view.controls.values(), state, strict=True)]
-        view.set(**dict(zip(names, values, strict=True)))
+        moved = view.controls[names[place]]
+        moved.value = picture._from_page(moved, state[place])
         if found is None:
-            assert view.error is not None
+            assert view.error is not None or view._noted
             view.reset()
             return
         answered.append(found)
