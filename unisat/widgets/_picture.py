@@ -374,7 +374,7 @@ class _Double:
 
     def __init__(self, view: Picture, values: dict[str, Any]) -> None:
         vars(self).update(view._drawing or {})
-        self._view = view
+        self._view: Any = view
         self.controls = {
             name: SimpleNamespace(value=values.get(name), _options_values=getattr(one, "_options_values", None))
             for name, one in view.controls.items()
@@ -388,7 +388,7 @@ class _Double:
             ax.set_position(other.get_position(), which="active")
 
     # super() in a method asks for it
-    __class__ = property(lambda self: type(self._view))  # type: ignore[assignment]
+    __class__ = property(lambda self: type(self._view))
 
     def __getattr__(self, name: str) -> Any:
         found = inspect.getattr_static(type(self._view), name, None)
@@ -454,7 +454,7 @@ def _to_page(control: Any) -> Any:
     """Where a control stands, as the page has it: of a choice its number, of a file its name and size."""
     value, choices = control.value, getattr(control, "_options_values", None)
     if choices is not None:
-        return choices.index(value)
+        return choices.index(value) if value in choices else None
     if isinstance(value, dict):
         return [value["name"], value["size"]]
     return list(value) if isinstance(value, tuple) else value

@@ -96,15 +96,15 @@ const MOST = { pictures: 64, bytes: 32e6 };
 class Ahead {
   constructor(model, el, show) {
     Object.assign(this, { model, el, show, kept: new Map(), controls: [] });
-    this.sight = new IntersectionObserver(([{ isIntersecting }]) => {
-      this.seen = isIntersecting;
+    this.sight = new IntersectionObserver((changes) => {
+      this.seen = changes.at(-1).isIntersecting;
       this.wait();
     });
   }
   async begin(arrays) {
     this.arrays = arrays;
     const ids = this.model.get("controls").map((name) => name.replace("IPY_MODEL_", ""));
-    const found = await Promise.all(ids.map((id) => this.model.widget_manager.get_model(id))).catch(() => []);
+    const found = await Promise.all(ids.map(async (id) => this.model.widget_manager.get_model(id))).catch(() => []);
     if (this.closed) return;
     this.controls = found;
     found.forEach((one, i) => one.on("change:value change:index", (_, value, how) => this.moved(i, how), this));
@@ -625,11 +625,13 @@ function renderStage({ model, el }) {
   const alert = make("p", "unisat-alert", el);
   alert.setAttribute("role", "alert");
   const caption = make("p", "unisat-caption", el);
+  let later;
   const show = () => {
     write();
     board.change();
     if (ahead.now) board.drawNow(); // within the reader's event
-    sounds.listen(board);
+    clearTimeout(later);
+    later = setTimeout(() => sounds.listen(board)); // sounds come after the picture, which the reader waits for
   };
   const ahead = new Ahead(model, el, show);
   const shown = { kernel: model, get: (name) => ahead.get(name), send: (content) => model.send(content) };
@@ -691,6 +693,7 @@ function renderStage({ model, el }) {
   return () => {
     stop();
     ahead.close();
+    clearTimeout(later);
     for (const [event, action] of Object.entries(changes)) model.off(event, action);
     board.close();
     sounds.close();
