@@ -46,8 +46,7 @@ def measure(page, view, name: str) -> dict:
     found["kernel"] = [move["first"] for move in moves[HOLD_BACK:] if move["first"] is not None]
     assert len(found["kernel"]) >= LEAST, f"{name}: moving {what} changed nothing"
     page.ahead(True)
-    page.step(kind, control, back=True)  # from now on the page asks for the neighbours of this control
-    page.rest()
+    page.rest()  # meanwhile the page asks for the neighbours of the control touched last
     moves = control.evaluate(
         "(control, [view, times]) => unisat.moves(view, control, times)", [view.element_handle(), TIMES]
     )

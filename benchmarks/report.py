@@ -58,8 +58,8 @@ WORKS |= GPU_WORKS
 LONG_MB, START_S, TOUR_S, SEGMENTS = 2000, 0.5, 30, 1.1
 """Bars of ten minutes in one pass, of ``import unisat``, of the tour, and of segments over one pass."""
 AT_ONCE_MS = {"hover": 16, "zoom": 16, "ahead": 16, "kernel": 100}
-"""Bars of what a widget's picture takes: where the pointer is, where one looks closer, where a control moves to what was
-asked ahead, and to what was not."""
+"""Bars of what a widget's picture takes: where the pointer is, where one looks closer, where a control moves to what
+was asked ahead, and to what was not."""
 NEAR = 1.25
 """Rates of one machine differ by less than this factor from run to run."""
 

@@ -679,7 +679,7 @@ function renderStage({ model, el }) {
   const changes = { "change:scene": () => board.change(), "change:sounds": () => sounds.listen(board) };
   Object.assign(changes, { "change:alt": write, "change:alert": alerted, "change:extra": write, "change:buttons": write });
   Object.assign(changes, { "change:busy": busy, "change:play": () => sounds.first() });
-  Object.assign(changes, { "change:shown": () => ahead.answered(), "change:ahead": () => ahead.forget() });
+  Object.assign(changes, { "change:shown": () => ahead.answered(), "change:ahead": () => ahead.answered() });
   Object.assign(changes, { "msg:custom": told, comm_live_update: write });
   for (const [event, action] of Object.entries(changes)) model.on(event, action);
   write();
