@@ -1,4 +1,4 @@
-"""Time what a reader waits for in every widget: the pointer, a closer look, a control; needs Chromium.
+"""Time what a reader waits for in every widget: pointer, closer look, control, asked ahead or not; needs Chromium.
 
     python benchmarks/instruments.py
 
@@ -38,12 +38,20 @@ def measure(page, view, name: str) -> dict:
         kind: view.evaluate("(view, [kind, times]) => unisat.times(view, kind, times)", [kind, TIMES])
         for kind in ("hover", "zoom")
     }
+    page.ahead(False)
     kind, what, control = showcase.to_move(page, view, name)
     # from end to end, for a single step may have nothing to say: an anchor of the losses is the nearest hidden frame
     keys = [("Home", "End")[number % 2] if kind == "slider" else None for number in range(TIMES + HOLD_BACK)]
     moves = [page.timed(view, kind, control, key=key) for key in keys]
     found["kernel"] = [move["first"] for move in moves[HOLD_BACK:] if move["first"] is not None]
     assert len(found["kernel"]) >= LEAST, f"{name}: moving {what} changed nothing"
+    page.ahead(True)
+    page.rest()  # meanwhile the page asks for the neighbours of the control touched last
+    moves = control.evaluate(
+        "(control, [view, times]) => unisat.moves(view, control, times)", [view.element_handle(), TIMES]
+    )
+    assert len(moves) >= LEAST, f"{name}: {what} was not asked ahead"
+    found["ahead"] = moves
     return {"control": what} | {one: round(median(times), 1) for one, times in found.items()}
 
 

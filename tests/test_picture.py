@@ -1,9 +1,11 @@
 """The base of every widget, without a browser: controls are moved by code, pictures, words and sounds are read back."""
 
 import base64
+import copy
 import gc
 import io
 import math
+import warnings
 import weakref
 
 import ipywidgets
@@ -12,8 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from shown import decoded, sounds
+from widget_cases import CASES, noise, pretraining
 
 from unisat import plots, widgets
 from unisat.plots._show import player, wav
@@ -309,6 +314,137 @@ def test_the_page_knows_when_the_kernel_is_at_work():
     assert not ruler.stage.busy
     ruler.controls["length"].value = -1
     assert not ruler.stage.busy
+
+
+# what the page asks ahead
+
+
+def anywhere(control):
+    """Where the page may have a control that it asks ahead."""
+    if hasattr(control, "_options_values"):
+        return st.integers(0, len(control._options_values) - 1)
+    if isinstance(control.value, bool):
+        return st.booleans()
+    if not isinstance(control.value, int | float):
+        return st.just(picture._to_page(control))
+    steps = math.floor((control.max - control.min) / control.step + 1e-9)
+    return st.integers(0, steps).map(lambda number: control.min + number * control.step)
+
+
+def state_of(view):
+    """Everything that a widget shows, says and keeps, and the very objects that it has."""
+    png, table = view.png, getattr(view, "table", None)
+    told = [one.get_state() for one in (*view.controls.values(), view.stage)]
+    objects = {name: id(one) for name, one in vars(view).items() if name != "_drawing"}
+    return png, view.caption, view.as_code(), None if table is None else table.to_csv(), told, objects
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "recording"])
+def test_what_is_asked_ahead_is_what_moving_shows_and_nothing_changes(name):
+    view, answered = CASES[name].make(), []
+    names = list(view.controls)
+
+    @settings(max_examples=4, phases=[Phase.generate])
+    @given(st.data())
+    def holds(data):
+        state, place = view._state(), data.draw(st.sampled_from(view.stage.ahead))  # the page moves one at a time
+        state[place] = data.draw(anywhere(view.controls[names[place]]))
+        before = state_of(view)
+        found = view._ahead(state)
+        assert state_of(view) == before
+        moved = view.controls[names[place]]
+        moved.value = picture._from_page(moved, state[place])
+        if found is None:
+            assert view.error is not None or view._noted
+            view.reset()
+            return
+        answered.append(found)
+        assert (found.scene.parts, found.scene.arrays) == (view.stage.scene, view.stage._arrays)
+        for trait in ("alt", "extra", "sounds", "buttons"):
+            assert getattr(found, trait) == getattr(view.stage, trait)
+        assert found.shown[1] == view.stage.shown[1] == view._state()
+
+    holds()
+    assert answered
+    assert {*view.waits} < {*names}
+
+
+def test_a_recording_and_a_figure_from_elsewhere_are_not_asked_ahead():
+    assert CASES["recording"].make().stage.ahead == []
+    ruler = Ruler()
+    assert ruler.stage.ahead == []
+    assert ruler._ahead([3, False]) is None
+
+
+class Drawn(Ruler):
+    """A ruler whose first look makes the figure."""
+
+    def __init__(self):
+        Picture.__init__(
+            self,
+            control(ipywidgets.IntSlider, "length", "of the line", min=-2, value=1),
+            control(ipywidgets.Checkbox, "wide", "twice the axis", value=False),
+            upload("file", "not asked ahead"),
+        )
+        self.first()
+
+    def look(self, length, wide, file):
+        if length == 5:
+            warnings.warn("five is odd.", UserWarning, stacklevel=1)
+        self.looks = 0
+        if self.figure is None:
+            self.figure = new_figure(2.0, 1.0)
+            self.ax = self.figure.add_subplot()
+            (self.line,) = self.ax.plot([0, 1], [0, 0])
+        return super().look(length, wide)
+
+
+def test_errors_and_warnings_are_not_answered_and_leave_nothing():
+    ruler = Drawn()
+    before = state_of(ruler)
+    assert ruler.stage.ahead == [0, 1]
+    for length, told in ((-1, False), (5, False), (-2, False), (7, True)):
+        assert (ruler._ahead([length, False, None]) is not None) == told
+    assert state_of(ruler) == before
+    ruler.controls["length"].value = -1
+    assert ruler._ahead([7, False, None]) is None  # the picture is of another state than the controls
+    ruler.controls["length"].value = 5
+    assert "five is odd." in ruler.caption
+
+
+def test_the_page_is_sent_what_it_lacks_of_what_it_asked(monkeypatch):
+    ruler = Drawn()
+    messages = sent(monkeypatch, ruler)
+    ruler._told(None, {"kind": "ahead", "state": [3, True, None]}, None)
+    ruler._told(None, {"kind": "ahead", "state": [-1, True, None]}, None)
+    ((content, buffers), refused) = messages
+    assert content["asked"] == content["state"] == [3, True, None]
+    assert content["alt"] == "A line of length 3 & more."
+    lacking = [name for name in content["all"] if name not in ruler.stage.names]
+    assert content["names"] == [*lacking, content["sounds"][0]["name"]]
+    np.testing.assert_allclose(np.frombuffer(buffers[0], "<f4"), [0, 1 / 3], rtol=1e-6)
+    assert decoded(buffers[1])[0] == round(0.03 * 2**15)
+    assert refused == ({"kind": "ahead", "asked": [-1, True, None], "names": [], "kinds": []}, [])
+    number, state = ruler.stage.shown
+    ruler.set(length=3, wide=True)
+    assert ruler.stage.shown == [number + 1, [3, True, None]] != [number, state]
+    assert ruler.stage.scene == content["scene"]
+    assert ruler.stage.sounds[0]["name"] == content["sounds"][0]["name"]
+
+
+def test_what_is_asked_ahead_is_of_the_model_as_it_is():
+    model = copy.deepcopy(pretraining(mask_time_min_masks=0))
+    view = widgets.losses(model, noise())
+    state = view._state()
+    state[list(view.controls).index("temperature")] = 0.3
+    old = view._ahead(state)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.5)
+    new = view._ahead(state)
+    assert new.scene.arrays != old.scene.arrays
+    view.controls["temperature"].value = 0.3
+    assert (view.stage.scene, view.stage._arrays) == (new.scene.parts, new.scene.arrays)
 
 
 # files

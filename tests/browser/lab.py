@@ -171,6 +171,25 @@ class Page:
             "jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'", timeout=180_000
         )
 
+    def rest(self) -> None:
+        """Wait until the kernel has had nothing to do for a second: by then pages have asked ahead what they wanted."""
+        self.page.evaluate("""() => new Promise((done) => {
+            const { kernel } = jupyterapp.shell.currentWidget.sessionContext.session;
+            let timer = setTimeout(done, 1000);
+            kernel.statusChanged.connect(() => { clearTimeout(timer); timer = setTimeout(done, 1000); });
+        })""")
+
+    def ahead(self, on: bool) -> None:
+        """Let pages ask ahead, or not."""
+        self.python(f"""
+from ipywidgets.widgets.widget import _instances
+from unisat.widgets._stage import Stage
+for one in _instances.values():
+    if isinstance(one, Stage):
+        one.asked = one.ahead or getattr(one, "asked", [])
+        one.ahead = one.asked if {on} else []
+""")
+
     def errors(self) -> list[str]:
         """What cells and widgets complain of: tracebacks, stderr, alerts."""
         return self.page.evaluate("""() => {

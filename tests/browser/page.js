@@ -52,6 +52,20 @@ window.unisat = {
     canvas.dispatchEvent(new KeyboardEvent('keydown', { key: '0', bubbles: true }));
     return taken;
   },
+  // the same from an event of a control to a picture that was asked ahead: ten steps up, ten down, and so on
+  moves: (view, control, times) => {
+    const canvas = unisat.picture(view), taken = [];
+    for (let i = -3; i < times; i++) {
+      const up = Math.floor((i + 3) / 10) % 2 === 0, turn = canvas.dataset.turn, started = performance.now();
+      if (control.options) control.selectedIndex = Math.max(0, control.selectedIndex + (up ? 1 : -1));
+      const event = control.options ? new Event('change', { bubbles: true }) :
+        new KeyboardEvent('keydown', { key: up ? 'ArrowRight' : 'ArrowLeft', bubbles: true, cancelable: true });
+      control.dispatchEvent(event);
+      canvas.getContext('2d').getImageData(0, 0, 1, 1);
+      if (i >= 0 && turn !== canvas.dataset.turn) taken.push(performance.now() - started);
+    }
+    return taken;
+  },
   names: () => {
     const named = (one) => one.getAttribute('aria-label') || (one.labels && one.labels.length) ||
       one.textContent.trim() || one.title;

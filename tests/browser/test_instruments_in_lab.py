@@ -210,6 +210,83 @@ def test_names_of_short_phones_are_written_where_one_looks_closer(strip):
     strip.press("0")
 
 
+# ---- a kernel that is busy, and controls that were asked ahead ----
+
+
+def occupy(page, code):
+    """Let the kernel run code for some seconds, and do not wait for it."""
+    page.page.evaluate(
+        """(code) => {
+            jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({ code, silent: true });
+        }""",
+        code,
+    )
+    page.page.wait_for_timeout(200)
+
+
+@pytest.fixture(scope="module")
+def busy(lab):
+    """Two widgets on a page."""
+    showcase.write(lab.notebooks / "busy.ipynb", "masks", "mixing")
+    with lab.open("busy.ipynb") as opened:
+        opened.run()
+        assert opened.errors() == []
+        yield opened
+        assert opened.complaints == []
+        assert opened.alerts() == []
+
+
+def seen(instrument):
+    """What a reader sees and hears of a widget."""
+    heard = instrument.view.locator("audio").evaluate_all("all => all.map((one) => [one.ariaLabel, one.src])")
+    return instrument.look(), instrument.view.locator(".unisat-caption").inner_text(), heard
+
+
+@pytest.mark.parametrize(("kind", "name"), [("MaskView", "mask_prob"), ("MixingView", "snr_db")])
+def test_a_control_answers_while_the_kernel_is_busy(busy, kind, name):
+    widget = busy.instrument(kind)
+    widget.view.scroll_into_view_if_needed()
+    slider = next(one[2] for one in busy.controls(widget.view) if one[1] == name)
+    busy.step("slider", slider)
+    busy.rest()
+    before, value = seen(widget), widget.ask(f"widget.controls[{name!r}].value")
+    occupy(busy, "import time; time.sleep(3)")
+    for _ in range(3):  # to values where nobody has been
+        busy.step("slider", slider)
+    busy.page.wait_for_timeout(100)
+    there = seen(widget)
+    assert all(one != other for one, other in zip(before, there, strict=True))
+    turn = widget.canvas.get_attribute("data-turn")
+    assert widget.ask(f"widget.controls[{name!r}].value") != value  # which waits for the kernel
+    widget.settle()
+    assert seen(widget) == there  # what the kernel says is the same, to the sounds' very files
+    assert widget.canvas.get_attribute("data-turn") == turn
+    assert there[1] == widget.ask("widget.caption")
+    assert there[0] != before[0]
+
+
+def test_another_model_replaces_what_was_asked_ahead(busy):
+    mixing = busy.instrument("MixingView")
+    mixing.view.scroll_into_view_if_needed()
+    slider = next(one[2] for one in busy.controls(mixing.view) if one[1] == "snr_db")
+    busy.step("slider", slider)
+    busy.rest()
+    busy.python(mixing.found("object.__setattr__(widget.batch, 'ids', ('somebody else', *widget.batch.ids[1:]))"))
+    occupy(busy, "import time; time.sleep(2)")
+    caption = mixing.view.locator(".unisat-caption")
+    busy.step("slider", slider)
+    busy.page.wait_for_timeout(100)
+    assert "somebody else" not in caption.inner_text()
+    busy.idle()
+    mixing.settle()
+    assert caption.inner_text() == mixing.ask("widget.caption")
+    assert "somebody else" in caption.inner_text()
+    occupy(busy, "import time; time.sleep(2)")  # and what was kept of before is gone
+    busy.step("slider", slider, back=True)
+    busy.page.wait_for_timeout(100)
+    assert "somebody else" in caption.inner_text()
+
+
 # ---- looking closer ----
 
 

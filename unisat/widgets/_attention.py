@@ -54,6 +54,7 @@ class AttentionView(Picture):
     pattern: Tensor
     row: Tensor
     table: pd.DataFrame
+    waits = ("utterance",)
 
     def __init__(self, trace: Trace, batch: Batch | None, utterance: int) -> None:
         layers = pattern_layers(trace)

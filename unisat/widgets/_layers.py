@@ -53,6 +53,7 @@ class LayersView(Picture):
     """
 
     state: Tensor
+    waits = ("utterance", "similarity")
 
     def __init__(self, trace: Trace, batch: Batch | None, utterance: int) -> None:
         self.layers = hidden_layers(trace)

@@ -44,6 +44,7 @@ class LossesView(Picture):
     table: pd.DataFrame
     record: pd.DataFrame
     anchor: int | None
+    waits = ("mask_prob", "mixing_prob", "seed")
 
     def __init__(self, model: UniSpeechSatForPreTraining, batch: Batch, targets: Tensor | None, seed: int) -> None:
         self.model, self.batch, config = model, batch, model.config
@@ -109,7 +110,8 @@ class LossesView(Picture):
             self._steps[key] = one_step(
                 self.model, self.batch, self.targets, mask_prob=mask_prob, mixing_prob=mixing_prob, seed=seed
             )
-            self._steps = dict(list(self._steps.items())[-KEPT:])
+            for old in list(self._steps)[:-KEPT]:
+                del self._steps[old]
         return self._steps[key]
 
     def _build(self) -> None:

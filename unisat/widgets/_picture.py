@@ -1,18 +1,24 @@
-"""What every widget is made of: controls, one picture with a caption, and sounds to play."""
+"""What every widget is made of: controls, one picture with a caption, and sounds to play.
+
+A page that has nothing to do asks ahead for what neighbouring values of a control would show. A `_Double` of the widget
+draws that in a figure of its own, so that the widget, its figure and its controls stay as they are.
+"""
 
 from __future__ import annotations
 
 import ast
 import base64
 import functools
+import inspect
 import io
 import sys
 import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from types import FunctionType, SimpleNamespace
 from typing import Any, ParamSpec
 
 import ipywidgets
@@ -28,7 +34,7 @@ from torch import Tensor
 
 from unisat.frames import SAMPLE_RATE
 from unisat.plots._show import fewer_colours, wav
-from unisat.widgets._scene import Scene
+from unisat.widgets._scene import Scene, content_name
 from unisat.widgets._stage import LIMIT, Stage, Upload
 
 LOCK = threading.RLock()
@@ -89,6 +95,9 @@ class Picture(ipywidgets.VBox):
     exception, the widget shows it, because a notebook would not, and keeps it as ``error``. A saved notebook keeps the
     picture, as matplotlib draws it, and the caption.
 
+    Where the first ``look`` makes the figure, the page asks ahead for neighbouring values. A subclass names in
+    ``waits`` the controls of which it must not: those whose look takes long, or that move others.
+
     A subclass may define ``clicked(ax, x, y)`` and ``lassoed(ax, vertices)``, which get the data coordinates that the
     reader points at.
 
@@ -109,6 +118,7 @@ class Picture(ipywidgets.VBox):
     lassoed: Callable[[Axes, Float[np.ndarray, "vertices 2"]], None] | None = None
     table: pd.DataFrame
     maker = ""
+    waits: tuple[str, ...] = ()
 
     def __init__(self, *controls: ipywidgets.Widget) -> None:
         super().__init__()
@@ -122,7 +132,9 @@ class Picture(ipywidgets.VBox):
         self._timed: tuple[Axes, ...] = ()
         self._laid_out: Figure | None = None
         self._held = 0
-        self.stage = Stage(picks=self.clicked is not None, lasso=self.lassoed is not None)
+        self._noted = False
+        self._drawing: dict[str, Any] | None = None
+        self.stage = Stage(picks=self.clicked is not None, lasso=self.lassoed is not None, controls=list(controls))
         self.stage.on_msg(self._told)
         row = ipywidgets.HBox(controls, layout={"flex_flow": "row wrap"})
         self.children = (row, self.stage)
@@ -197,6 +209,9 @@ class Picture(ipywidgets.VBox):
         if self.error is not None:
             self.close()
             raise self.error
+        if self._drawing and "figure" in self._drawing:
+            asked = self._initial.keys() - {*self.waits}
+            self.stage.ahead = [place for place, name in enumerate(self.controls) if name in asked]
 
     def timed(self, *axes: Axes) -> None:
         """Name the axes with seconds along x: there a line follows the pointer and the sound, and a click seeks."""
@@ -213,6 +228,7 @@ class Picture(ipywidgets.VBox):
         """
         # autograd is switched off per thread: a no_grad in a cell of the notebook does not reach here
         with LOCK, torch.no_grad(), self._at_work():
+            before = dict(self.__dict__)
             try:
                 with warnings.catch_warnings(record=True) as notes:
                     warnings.simplefilter("always")
@@ -224,15 +240,20 @@ class Picture(ipywidgets.VBox):
                 stale = " The picture still shows what was there before." if self.stage.scene else ""
                 self.stage.alert = f"{kind}{error}{stale}"
                 return
+            if self._drawing is None:  # what a look sets, as it was before the first one
+                self._drawing = {k: before.get(k) for k, one in vars(self).items() if before.get(k) is not one}
             self.error, self.caption = None, " ".join([look.caption, *(str(note.message) for note in notes)])
             self._png = None if self.figure is not None else b""
+            self._noted = bool(notes)
             with self.stage.hold_sync():
                 if scene is not None:
                     self.stage.draw(scene)
                 self.stage.alt, self.stage.alert, self.stage.extra = self.caption, "", look.html
                 self.stage.buttons = self._buttons()
             # sounds come after the picture, which the reader waits for
-            self.stage.sounds = [_sound(name, one) for name, one in look.sounds.items()]
+            sounds = [_sound(name, one) for name, one in look.sounds.items()]
+            with self.stage.hold_sync():
+                self.stage.sounds, self.stage.shown = sounds, [self.stage.shown[0] + 1, self._state()]
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
@@ -246,11 +267,14 @@ class Picture(ipywidgets.VBox):
         if self.figure is None:
             return None
         if self.figure is not self._laid_out:
-            self.figure.draw_without_rendering()
+            self._lay_out(self.figure)
             # the layout is solved once: axes that shift at every redraw are hard to compare, and slow
             self.figure.set_layout_engine("none")
             self._laid_out = self.figure
         return Scene(self.figure, self._timed)
+
+    def _lay_out(self, figure: Figure) -> None:
+        figure.draw_without_rendering()
 
     def _buttons(self) -> list[str]:
         table = isinstance(getattr(self, "table", None), pd.DataFrame)
@@ -278,8 +302,31 @@ class Picture(ipywidgets.VBox):
             elif kind in ("png", "svg", "csv"):
                 name = {"kind": "file", "name": f"{self.maker or 'widget'}.{kind}", "type": TYPES[kind]}
                 self.stage.send(name, [self._file(kind)])
+            elif kind == "ahead":
+                self.stage.answer(message["state"], self._ahead(message["state"]))
             else:
                 self._pointed(message)
+
+    def _state(self) -> list[Any]:
+        """Where the controls stand, as the page has it."""
+        return [_to_page(one) for one in self.controls.values()]
+
+    def _ahead(self, state: list[Any]) -> SimpleNamespace | None:
+        """What a page would be sent if its controls came to this state; None if that is an error, or has warnings."""
+        if not self.stage.ahead or self.error is not None:
+            return None
+        assert self._drawing is not None
+        if self._drawing["figure"] is None:  # begin as the widget began: axes may keep something of that
+            self._double(self._initial)
+        given = zip(self.controls.items(), state, strict=True)
+        return self._double({name: _from_page(one, value) for (name, one), value in given})
+
+    def _double(self, values: dict[str, Any]) -> SimpleNamespace | None:
+        double: Any = _Double(self, values)
+        double.redraw()
+        self._drawing = {name: vars(double)[name] for name in self._drawing or {}}
+        fine = double.stage.scene and double.error is None and not double._noted
+        return double.stage if fine else None
 
     def _pointed(self, message: dict[str, Any]) -> None:
         """Pass on where the reader clicked, or what the reader outlined."""
@@ -314,8 +361,38 @@ class Picture(ipywidgets.VBox):
             _close(child)
         self.layout.close()
         super().close()
-        self.figure = self._laid_out = None
+        self.figure = self._laid_out = self._drawing = None
         self._timed = ()
+
+
+class _Double:
+    """A widget's double: what its methods set, they set here, and they find everything else in the widget.
+
+    Its controls are stand-ins, its stage keeps what it is given, and its figure, with all that is drawn there, is in
+    ``view._drawing``: at first nothing, so that the first look makes it.
+    """
+
+    def __init__(self, view: Picture, values: dict[str, Any]) -> None:
+        vars(self).update(view._drawing or {})
+        self._view: Any = view
+        self.controls = {
+            name: SimpleNamespace(value=values.get(name), _options_values=getattr(one, "_options_values", None))
+            for name, one in view.controls.items()
+        }
+        self.stage = SimpleNamespace(scene={}, shown=[0, []], hold_sync=nullcontext)
+        self.stage.draw = lambda scene: setattr(self.stage, "scene", scene)
+
+    def _lay_out(self, figure: Figure) -> None:
+        for ax, other in zip(figure.axes, self._view.figure.axes, strict=True):
+            ax.set_position(other.get_position(original=True))
+            ax.set_position(other.get_position(), which="active")
+
+    # super() in a method asks for it
+    __class__ = property(lambda self: type(self._view))
+
+    def __getattr__(self, name: str) -> Any:
+        found = inspect.getattr_static(type(self._view), name, None)
+        return found.__get__(self) if isinstance(found, FunctionType | property) else getattr(self._view, name)
 
 
 class Refusal(Picture):
@@ -369,8 +446,28 @@ def upload(name: str, tooltip: str) -> Upload:
 
 def _sound(name: str, sound: Sound | Tensor) -> dict[str, Any]:
     one = sound if isinstance(sound, Sound) else Sound(sound)
-    label = f"{name}, {len(one.samples) / SAMPLE_RATE:.1f} s"
-    return {"label": label, "wav": wav(one.samples), "start": float(one.start)}
+    label, content = f"{name}, {len(one.samples) / SAMPLE_RATE:.1f} s", wav(one.samples)
+    return {"label": label, "wav": content, "name": content_name(content, "wav"), "start": float(one.start)}
+
+
+def _to_page(control: Any) -> Any:
+    """Where a control stands, as the page has it: of a choice its number, of a file its name and size."""
+    value, choices = control.value, getattr(control, "_options_values", None)
+    if choices is not None and isinstance(value, tuple):
+        return [choices.index(one) for one in value]
+    if choices is not None:
+        return choices.index(value) if value in choices else None
+    if isinstance(value, dict):
+        return [value["name"], value["size"]]
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _from_page(control: Any, given: Any) -> Any:
+    """What a control's value is if it stands there; a file is not asked ahead."""
+    if control.value is None or given == _to_page(control):
+        return control.value
+    choices = getattr(control, "_options_values", None)
+    return type(control.value)(given) if choices is None else choices[given]
 
 
 _IN_CELL: dict[str, tuple[str, list[weakref.ref[Picture]]]] = {}

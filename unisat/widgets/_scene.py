@@ -53,7 +53,7 @@ class Scene:
 
     def _keep(self, values: Any, kind: str = "f4") -> str:
         content = json.dumps(values).encode() if kind == "json" else np.ascontiguousarray(values, f"<{kind}").tobytes()
-        name = f"{hashlib.blake2b(content, digest_size=9).hexdigest()}.{kind}"
+        name = content_name(content, kind)
         self.arrays[name] = content
         return name
 
@@ -251,6 +251,11 @@ class Scene:
             elif isinstance(handle, Collection):
                 made["handle"] = {"kind": "points", "fill": [paint(one) for one in handle.get_facecolor()]}
             yield made
+
+
+def content_name(content: bytes, kind: str) -> str:
+    """Name that depends on the content alone, so that equal content is sent and kept once."""
+    return f"{hashlib.blake2b(content, digest_size=9).hexdigest()}.{kind}"
 
 
 def paint(colour: Any, alpha: float | None = None) -> str:

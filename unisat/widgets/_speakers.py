@@ -72,6 +72,7 @@ class SpeakersView(Picture):
     neighbours: pd.DataFrame
     selection: pd.DataFrame
     shown: np.ndarray
+    waits = ("site", "beside", "n_neighbors", "color", "hide", "search")
 
     def __init__(
         self,

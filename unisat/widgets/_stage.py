@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anywidget
+import ipywidgets
 import traitlets
 
 from unisat.widgets._scene import Scene
@@ -35,7 +36,13 @@ class Stage(anywidget.AnyWidget):
     extra : str
         HTML below the sounds; text from outside is escaped in it.
     sounds : list of dict
-        ``label``, ``wav`` (bytes) and ``start``, where it begins on the time axes in seconds.
+        ``label``, ``wav`` (bytes), its ``name`` and ``start``, where it begins on the time axes in seconds.
+    shown : list
+        A number that grows with each picture, and the state of the controls that it is of: sent last.
+    controls : list of ipywidgets.Widget
+        What moves the picture, in the order of a state.
+    ahead : list of int
+        Those of which the page may ask ahead; if there is none, it keeps no pictures either.
     picks, lasso : bool
         Whether clicks and outlines are sent, with the number of the axes and places in their data:
         ``{"kind": "click", "axes", "point"}`` and ``{"kind": "lasso", "axes", "points"}``.
@@ -60,6 +67,9 @@ class Stage(anywidget.AnyWidget):
     buttons: Any = traitlets.List().tag(sync=True)
     busy = traitlets.Bool().tag(sync=True)
     play = traitlets.Int().tag(sync=True)
+    shown: Any = traitlets.List([0, []]).tag(sync=True)
+    controls: Any = traitlets.List().tag(sync=True, **ipywidgets.widget_serialization)
+    ahead: Any = traitlets.List().tag(sync=True)
 
     def __init__(self, **traits: Any) -> None:
         super().__init__(**traits)
@@ -77,9 +87,22 @@ class Stage(anywidget.AnyWidget):
         """Send every array, to a page that has come later."""
         self._send_arrays(self._arrays)
 
-    def _send_arrays(self, arrays: dict[str, bytes]) -> None:
+    def answer(self, asked: list[Any], found: Any) -> None:
+        """Send what the page asked ahead: traits of a stage, with arrays and sounds that are not of this one."""
+        content: dict[str, Any] = {"kind": "ahead", "asked": asked}
+        arrays: dict[str, bytes] = {}
+        if found is not None:
+            there = {*self._arrays, *(one["name"] for one in self.sounds)}
+            arrays = found.scene.arrays | {one["name"]: one["wav"] for one in found.sounds}
+            arrays = {name: one for name, one in arrays.items() if name not in there}
+            sounds = [{name: one[name] for name in ("label", "name", "start")} for one in found.sounds]
+            words = {"alt": found.alt, "extra": found.extra, "state": found.shown[1]}
+            content |= {"scene": found.scene.parts, "all": list(found.scene.arrays), "sounds": sounds, **words}
+        self._send_arrays(arrays, **content)
+
+    def _send_arrays(self, arrays: dict[str, bytes], kind: str = "arrays", **more: Any) -> None:
         kinds = [name.partition(".")[2] for name in arrays]
-        self.send({"kind": "arrays", "names": list(arrays), "kinds": kinds}, list(arrays.values()))
+        self.send({"kind": kind, "names": list(arrays), "kinds": kinds, **more}, list(arrays.values()))
 
 
 class Upload(anywidget.AnyWidget):

@@ -39,6 +39,7 @@ class StripView(Picture):
     strip: Strip
     frame: int
     table: pd.DataFrame
+    waits = ("utterance",)
 
     def __init__(
         self, model: UniSpeechSatPreTrainedModel, batch: Batch, utterance: int, segments: Segments | None
@@ -103,7 +104,8 @@ class StripView(Picture):
             # together as long as the longest may be: memory grows with the square of the length
             while sum(len(one.samples) for _, one in kept) + len(made.samples) > LONGEST * SAMPLE_RATE:
                 del kept[0]
-            self._strips = dict([*kept, (key, made)])
+            self._strips.clear()
+            self._strips.update([*kept, (key, made)])
         return self._strips[key]
 
     def _caption(self, layer: int, head: int | None) -> str:

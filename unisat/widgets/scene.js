@@ -1,6 +1,6 @@
 // Draws what _scene.py describes on a canvas, and says what lies under a point. All places are in the scene's pixels.
 
-const RAW = Symbol("the canvas of an image");
+const RAW = new WeakMap(); // the canvas of an image and its colours, by the values: pictures share them
 
 // ---- numbers ----
 
@@ -182,7 +182,7 @@ class Drawing {
   image(one, frame) {
     const { pen } = this;
     const [rows, columns] = one.shape;
-    one[RAW] ??= this.coloured(one, rows, columns);
+    const raw = this.coloured(one, rows, columns);
     const [x0, x1] = one.x.map((v) => frame.x(v));
     const [y0, y1] = one.y.map((v) => frame.y(v));
     const [wide, high] = [Math.abs(x1 - x0), Math.abs(y1 - y0)];
@@ -193,7 +193,7 @@ class Drawing {
     pen.imageSmoothingEnabled = across < 1 || up < 1;
     pen.translate(x0, y0);
     pen.scale(Math.sign(x1 - x0), Math.sign(y1 - y0));
-    pen.drawImage(across < 1 === up < 1 ? one[RAW] : this.enlarged(one[RAW], across, up), 0, 0, wide, high);
+    pen.drawImage(across < 1 === up < 1 ? raw : this.enlarged(raw, across, up), 0, 0, wide, high);
     pen.restore();
   }
   // where cells shrink along one side, they become smooth; along the other they must stay sharp
@@ -207,6 +207,8 @@ class Drawing {
   }
   coloured(one, rows, columns) {
     const [values, colours, [low, high]] = [this.arrays.get(one.values), this.arrays.get(one.colours), one.clim];
+    const how = [one.colours, low, high, rows].join();
+    if (RAW.get(values)?.how === how) return RAW.get(values).canvas;
     const canvas = new OffscreenCanvas(columns, rows);
     const pixels = new ImageData(columns, rows);
     const [out, table] = [new Uint32Array(pixels.data.buffer), new Uint32Array(colours.buffer)];
@@ -215,6 +217,7 @@ class Drawing {
       if (value === value) out[i] = table[Math.min(most, Math.max(0, Math.floor((value - low) * scale)))];
     });
     canvas.getContext("2d").putImageData(pixels, 0, 0);
+    RAW.set(values, { how, canvas });
     return canvas;
   }
   line(one, frame) {

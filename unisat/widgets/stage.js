@@ -1,6 +1,7 @@
 // The part of a widget that lives in the page: a picture that answers the pointer and the keys, its caption, its sounds.
 // scene.js stands in front of this file. No library and no network. The kernel sends arrays and words; the page sends
-// clicks, outlines, files, and what its buttons ask for.
+// clicks, outlines, files, and what its buttons ask for. When it has nothing to do, it asks the kernel ahead for what the
+// next values of a control would show, so that the control, moved there, answers at once, before the kernel does.
 
 const make = (kind, name, parent) => {
   const made = document.createElement(kind);
@@ -76,6 +77,156 @@ function save(name, bytes, type) {
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
+// What a message of the kernel brings: arrays by their names.
+function unpack({ names, kinds }, buffers) {
+  const read = { u1: (bytes) => new Uint8Array(bytes), json: (bytes) => JSON.parse(new TextDecoder().decode(bytes)) };
+  read.wav = (bytes) => new DataView(bytes);
+  return names.map((name, i) => {
+    const { buffer, byteOffset, byteLength } = buffers[i];
+    return [name, (read[kinds[i]] ?? ((bytes) => new Float32Array(bytes)))(buffer.slice(byteOffset, byteOffset + byteLength))];
+  });
+}
+
+// a slider's numbers have noise in their last digits
+const text = (values) => JSON.stringify(values, (_, one) => (typeof one === "number" ? Number(one.toPrecision(9)) : one));
+
+const WAIT = 250; // ms without a move before the page asks
+const REACH = 16; // steps of a control that it asks for, each way
+const MOST = { pictures: 64, bytes: 32e6 };
+
+// Pictures of other values than the controls have, asked for in advance. The kernel's own answer always follows, and
+// replaces what was shown; where it is another picture than was kept, something behind has changed, and all are forgotten.
+class Ahead {
+  constructor(model, el, show) {
+    Object.assign(this, { model, el, show, kept: new Map(), controls: [] });
+    this.sight = new IntersectionObserver((changes) => {
+      this.seen = changes.at(-1).isIntersecting;
+      this.wait();
+    });
+  }
+  async begin(arrays) {
+    this.arrays = arrays;
+    const ids = this.model.get("controls").map((name) => name.replace("IPY_MODEL_", ""));
+    const found = await Promise.all(ids.map(async (id) => this.model.widget_manager.get_model(id))).catch(() => []);
+    if (this.closed) return;
+    this.controls = found;
+    found.forEach((one, i) => one.on("change:value change:index", (_, value, how) => this.moved(i, how), this));
+    this.sight.observe(this.el);
+    this.answered();
+  }
+  close() {
+    this.closed = true;
+    this.sight.disconnect();
+    clearTimeout(this.timer);
+    for (const one of this.controls) one.off(null, null, this);
+  }
+  // what is shown: a picture from before, or the kernel's
+  get(name) {
+    return this.now?.[name] ?? this.model.get(name);
+  }
+  state() {
+    return this.controls.map((one) => {
+      const value = one.get("index") ?? one.get("value");
+      return value?.content ? [value.name, value.size] : value;
+    });
+  }
+  moved(place, how) {
+    this.wait();
+    if (!how?.updated_view) return; // the kernel moved it, not the reader
+    [this.last, this.asks] = [place, 0];
+    const found = this.kept.get(text(this.state()));
+    if (found) this.turn(found);
+  }
+  turn(now) {
+    if (now === this.now) return;
+    this.now = now;
+    for (const [name, array] of now?.arrays ?? []) this.arrays.set(name, array);
+    this.show();
+  }
+  // the kernel has shown a picture
+  answered() {
+    if (!this.controls.length || !this.model.get("ahead").length) return this.forget();
+    const key = text(this.model.get("shown")[1]);
+    const [scene, names, alt, extra, sounds] = ["scene", "names", "alt", "extra", "sounds"].map((one) => this.model.get(one));
+    const came = { scene, names, alt, extra, sounds, arrays: new Map(names.map((name) => [name, this.arrays.get(name)])) };
+    const had = this.kept.get(key);
+    came.says = text([scene, alt, extra, sounds.map((one) => [one.label, one.name, one.start])]);
+    if (had && had.says !== came.says) this.kept.clear();
+    if (had?.says !== came.says && names.every((name) => this.arrays.has(name))) this.keep(key, came);
+    const here = text(this.state());
+    this.turn(here === key ? undefined : this.kept.get(here)); // a reader who has moved on is not taken back
+    this.asks = 0;
+    this.wait();
+  }
+  forget() {
+    this.kept.clear();
+    this.turn(undefined);
+  }
+  keep(key, picture) {
+    this.kept.delete(key);
+    this.kept.set(key, picture);
+    while (this.kept.size > MOST.pictures || (this.kept.size > 1 && this.bytes() > MOST.bytes)) this.kept.delete(this.kept.keys().next().value);
+  }
+  bytes() {
+    const all = [...this.kept.values()].flatMap((one) => (one ? [...one.arrays.values(), ...one.sounds.map(({ wav }) => wav)] : []));
+    return [...new Set(all)].reduce((sum, one) => sum + (one?.byteLength ?? 0), 0);
+  }
+
+  // ---- asking ----
+
+  wait() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => {
+      this.timer = undefined;
+      this.ask();
+    }, WAIT);
+  }
+  ask() {
+    const asleep = this.el.closest(".jupyter-widgets-disconnected") !== null;
+    if (this.asking || !this.seen || asleep || this.model.get("alert") || document.hidden) return;
+    const state = this.state();
+    const slider = (one) => /^(Float|Int|Selection)Slider/.test(this.controls[one].get("_view_name"));
+    const place = this.last ?? this.model.get("ahead").find(slider);
+    if (!this.model.get("ahead").includes(place) || this.asks >= 2 * REACH) return;
+    const next = around(this.controls[place]).map((one) => state.with(place, one)).find((one) => !this.kept.has(text(one)));
+    if (!next) return;
+    this.asking = text(next);
+    this.asks++;
+    this.model.send({ kind: "ahead", state: next });
+  }
+  told(content, buffers) {
+    const key = text(content.asked);
+    const picture = content.scene ? this.picture(content, new Map(unpack(content, buffers))) : null;
+    if (this.model.get("ahead").length) for (const one of [key, text(content.state ?? content.asked)]) this.keep(one, picture);
+    if (this.asking !== key) return; // another view of this widget asked
+    this.asking = undefined;
+    if (this.timer === undefined) this.ask();
+  }
+  picture({ scene, all, alt, extra, sounds }, came) {
+    const says = text([scene, alt, extra, sounds.map((one) => [one.label, one.name, one.start])]);
+    const kept = [...this.kept.values()].filter(Boolean);
+    const heard = [...this.model.get("sounds"), ...kept.flatMap((one) => one.sounds)];
+    const find = (name) => kept.find((one) => one.arrays.has(name))?.arrays.get(name) ?? this.arrays.get(name) ?? came.get(name);
+    const found = sounds.map((one) => ({ ...one, wav: heard.find(({ name }) => name === one.name)?.wav ?? came.get(one.name) }));
+    const arrays = new Map(all.map((name) => [name, find(name)]));
+    // what the kernel took to be here may have gone since
+    const whole = [...arrays.values()].every(Boolean) && found.every((one) => one.wav);
+    return whole ? { scene, names: all, alt, extra, sounds: found, arrays, says } : null;
+  }
+}
+
+// The values next to that of a control, the nearest first.
+function around(control) {
+  const [value, index, step, low, high] = ["value", "index", "step", "min", "max"].map((one) => control.get(one));
+  if (control.get("disabled")) return [];
+  if (typeof value === "boolean") return [!value];
+  const steps = Array.from({ length: 2 * REACH }, (_, i) => (i % 2 ? -1 : 1) * Math.floor(i / 2 + 1));
+  if (index !== undefined) return steps.map((one) => index + one).filter((one) => one >= 0 && one < control.get("_options_labels").length);
+  if (typeof value !== "number" || !step) return [];
+  const now = Math.round((value - low) / step);
+  return steps.map((one) => Number((low + (now + one) * step).toPrecision(12))).filter((one) => one >= low && one <= high);
+}
+
 // The picture: what the kernel sent on one canvas, what the reader points at on another one above it.
 class Board {
   constructor(model, el, sounds) {
@@ -110,12 +261,7 @@ class Board {
   // ---- drawing ----
 
   receive(content, buffers) {
-    content.names.forEach((name, i) => {
-      const { buffer, byteOffset, byteLength } = buffers[i];
-      const bytes = buffer.slice(byteOffset, byteOffset + byteLength);
-      const read = { u1: () => new Uint8Array(bytes), json: () => JSON.parse(new TextDecoder().decode(bytes)) };
-      this.arrays.set(name, (read[content.kinds[i]] ?? (() => new Float32Array(bytes)))());
-    });
+    for (const [name, array] of unpack(content, buffers)) if (!this.arrays.has(name)) this.arrays.set(name, array);
     // what comes before its scene waits for it
     if (this.ready !== this.scene) this.change();
   }
@@ -126,11 +272,12 @@ class Board {
       this.wanted = names;
       return;
     }
-    const kept = new Set(names);
+    const kept = new Set([...names, ...this.model.kernel.get("names")]);
     for (const name of this.arrays.keys()) if (!kept.has(name)) this.arrays.delete(name);
+    const same = this.ready && (this.ready === this.scene || text(this.ready) === text(this.scene));
     this.forget(this.ready?.axes ?? [], this.scene.axes ?? []);
     this.ready = this.scene;
-    this.draw();
+    if (!same) this.draw();
   }
   // where an axes has other limits than before, nobody has looked closer yet
   forget(before, now) {
@@ -146,6 +293,7 @@ class Board {
     this.asked = requestAnimationFrame(() => this.drawNow());
   }
   drawNow() {
+    cancelAnimationFrame(this.asked);
     const scene = this.ready;
     this.place.hidden = !scene?.size;
     if (!scene?.size || !this.place.isConnected) return;
@@ -377,12 +525,6 @@ class Board {
   }
 }
 
-function sameSound(one, other) {
-  if (one.label !== other.label || one.start !== other.start || one.wav.byteLength !== other.wav.byteLength) return false;
-  const [a, b] = [one, other].map(({ wav }) => new Uint8Array(wav.buffer, wav.byteOffset, wav.byteLength));
-  return a.every((value, i) => value === b[i]);
-}
-
 // The players. One plays at a time on the whole page, and the board's line follows it.
 class Sounds {
   constructor(model, el) {
@@ -397,7 +539,8 @@ class Sounds {
     const [kept, urls] = [this.given ?? [], this.urls];
     this.given = given;
     this.urls = given.map((sound, i) => {
-      if (kept[i] && sameSound(kept[i], sound)) return urls[i]; // it plays on, or stays where a click put it
+      const same = ["label", "name", "start"].every((one) => kept[i]?.[one] === sound[one]);
+      if (same) return urls[i]; // it plays on, or stays where a click put it
       return URL.createObjectURL(new Blob([sound.wav], { type: "audio/wav" }));
     });
     given.forEach((sound, i) => {
@@ -485,8 +628,18 @@ function renderStage({ model, el }) {
   const alert = make("p", "unisat-alert", el);
   alert.setAttribute("role", "alert");
   const caption = make("p", "unisat-caption", el);
-  const sounds = new Sounds(model, el);
-  const board = new Board(model, host, sounds);
+  let later;
+  const show = () => {
+    write();
+    board.change();
+    if (ahead.now) board.drawNow(); // within the reader's event
+    clearTimeout(later);
+    later = setTimeout(() => sounds.listen(board)); // sounds come after the picture, which the reader waits for
+  };
+  const ahead = new Ahead(model, el, show);
+  const shown = { kernel: model, get: (name) => ahead.get(name), send: (content) => model.send(content) };
+  const sounds = new Sounds(shown, el);
+  const board = new Board(shown, host, sounds);
   const extra = make("div", "unisat-extra", el);
   const bar = make("div", "unisat-buttons", el);
   let asked = "";
@@ -506,13 +659,14 @@ function renderStage({ model, el }) {
     const asleep = el.closest(".jupyter-widgets-disconnected") !== null;
     alert.textContent = asleep ? "This widget sleeps: its kernel is gone. Run its cell again." : model.get("alert");
     said.textContent = "";
-    caption.textContent = model.get("alt");
-    board.canvas.setAttribute("aria-label", model.get("alt"));
-    if (extra.innerHTML !== model.get("extra")) extra.innerHTML = model.get("extra");
+    caption.textContent = shown.get("alt");
+    board.canvas.setAttribute("aria-label", shown.get("alt"));
+    if (extra.innerHTML !== shown.get("extra")) extra.innerHTML = shown.get("extra");
     for (const button of bar.querySelectorAll("button")) button.hidden = !model.get("buttons").includes(button.dataset.kind);
   };
   const told = async (content, buffers) => {
     if (content.kind === "arrays") return board.receive(content, buffers);
+    if (content.kind === "ahead") return ahead.told(content, buffers);
     if (!asked) return; // another view of this widget did
     asked = "";
     if (content.kind === "file") return save(content.name, buffers[0], content.type);
@@ -520,18 +674,26 @@ function renderStage({ model, el }) {
     const copied = await navigator.clipboard?.writeText(content.text).then(() => true, () => false);
     said.textContent = `${copied ? "Copied" : "To copy"}: ${content.text}`;
   };
+  const alerted = () => {
+    write();
+    if (model.get("alert")) ahead.forget();
+  };
   const busy = () => el.classList.toggle("unisat-busy", model.get("busy"));
   const changes = { "change:scene": () => board.change(), "change:sounds": () => sounds.listen(board) };
-  Object.assign(changes, { "change:alt": write, "change:alert": write, "change:extra": write, "change:buttons": write });
+  Object.assign(changes, { "change:alt": write, "change:alert": alerted, "change:extra": write, "change:buttons": write });
   Object.assign(changes, { "change:busy": busy, "change:play": () => sounds.first() });
+  Object.assign(changes, { "change:shown": () => ahead.answered(), "change:ahead": () => ahead.answered() });
   Object.assign(changes, { "msg:custom": told, comm_live_update: write });
   for (const [event, action] of Object.entries(changes)) model.on(event, action);
   write();
   board.change();
   sounds.listen(board);
+  ahead.begin(board.arrays);
   const stops = [whenAttached(el, nameControls), guardKeys(el)];
   return () => {
     for (const stop of stops) stop();
+    ahead.close();
+    clearTimeout(later);
     for (const [event, action] of Object.entries(changes)) model.off(event, action);
     board.close();
     sounds.close();
