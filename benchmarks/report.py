@@ -14,6 +14,7 @@ from unisat import UniSpeechSatConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDGETS = ROOT / "benchmarks" / "instruments.json"
+SHARES = ROOT / "benchmarks" / "shares.json"
 
 
 @dataclass(frozen=True)
@@ -282,6 +283,19 @@ def instruments(measured: dict) -> list[str]:
     return [about, "", *grid(("widget", *heads, "which control"), rows), "", f"Missed: {', '.join(missed) or 'none'}."]
 
 
+def shares(measured: dict) -> list[str]:
+    """What `shares.py` measured."""
+    found = dict(measured["shares"])
+    about = f"On {', '.join(measured['machine'].values())}, threads: {measured['threads']}, {measured['when']}; "
+    about += f"a step took {found.pop('step'):.2f} s."
+    rows: dict[str, list[str]] = {}
+    for name, share in sorted(found.items(), key=lambda one: -one[1]):
+        part, _, direction = name.rpartition(", ")
+        cells = rows.setdefault(part or name, ["–", "–"])
+        cells[direction == "backward"] = f"{share:.1%}"
+    return [about, "", *grid(("part", "forward", "backward"), [(part, *cells) for part, cells in rows.items()])]
+
+
 def render(history: list[dict]) -> str:
     """The page: benchmarks/performance.template with its tables."""
     text = (ROOT / "benchmarks" / "performance.template").read_text(encoding="utf-8")
@@ -291,6 +305,7 @@ def render(history: list[dict]) -> str:
         cells = {letter: tricks(one.found, part) for letter, one in cpu.items()}
         parts[part] = columns(("what", "taken", "instead of"), cells)
     parts["widgets"] = instruments(json.loads(WIDGETS.read_text(encoding="utf-8")))
+    parts["shares"] = shares(json.loads(SHARES.read_text(encoding="utf-8")))
     for part, lines in parts.items():
         text = text.replace(f"<!-- {part} -->", "\n".join(lines))
     return text

@@ -34,6 +34,7 @@ def beside(monkeypatch):
         "phones",
         "ablation",
         "training",
+        "shares",
     ):
         sys.modules.pop(name, None)
 
@@ -267,3 +268,16 @@ def test_hours_of_a_log_are_those_that_were_heard():
         9.0,
     ]  # a log that counts them itself
     assert training.taught([{"layer": 5, "pnmi": 0.2}, {"layer": 6, "pnmi": 0.3}, {"layer": 7, "pnmi": 0.1}]) == 6
+
+
+def test_the_parts_of_a_step_are_the_step(monkeypatch):
+    import shares
+
+    monkeypatch.setattr(shares, "ROUNDS", 1)
+    monkeypatch.setitem(shares.STEPS, shares.STEP, ("tiny", 2, 1))
+    found = shares.shares()
+    assert found.pop("step") > 0
+    assert sum(found.values()) == pytest.approx(1)
+    assert all(share > 0 for share in found.values())
+    both = {f"{part}, {direction}" for part in shares.PARTS.values() for direction in ("forward", "backward")}
+    assert both < found.keys()

@@ -354,11 +354,14 @@ def test_two_processes_give_the_bank_of_one(one_model, corpus, tmp_path):
             assert len(bank) == 8
             time.sleep(5 * torch.distributed.get_rank())  # one may be done before the group of all gives up the other
             us.collect(model, corpus, "hidden.2", reduce=Moments(), batch_seconds=0.3, folder=sys.argv[4])
+            one = us.collect(model, corpus[:1], "hidden.2", folder=sys.argv[5])  # fewer utterances than processes
+            assert one.table["id"].tolist() == corpus.table["id"].tolist()[:1]
             """
         )
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     folders = [tmp_path / "model", corpus.table["path"].iloc[0].rpartition("/")[0], tmp_path / "bank", tmp_path / "m"]
+    folders.append(tmp_path / "one")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([*command, program, *folders], capture_output=True, env=environment)
     assert done.returncode == 0, done.stderr.decode()
@@ -367,6 +370,8 @@ def test_two_processes_give_the_bank_of_one(one_model, corpus, tmp_path):
     assert two.table["id"].tolist() == one.table["id"].tolist()
     for site in one.sites:
         np.testing.assert_allclose(two[site], one[site], rtol=1e-5, atol=1e-6)
+    few = us.FeatureBank.load(tmp_path / "one")
+    np.testing.assert_allclose(few["hidden.2"], one["hidden.2"][:1], rtol=1e-5, atol=1e-6)
     moments = us.collect(one_model, corpus, "hidden.2", reduce=Moments(), batch_seconds=0.3).statistics("hidden.2")
     for name, value in us.FeatureBank.load(tmp_path / "m").statistics("hidden.2").items():
         np.testing.assert_allclose(value, moments[name], rtol=1e-6, atol=1e-6)

@@ -354,6 +354,99 @@ def test_frames_of_all_utterances_in_one_row(kind, lengths, alone, seed):
         assert (a - b)[counted].abs().max() <= 1e-5 * b[counted].abs().max()
 
 
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["all kept", "computed twice"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_gradients_without_padding(kind, checkpointing, any_padding):
+    family, changes = LAYERS[kind]
+    dropouts = ("hidden", "attention", "activation", "feat_proj")
+    still = {f"{name}_dropout": 0.0 for name in dropouts} | {"apply_spec_augment": False, "layerdrop": 0.4}
+    model = shuffled(unisat.AutoModel.from_config(family_config(family, **changes, **still))).train()
+    samples = torch.tensor([3000, 900, 1700])
+    waveforms, mask = draw(3, 3000), valid_positions(samples, 3000).long()
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+
+    def learn(scope, model=model, waveforms=waveforms):
+        generator = torch.Generator().manual_seed(1)  # drops the second layer
+        with Operators() as operators, scope:
+            output = model(waveforms, mask, generator=generator)
+            value = (output.last_hidden_state * draw(*output.last_hidden_state.shape) * output.valid[..., None]).sum()
+            value.backward()
+        weights = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+        model.zero_grad()
+        return operators.seen, weights
+
+    seen, quick = learn(nullcontext())
+    _, plain = learn(shortcuts.plain())
+    _, exact = learn(shortcuts.plain(), copy.deepcopy(model).double(), waveforms.double())
+    assert "index_copy" in seen
+    assert any(name.startswith("encoder.layers.0.") for name in quick)
+    assert not any(name.startswith("encoder.layers.1.") for name in quick)
+    assert quick.keys() == plain.keys() == exact.keys()
+    largest = max(float(gradient.abs().max()) for gradient in exact.values())
+    for name, gradient in exact.items():
+        # what a shared bias of all keys gives is nothing but rounding
+        bound = 1e-5 * (largest if name.endswith("k_proj.bias") else float(gradient.abs().max()))
+        ours, theirs = ((one[name] - gradient).abs().max() for one in (quick, plain))
+        assert ours <= 2 * theirs + bound, name
+
+
+def test_dropout_draws_for_the_frames_that_there_are(any_padding):
+    model = shuffled(UniSpeechSatModel(small_config(layerdrop=0.0, apply_spec_augment=False))).train()
+    waveforms, mask = draw(2, 3000), valid_positions(torch.tensor([3000, 900]), 3000).long()
+
+    def states():
+        torch.manual_seed(0)
+        return model(waveforms, mask).last_hidden_state
+
+    with Operators() as operators:
+        first = states()
+    assert "index_copy" in operators.seen
+    assert torch.equal(first, states())  # the same draws from the same seed
+    with shortcuts.plain():
+        assert not torch.allclose(first, states())  # noqa: TID251
+    model.gradient_checkpointing_enable()
+    gradients = []
+    for on in (True, False):
+        model.gradient_checkpointing_enable() if on else model.gradient_checkpointing_disable()
+        states().square().sum().backward()
+        gradients.append([one.grad for one in model.parameters() if one.grad is not None])
+        model.zero_grad()
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_frozen_is_encoded_as_without_gradients(kind):
+    model = shuffled(UniSpeechSatModel(small_config(**KINDS[kind], attention_dropout=0.0)))
+    waveforms, mask = draw(2, 3000), valid_positions(torch.tensor([3000, 1700]), 3000).long()
+
+    def computed(waveforms=waveforms):
+        with Operators() as operators:
+            output = model(waveforms, mask)
+        return operators.seen, output
+
+    model.freeze_feature_encoder()
+    with torch.no_grad():
+        without = model.feature_extractor(waveforms, mask.sum(1))
+    _, output = computed()
+    assert torch.equal(output.conv_features, without)
+    assert not output.conv_features.requires_grad
+    assert output.last_hidden_state.requires_grad
+    seen, output = computed(waveforms.clone().requires_grad_())  # the waveform may still ask
+    assert "gelu_" not in seen
+    assert output.conv_features.requires_grad
+    model.requires_grad_(False)
+    with torch.no_grad():
+        expected, _ = computed()
+    seen, output = computed()
+    assert seen == expected
+    assert not output.last_hidden_state.requires_grad
+    model.encoder.layers[0].register_forward_pre_hook(lambda layer, given: (given[0].requires_grad_(), *given[1:]))
+    _, output = computed()  # a site that asks in the middle of a frozen model
+    assert output.last_hidden_state.requires_grad
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(
     "place", ["", ".attention", ".attention.q_proj", ".final_layer_norm", ".feed_forward.activation"]
@@ -383,9 +476,6 @@ def test_where_padding_stays():
     assert stays(output_attentions=True)
     assert stays(valid_positions(torch.tensor([60, 30, 12]), 60))  # 78 frames of padding: 20 of each, and a tenth
     assert not stays(valid_positions(torch.tensor([60, 30, 11]), 60))
-    layer.train()
-    assert stays()
-    layer.eval()
     layer.config.padding = "reference"
     assert stays()
     layer.config.padding = "exact"
@@ -456,6 +546,7 @@ def ways():
             EncoderLayer.forward,
             (layer, draw(3, 60, 16), valid_positions(torch.tensor([60, 9, 1]), 60)),
             " ".join(name for name, _ in layer.named_modules() if name),
+            gradients=True,
             float64=True,
         ),
     }
@@ -519,7 +610,9 @@ def test_where_a_fast_way_does_not_apply(name, one_dnn, monkeypatch):
             patch.setattr(torch.compiler, "is_compiling", lambda: True)
             assert (go(*way.args) is NotImplemented) != way.compiled
         assert (go(*in_double(way.args)) is NotImplemented) != way.float64
-    assert (go(*way.args) is NotImplemented) != way.gradients
+    real = [isinstance(one, Tensor) and one.is_floating_point() for one in way.args]
+    asked = [one.clone().requires_grad_() if is_real else one for one, is_real in zip(way.args, real, strict=True)]
+    assert (go(*asked) is NotImplemented) != way.gradients
 
 
 HOOKS = {

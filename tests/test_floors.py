@@ -14,8 +14,8 @@ import unisat
 from unisat.config import FAMILIES
 
 PACKAGE = Path(unisat.__file__).parent
-LOW = """acoustics audio checkpoint clusters conv_adapter fairseq fast feature_extraction group_norm inputs layouts
-    losses manifests masking mixing positions quantizer shortcuts tokenization""".split()
+LOW = """acoustics audio checkpoint clusters conv_adapter fairseq fast feature_extraction group_norm inputs layer_norm
+    layouts losses manifests masking mixing positions quantizer shortcuts tokenization""".split()
 FLOOR = {
     **dict.fromkeys(["config", "configs", "deprecation", "files", "frames", "modules", "outputs", "precision"], 0),
     **dict.fromkeys(LOW, 1),

@@ -387,13 +387,39 @@ def test_two_processes_are_one(speech, tmp_path, monkeypatch):
         compare(torch.load(tmp_path / f"gradients-{rank}.pt"), expected)
 
 
-def launch(folder, program, *arguments):
-    """Run a program in two processes on the CPU, as torchrun does."""
+def launch(folder, program, *arguments, dies=False):
+    """Run a program in two processes on the CPU, as torchrun does; give what it says."""
     (folder / "program.py").write_text(program)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, folder / "program.py", *arguments], capture_output=True, env=environment)
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    command += [folder / "program.py", *arguments]
+    done = subprocess.run(command, capture_output=True, env=environment, timeout=300)
+    assert (done.returncode != 0) == dies, done.stderr.decode()[-3000:]
+    return done.stderr.decode()
+
+
+@pytest.mark.parametrize("fault", ["os.kill(os.getpid(), signal.SIGKILL)", "raise OSError('a planted fault')"])
+def test_a_process_that_dies_ends_the_run_of_all(speech, tmp_path, fault):
+    (tmp_path / "recipe.json").write_text(json.dumps(values(speech, tmp_path / "out")))
+    program = f"""
+        import json, os, signal, sys
+        from unisat.training import loop, recipe
+        take_step = loop.Trainer.take_step
+
+        def dies(trainer, batches):
+            if trainer.step == 3 and trainer.rank == 1:
+                {fault}
+            return take_step(trainer, batches)
+
+        loop.Trainer.take_step = dies
+        loop.pretrain(recipe.from_dict(json.load(open(sys.argv[1]))), progress=False)
+    """
+    said = launch(tmp_path, textwrap.dedent(program), tmp_path / "recipe.json", dies=True)
+    assert ("Signal 9" if "SIGKILL" in fault else "a planted fault") in said
+    assert "rank      : 1" in said  # the launcher tells which one it was
+    # what is saved is whole
+    assert [step for step, _ in checkpoints.saved(tmp_path / "out" / "checkpoints")] == [2]
+    assert not (tmp_path / "out" / "model").exists()
 
 
 def test_torchrun_trains(speech, tmp_path):

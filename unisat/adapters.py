@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from unisat import checkpoint as files
 from unisat.fast import apply
+from unisat.layer_norm import LayerNorm
 from unisat.pretrained import UniSpeechSatPreTrainedModel
 
 HEAD = ("lm_head.weight", "lm_head.bias")
@@ -22,7 +23,7 @@ class AttentionAdapter(nn.Module):
 
     def __init__(self, hidden_size: int, adapter_dim: int):
         super().__init__()
-        self.norm = nn.LayerNorm(hidden_size)
+        self.norm = LayerNorm(hidden_size)
         self.linear_1 = nn.Linear(hidden_size, adapter_dim)
         self.act_fn = nn.ReLU()
         self.linear_2 = nn.Linear(adapter_dim, hidden_size)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unisat.config import UniSpeechSatConfig
 from unisat.frames import conv_length, valid_positions
+from unisat.layer_norm import LayerNorm
 
 PADDING = 1
 """Zeros on both sides of the frames, whatever the kernel."""
@@ -44,10 +45,10 @@ class ConvAdapter(nn.Module):
         super().__init__()
         self.config = config
         self.proj: nn.Linear | None = None
-        self.proj_layer_norm: nn.LayerNorm | None = None
+        self.proj_layer_norm: LayerNorm | None = None
         if config.last_size != config.hidden_size:
             self.proj = nn.Linear(config.hidden_size, config.last_size)
-            self.proj_layer_norm = nn.LayerNorm(config.last_size)
+            self.proj_layer_norm = LayerNorm(config.last_size)
         self.layers = nn.ModuleList(ConvAdapterLayer(config) for _ in range(config.num_adapter_layers))
 
     def forward(

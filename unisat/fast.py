@@ -41,6 +41,13 @@ from unisat.modules import bit_sum
 from unisat.precision import has_float64
 from unisat.shortcuts import allowed, sooner, watched
 
+
+def learns(*parts: Tensor | nn.Module | None) -> bool:
+    """Whether a gradient will be asked of one of these tensors, or of a weight of one of these modules."""
+    tensors = [weight for part in parts for weight in (part.parameters() if isinstance(part, nn.Module) else [part])]
+    return torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in tensors)
+
+
 # ---- products ----
 
 
@@ -188,7 +195,7 @@ def pattern_is_cheap(queries: Float[Tensor, "batch heads frames head_dim"]) -> b
     """Whether to compute the whole pattern: on a CPU, torch's fused attention is slow in half precision."""
     batch, heads, frames, _ = queries.shape
     small = batch * heads * frames * frames <= SMALL_PATTERN
-    if torch.is_grad_enabled():  # fused, the backward pass takes two to four times as long
+    if learns(queries):  # fused, the backward pass takes two to four times as long
         small = frames <= LEARNING_FRAMES
     half = queries.device.type == "cpu" and queries.dtype in (torch.bfloat16, torch.float16)
     return half and small and allowed()
@@ -239,9 +246,9 @@ def attend_in_place(
     output_attentions: bool,
     bias: Float[Tensor, "*batch frames frames"] | None = None,
 ) -> Attended | NotImplementedType:
-    """Attend with a pattern that overwrites the scores, which nobody else needs; without gradients only."""
+    """Attend with a pattern that overwrites the scores, which nobody else needs, where no gradient does."""
     softmax = attention.softmax
-    if not allowed() or torch.is_grad_enabled() or watched(softmax) or not isinstance(softmax, nn.Softmax):
+    if not allowed() or learns(q, k, v, bias) or watched(softmax) or not isinstance(softmax, nn.Softmax):
         return NotImplemented
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if bias is not None:
@@ -279,10 +286,10 @@ def leave_padding_out(
     """Compute a layer on the valid frames of all utterances in one row, in which each utterance attends by itself.
 
     Padding passes through as it is; what the formula makes of it means nothing either. This applies on a CPU (a GPU
-    would be waited for), in evaluation, without gradients, and with ``padding="exact"``: the reference's numbers are
-    those on padding too.
+    would be waited for), and with ``padding="exact"``: the reference's numbers are those on padding too. In training,
+    dropout draws for the valid frames alone, so it draws other numbers than the formula.
     """
-    if not allowed() or valid is None or output_attentions or layer.training or torch.is_grad_enabled():
+    if not allowed() or valid is None or output_attentions:
         return NotImplemented
     config = getattr(layer, "config", None)  # which layers that an earlier version pickled whole lack
     exact = config is not None and config.padding == "exact"
@@ -292,7 +299,7 @@ def leave_padding_out(
     if valid.numel() - sum(lengths) <= PER_UTTERANCE * len(lengths) + SHARE * valid.numel():
         return NotImplemented
     places = valid.flatten().nonzero()[:, 0]
-    row = hidden.flatten(0, 1)[places][None]  # (1, valid frames of all, hidden)
+    row = hidden.flatten(0, 1).index_select(0, places)[None]  # (1, valid frames of all, hidden)
     to_attend = layer.layer_norm(row) if layer.norm_first else row
     attended = []
     for frames, utterance in zip(lengths, to_attend.split(lengths, 1), strict=True):
@@ -325,12 +332,12 @@ class Folded:
     stride: int
 
     def __call__(self, waveform: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch channels frames"]:
-        """Convolve; without gradients, a frame's channels come out side by side in memory.
+        """Convolve; where nothing learns, a frame's channels come out side by side in memory.
 
         This layout speeds up the forward pass of the next convolution; the other one speeds up its backward pass.
         """
         seen = (waveform - self.offset).unfold(1, self.kernel.shape[1], self.stride)  # (batch, frames, taps)
-        if torch.is_grad_enabled():
+        if learns(self.kernel, self.bias, waveform):
             return torch.baddbmm(self.bias.transpose(1, 2), self.kernel.transpose(1, 2), seen.transpose(1, 2))
         return torch.baddbmm(self.bias, seen, self.kernel).transpose(1, 2)
 
@@ -381,8 +388,8 @@ def can_be_folded(layer: Any, waveform: Float[Tensor, "batch positions"]) -> boo
     conv, norm = layer.conv, layer.layer_norm
     if not isinstance(conv, nn.Conv1d) or not isinstance(norm, MaskedGroupNorm) or waveform.dtype == torch.float64:
         return False
-    learns = conv.bias is not None and torch.is_grad_enabled()  # a bias drops out, so it would get no gradient
-    return allowed() and not watched(conv, norm) and not learns and has_float64(waveform.device)
+    # a bias drops out, so it would get no gradient
+    return allowed() and not watched(conv, norm) and not learns(conv.bias) and has_float64(waveform.device)
 
 
 def fold_the_norm(
@@ -408,9 +415,10 @@ def encode_in_pieces(
     """Encode some frames at a time, so that the wide signals between the layers stay in the processor's caches.
 
     The result is the same, because each piece has all the samples that its frames see, and the norm over time is
-    folded into the first kernel beforehand. Frames of padding are 0. This applies without gradients, not in float64.
+    folded into the first kernel beforehand. Frames of padding are 0. This applies where no gradient is asked of the
+    waveform or the weights (a frozen front end too), not in float64.
     """
-    if not allowed() or torch.is_grad_enabled() or waveform.dtype == torch.float64:
+    if not allowed() or learns(waveform, encoder) or waveform.dtype == torch.float64:
         return NotImplemented
     if watched(*encoder.conv_layers.modules()):
         return NotImplemented
@@ -513,11 +521,11 @@ def kept_spectrum(conv: nn.Conv1d) -> Complex[Tensor, "frequencies groups inputs
 def convolve_by_spectra(
     embedding: Any, hidden: Float[Tensor, "batch frames hidden"], valid: Bool[Tensor, "batch frames"] | None = None
 ) -> Float[Tensor, "batch frames hidden"] | NotImplementedType:
-    """Compute the positional convolution from spectra: on a CPU, without gradients, and not in float64."""
+    """Compute the positional convolution from spectra: on a CPU, where nothing learns, and not in float64."""
     conv = embedding.conv
     if not isinstance(embedding.conv, nn.Conv1d) or watched(*conv.modules()):
         return NotImplemented
-    if not allowed() or torch.is_grad_enabled():
+    if not allowed() or learns(hidden, embedding):
         return NotImplemented
     if hidden.device.type != "cpu" or hidden.dtype == torch.float64 or conv.kernel_size[0] > WINDOW // 2:
         return NotImplemented

@@ -30,6 +30,7 @@ from unisat.fast import Conv1d, apply
 from unisat.frames import conv_length, stack_length, valid_positions
 from unisat.group_norm import MaskedGroupNorm
 from unisat.inputs import check_mask, check_waveforms
+from unisat.layer_norm import LayerNorm
 from unisat.masking import SpecAugment
 from unisat.modules import GradientCheckpointingLayer, drops
 from unisat.outputs import Wav2Vec2BaseModelOutput
@@ -54,7 +55,7 @@ class ConvLayer(GradientCheckpointingLayer):
         # the norms of the front end have torch's own eps in the reference, not config.layer_norm_eps
         self.layer_norm: nn.Module | None = None
         if config.feat_extract_norm == "layer":
-            self.layer_norm = nn.LayerNorm(channels)
+            self.layer_norm = LayerNorm(channels)
         elif layer == 0:
             self.layer_norm = MaskedGroupNorm(channels, channels)
         self.activation = ACTIVATIONS[config.feat_extract_activation]()
@@ -99,7 +100,7 @@ class FeatureProjection(nn.Module):
         super().__init__()
         self.layer_norm: nn.Module | None = None  # some models of HuBERT's family have none
         if config.feat_proj_layer_norm:
-            self.layer_norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
+            self.layer_norm = LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
         self.projection = nn.Linear(config.conv_dim[-1], config.hidden_size)
         self.dropout = nn.Dropout(config.feat_proj_dropout)
 
@@ -208,9 +209,9 @@ class EncoderLayer(GradientCheckpointingLayer):
         self.norm_first = config.do_stable_layer_norm
         self.attention = attention
         self.dropout = nn.Dropout(config.hidden_dropout)
-        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layer_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
-        self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.final_layer_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.adapter_layer: AttentionAdapter | None = None
         # the reference gives post-LN layers no adapter, whatever adapter_attn_dim says
         if config.adapter_attn_dim is not None and self.norm_first:
@@ -242,7 +243,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.pos_conv_embed = self.positions(config)
-        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layer_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
         layers = range(config.num_hidden_layers)
         self.layers = nn.ModuleList(EncoderLayer(config, self.attention(config, layer)) for layer in layers)

@@ -14,6 +14,7 @@ from unisat.config import UniSpeechSatConfig
 from unisat.fast import apply
 from unisat.heads import HeadModel
 from unisat.inputs import check_tensor, check_waveforms
+from unisat.layer_norm import LayerNorm
 from unisat.losses import (
     content_logits,
     content_loss,
@@ -54,7 +55,7 @@ class UniSpeechSatForPreTraining(HeadModel):
         self.project_q = nn.Linear(config.codevector_dim, config.proj_codevector_dim)
         self.project_hid = nn.Linear(config.hidden_size, config.proj_codevector_dim)
         self.speaker_proj = nn.Linear(config.hidden_size, config.codevector_dim)
-        self.layer_norm_for_extract = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layer_norm_for_extract = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         # a post-LN model does not use this norm, so it gets no gradient
         self.layer_norm_for_extract.requires_grad_(config.do_stable_layer_norm)
         self.term_scales: dict[str, float] = {}  # factors of the weights of terms; a schedule of training moves them
