@@ -1,4 +1,4 @@
-"""A notebook in a real JupyterLab or Notebook 7, in headless Chromium: run it, move its controls, look, listen, time."""
+"""A notebook in a real JupyterLab or Notebook 7, in headless Chromium: run it, move its controls, look and listen."""
 
 from __future__ import annotations
 
