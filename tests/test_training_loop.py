@@ -398,24 +398,23 @@ def launch(folder, program, *arguments, dies=False):
     return done.stderr.decode()
 
 
-@pytest.mark.parametrize("fault", ["os.kill(os.getpid(), signal.SIGKILL)", "raise OSError('a planted fault')"])
-def test_a_process_that_dies_ends_the_run_of_all(speech, tmp_path, fault):
+def test_a_process_that_dies_ends_the_run_of_all(speech, tmp_path):
     (tmp_path / "recipe.json").write_text(json.dumps(values(speech, tmp_path / "out")))
-    program = f"""
+    program = """
         import json, os, signal, sys
         from unisat.training import loop, recipe
         take_step = loop.Trainer.take_step
 
         def dies(trainer, batches):
             if trainer.step == 3 and trainer.rank == 1:
-                {fault}
+                os.kill(os.getpid(), signal.SIGKILL)
             return take_step(trainer, batches)
 
         loop.Trainer.take_step = dies
         loop.pretrain(recipe.from_dict(json.load(open(sys.argv[1]))), progress=False)
     """
     said = launch(tmp_path, textwrap.dedent(program), tmp_path / "recipe.json", dies=True)
-    assert ("Signal 9" if "SIGKILL" in fault else "a planted fault") in said
+    assert "Signal 9" in said
     assert "rank      : 1" in said  # the launcher tells which one it was
     # what is saved is whole
     assert [step for step, _ in checkpoints.saved(tmp_path / "out" / "checkpoints")] == [2]
