@@ -99,6 +99,7 @@ def test_without_trained_weights_it_begins_with_equal_ones():
     np.testing.assert_allclose(made.weights, np.full(3, 1 / 3))
     assert list(made.references) == ["uniform", "chance"]
     assert "trained" not in made.caption
+    assert "every layer has the same weight" in made.caption
 
 
 def test_without_sentences_voices_alone_are_shown():

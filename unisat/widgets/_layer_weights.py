@@ -160,8 +160,11 @@ class LayerWeightsView(Picture):
     def _caption(self, start: str) -> str:
         rows = self.table.set_index("site")
         most, largest = rows["weight"].idxmax(), rows["contribution"].idxmax()
+        heaviest = f"{most} has the largest weight, {rows['weight'][most]:.0%}"
+        if np.ptp(rows["weight"]) < 1e-6:
+            heaviest = f"every layer has the same weight, {rows['weight'][most]:.0%}"
         parts = [
-            f"{NAMES.get(start, start.capitalize())}: {most} has the largest weight, {rows['weight'][most]:.0%}; "
+            f"{NAMES.get(start, start.capitalize())}: {heaviest}; "
             f"weight times norm is largest for {largest}, {rows['contribution'][largest]:.0%} of all."
         ]
         for measure, value in self.numbers.items():
