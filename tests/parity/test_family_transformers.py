@@ -85,13 +85,13 @@ def results(model, waveforms, mask):
 
 
 def compare(ours, theirs, waveforms, mask):
-    """In float64 to 1e-9; in float32 to 1e-5, or to four times the reference's own error (see test_transformers)."""
+    """In float64 to 1e-9; in float32 to 2e-5, or to four times the reference's own error (see test_transformers)."""
     with torch.no_grad():
         single = [results(model, waveforms, mask) for model in (ours, theirs)]
         exact = [results(model.double(), waveforms.double(), mask) for model in (ours, theirs)]
     for a, b, exact_a, exact_b in zip(*single, *exact, strict=True):
         assert relative(exact_a, exact_b) <= 1e-9
-        assert relative(a, b) <= max(1e-5, 4 * relative(b.double(), exact_b))
+        assert relative(a, b) <= max(2e-5, 4 * relative(b.double(), exact_b))
 
 
 def there(ours):
