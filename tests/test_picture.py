@@ -339,6 +339,7 @@ def state_of(view):
     return png, view.caption, view.as_code(), None if table is None else table.to_csv(), told, objects
 
 
+@pytest.mark.runs_once
 @pytest.mark.parametrize("name", [name for name in CASES if name != "recording"])
 def test_what_is_asked_ahead_is_what_moving_shows_and_nothing_changes(name):
     view, answered = CASES[name].make(), []
