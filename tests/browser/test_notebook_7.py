@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import showcase
 
-KINDS = {"MaskView": "masks", "QuantizerView": "quantizer", "SpeakersView": "speakers"}
+KINDS = {"MaskView": "masks", "QuantizerView": "quantizer"}
 
 
 @pytest.fixture(scope="module")
