@@ -110,8 +110,7 @@ def test_the_map_shows_where_entries_lie_how_often_they_are_chosen_and_the_frame
     drawn, code = (ring.get_offsets().tolist() for ring in view.map.collections[1:])
     assert (drawn, code) == ([places[view.drawn].tolist()], [places[view.code].tolist()])
     one, two = view.book.explained[1]
-    assert f"entries vary most, {one:.0%} and {two:.0%} of the variance" in view.caption
-    assert view.map.get_xlabel() == f"PC 1 ({one:.0%})"
+    assert (view.map.get_xlabel(), view.map.get_ylabel()) == (f"PC 1 ({one:.0%})", f"PC 2 ({two:.0%})")
 
 
 def test_the_temperature_falls_by_itself_and_can_be_moved_meanwhile(view):

@@ -41,3 +41,15 @@ def test_a_control_changes_the_picture(page, kind):
 def test_the_picture_says_what_is_under_the_pointer(page):
     masks = page.instrument("MaskView")
     assert "Hz" in masks.hover("spectrum", 0.43, 1010)
+
+
+def test_the_player_lets_the_temperature_fall(page):
+    quantizer = page.instrument("QuantizerView")
+    player = quantizer.view.locator(".widget-play button").first
+    hot = quantizer.ask("widget.controls['temperature'].value")
+    player.click()
+    page.page.wait_for_function("document.querySelector('.widget-play i').className.includes('pause')")
+    page.page.wait_for_timeout(1500)
+    player.click()
+    page.idle()
+    assert 0.5 <= quantizer.ask("widget.controls['temperature'].value") < hot

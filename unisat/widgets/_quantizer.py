@@ -254,9 +254,6 @@ class QuantizerView(Picture):
         used = f"{int(row['frames']):,} frames ({which}) use {int(row['used'])} of {self.entries} entries"
         yield f"{used}{bound if unseen else ''};"
         yield f"perplexity {row['soft']:.1f} soft, {row['hard']:.1f} hard, {row['corrected']:.1f} corrected."
-        if self.book is not None:
-            one, two = self.book.explained[group]
-            yield f"The map has the two directions in which entries vary most, {one:.0%} and {two:.0%} of the variance."
         if "drawn" in row:
             yield f"With noise {moved:.0%} of them choose another entry, and the hard one is {row['drawn']:.1f}."
         if self.over_steps is not None:

@@ -10,8 +10,12 @@ const make = (kind, name, parent) => {
   return made;
 };
 
-// ipywidgets gives its sliders a visible label, but no accessible name.
+const PLAYER = ["play or pause", "stop", "repeat"];
+
+// ipywidgets gives its sliders a visible label, but no accessible name, and the buttons of its player none at all.
 function nameControls(root) {
+  for (const player of root.querySelectorAll(".widget-play"))
+    player.querySelectorAll("button").forEach((one, i) => one.setAttribute("aria-label", PLAYER[i]));
   for (const label of root.querySelectorAll(".widget-label")) {
     const name = label.textContent.trim();
     if (!name) continue;
