@@ -1,6 +1,6 @@
 """What each part of UniSpeech-SAT adds to HuBERT: contrastive loss, mixing, both, branched from the same weights.
 
-    python benchmarks/ablation.py            # judges build/{hubert,contrastive,mixing,sat}/3-{0,1,2}/model
+    python benchmarks/ablation.py            # judges build/{hubert,contrastive,mixing,sat}/2-{0,1,2}/model
     python benchmarks/ablation.py --page     # writes the page and its picture anew from benchmarks/ablation.json
 
 `recipes/gpu.py` trains them: four arms, several seeds, the same speech and as many steps for all. Each is judged layer
@@ -35,6 +35,8 @@ from unisat.interpret.statistics.intervals import interval, resampled
 from unisat.mixing import Mixing, mix_pair
 from unisat.training.targets import MeanOff, align
 
+ITERATION = 2
+"""In which the arms part; that of the page from before was the third."""
 ARMS = {"hubert": "content only", "contrastive": "+ contrastive", "mixing": "+ mixing", "sat": "+ both"}
 MEASURES = {
     "eer_cosine": ("voices, EER, cosine", -1),
@@ -333,7 +335,7 @@ def told(runs: list[Judged], layer: int | None, groups: dict[str, int]) -> dict[
 
 def measure(build: Path, seeds: list[int], most: int) -> dict:
     """Judge what is there."""
-    models = {arm: {seed: build / arm / f"3-{seed}" / "model" for seed in seeds} for arm in ARMS}
+    models = {arm: {seed: build / arm / f"{ITERATION}-{seed}" / "model" for seed in seeds} for arm in ARMS}
     there = {
         arm: [seed for seed, path in found.items() if (path / "config.json").exists()] for arm, found in models.items()
     }
@@ -382,10 +384,11 @@ def measure(build: Path, seeds: list[int], most: int) -> dict:
     valid = []
     for arm in arms:
         for seed in whole:
-            row = pd.read_csv(build / arm / f"3-{seed}" / "valid.csv").iloc[-1]
+            row = pd.read_csv(build / arm / f"{ITERATION}-{seed}" / "valid.csv").iloc[-1]
             kept = ["hours", "step", *MASKED]
             valid.append({"arm": arm, "seed": seed, **{key: float(row[key]) for key in kept if key in row}})
     about = {
+        "iteration": ITERATION,
         "seeds": whole,
         "layer": layer,
         "layers": config.num_hidden_layers,
@@ -496,8 +499,8 @@ def report(results: dict) -> str:
     lines += [
         f"Written by `python benchmarks/ablation.py`: {len(results['arms'])} arms, {len(about['seeds'])} seeds, "
         "branched from the same "
-        f"weights; {steps.min():.0f} to {steps.max():.0f} steps{heard} each (`recipes/sat-2.toml` as a third "
-        "iteration, `recipes/gpu.py`). "
+        f"weights; {steps.min():.0f} to {steps.max():.0f} steps{heard} each (`recipes/sat-2.toml`, iteration "
+        f"{about.get('iteration', 3)}, `recipes/gpu.py`). "
         f"{about['layers']} layers; the contrastive loss reads layer {middle}. *Voices*: {about['trials']} trials of "
         f"{about['unseen_speakers']} unseen speakers, first two seconds. All else: {about['recordings']} recordings of "
         f"{about['development_speakers']} development speakers, {about['phones']} frames with a phone, "
