@@ -53,10 +53,10 @@ notebooks: .venv/.test  ## run every notebook and store its outputs
 speech: .venv/.notebook  ## make the built-in speech anew (needs espeak-ng)
 	$(BIN)/python data/make_speech.py
 
-tiny: .venv/.test  ## train the built-in checkpoint anew where the recorded speech is present (an hour on two cores)
-	$(BIN)/unisat pretrain --config recipes/tiny-1.toml
-	$(BIN)/unisat pretrain --config recipes/tiny-2.toml
-	$(BIN)/unisat xvector --config recipes/tiny-xvector.toml
+tiny: .venv/.test  ## train the built-in models anew, from the first iteration on, where the recorded speech is present (three hours on two cores)
+	$(BIN)/unisat pretrain --config recipes/sat-2.toml
+	$(BIN)/unisat pretrain --config recipes/hubert-2.toml
+	$(BIN)/unisat xvector --config recipes/sat-xvector.toml
 	$(BIN)/python benchmarks/tiny.py
 
 benchmarks: .venv/.test  ## time unisat against others, train, probe, break the notebooks' formulas, and write the tables

@@ -52,11 +52,11 @@ def statistics(part: torch.Tensor) -> np.ndarray:
 
 
 class Development:
-    """The speech, its phones and its pairs, read once."""
+    """The speech, its phones and its pairs, read once; ``listed`` says who judges, as `phones.recordings` does."""
 
-    def __init__(self, files: int) -> None:
+    def __init__(self, files: int, listed: str = "development") -> None:
         self.phones = Phones()
-        fitted, judged = recordings(), recordings("development")
+        fitted, judged = recordings(), recordings(listed)
         timed, heard = ([file in self.phones for file in table["file"]] for table in (fitted, judged))
         self.fitted = fitted[timed].iloc[:: max(1, sum(timed) // files)].reset_index(drop=True)
         self.judged = judged[heard].reset_index(drop=True)
@@ -99,7 +99,7 @@ class Development:
             told |= {f"eer_{name}": eer(scores, same), f"eer_{name}_low": low, f"eer_{name}_high": high}
         return told
 
-    def controls(self) -> pd.DataFrame:
+    def controls(self, speakers: bool = True) -> pd.DataFrame:
         """What needs no model."""
         cepstra, off = MfccFeatures(), MeanOff("utterance")
         plain = [[off(cepstra(wave)) for wave in part] for part in self.waves]
@@ -113,20 +113,24 @@ class Development:
             {"features": "MFCC, mean off, ± 4 frames", **self.phone_rows(around)},
             {"features": "log-mel, mean off", **self.phone_rows(bands)},
         ]
-        for row, kind in ((0, mfcc), (2, log_mel)):
+        for row, kind in ((0, mfcc), (2, log_mel)) if speakers else ():
             rows[row] |= self.speaker_rows(
                 *(np.stack([statistics(kind(wave)) for wave in side]) for side in self.clips)
             )
         return pd.DataFrame(rows)
 
-    def layers(self, model: us.UniSpeechSatModel) -> pd.DataFrame:
+    def layers(self, model: us.UniSpeechSatModel, speakers: bool = True) -> pd.DataFrame:
         """One row for each layer of a model."""
         states = [hidden_states(model, side) for side in self.waves]
-        clips = [np.stack([part.mean(1).numpy() for part in hidden_states(model, side)]) for side in self.clips]
-        rows = []
-        for layer in range(model.config.num_hidden_layers + 1):
-            told = self.phone_rows([[part[layer] for part in side] for side in states])
-            rows.append({"layer": layer, **told, **self.speaker_rows(*(side[:, layer] for side in clips))})
+        numbers = range(model.config.num_hidden_layers + 1)
+        rows = [
+            {"layer": layer, **self.phone_rows([[part[layer] for part in side] for side in states])}
+            for layer in numbers
+        ]
+        if speakers:
+            clips = [np.stack([part.mean(1).numpy() for part in hidden_states(model, side)]) for side in self.clips]
+            for layer in numbers:
+                rows[layer] |= self.speaker_rows(*(side[:, layer] for side in clips))
         return pd.DataFrame(rows)
 
 

@@ -26,7 +26,8 @@ def alignments() -> pd.DataFrame:
 def recordings(listed: str | None = None) -> pd.DataFrame:
     """Recordings with phones: ``file``, ``path`` where the sound lies, speaker, source, split.
 
-    ``listed`` is one of the tables in data/ (``"development"``), None for the speakers that may be trained on.
+    ``listed`` is one of the tables in data/ (``"development"``), or ``"unseen"`` for those of the trial lists; None for
+    the speakers that may be trained on.
     """
     speech = SHARED / "speech"
     whole = pd.read_csv(speech / "metadata.csv")
@@ -36,7 +37,9 @@ def recordings(listed: str | None = None) -> pd.DataFrame:
     table["file"] = [str(Path(path).with_suffix("")) for path in table["path"]]
     table["path"] = [str(speech / path) for path in table["path"]]
     names = {name: set(pd.read_csv(ROOT / "data" / f"{name}.csv")["speaker"]) for name in ("people", "development")}
-    if listed is not None:
+    if listed == "unseen":
+        table = table[table["split"] == "unseen"]
+    elif listed is not None:
         table = table[table["speaker"].isin(names[listed])]
     else:
         table = table[(table["split"] == "train") & ~table["speaker"].isin(names["people"] | names["development"])]

@@ -344,7 +344,10 @@ class Stages:
     def all(self) -> None:
         """Two iterations, of a self-supervised model and of one that is told of phones; the better one has all arms."""
         left = self.end - time.time()
-        first = {name: (name.replace("/", "-"), {}, Path("build") / name / "targets") for name in ("sat/1", "lda/1")}
+        first = {}
+        for name in ("sat/1", "lda/1"):  # they learn on from where such models stand
+            file = name.replace("/", "-")
+            first[name] = (file, {"init": f"recipes/interim/{file}"}, Path("build") / name / "targets")
         self.stage(first, 0.4 * left)
         pack(self.out, [*first])
         layers, phones = self.targets({"sat-2": "build/sat/1/model", "lda-2": "build/lda/1/model"})

@@ -137,7 +137,7 @@ def test_without_extras_one_measures_and_each_lack_names_its_extra(alone):
             lack(lambda: us.widgets),
             lack(lambda: us.UniSpeechSatModel.from_pretrained("someone/sat")),
             lack(lambda: us.embed(bank, "hidden.1", method="umap")),
-            lack(lambda: loop.pretrain(recipe.read({str(ROOT / "recipes" / "tiny-1.toml")!r}))),
+            lack(lambda: loop.pretrain(recipe.read({str(ROOT / "recipes" / "sat-1.toml")!r}))),
             lack(lambda: loop.Log(loop.Path("run"), 0, tensorboard=True)),
             lack(lambda: data.manifest("table.parquet")),
         ]))

@@ -106,8 +106,8 @@ def test_a_part_that_is_not_there_is_refused():
         ValueError, match=r"lit='quantiser' is no part \(did you mean quantizer\?\); the parts are wave"
     ):
         plots.architecture(lit="quantiser")
-    with pytest.raises(ValueError, match=r"lit='encoder.layers.6' is no part"):
-        plots.architecture(CONFIGS["tiny"], lit=["wave", "encoder.layers.6"])
+    with pytest.raises(ValueError, match=r"lit='encoder.layers.8' is no part"):
+        plots.architecture(CONFIGS["tiny"], lit=["wave", "encoder.layers.8"])
 
 
 def test_another_family_is_refused():

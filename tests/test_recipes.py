@@ -11,7 +11,7 @@ from unisat.training import heads, recipe
 from unisat.training.data import manifest
 
 SPEECH = ROOT.parent / "shared" / "speech"
-RECIPES = sorted(path.name for path in (ROOT / "recipes").glob("*-[0-9].toml") if not path.name.startswith("tiny"))
+RECIPES = sorted(path.name for path in (ROOT / "recipes").glob("*-[0-9].toml"))
 LISTS = ("people", "development")
 
 

@@ -65,6 +65,37 @@ def test_a_head_learns_voices_and_leaves_the_backbone(speech):
     assert all(torch.equal(value, same[name]) for name, value in model.state_dict().items())
 
 
+def test_states_that_are_kept_teach_what_hearing_teaches(speech, monkeypatch):
+    """A batch that is recalled in each step against the same batch heard in each step; and several of them."""
+    heard = []
+
+    def losses(name, **changes):
+        heads.train("xvector", made(speech, out=str(speech / name), steps=12, **changes), progress=False)
+        return pd.read_csv(speech / name / "train.csv")["loss"].to_numpy()
+
+    original, forward = heads.XVector.batches, us.UniSpeechSatModel.forward
+
+    def always_the_same(self, speech, draw):
+        first = next(original(self, speech, draw))
+        while True:
+            yield first
+
+    def counted(self, *arguments, **options):
+        heard.append(1)
+        return forward(self, *arguments, **options)
+
+    monkeypatch.setattr(us.UniSpeechSatModel, "forward", counted)
+    several = losses("several", hearings=3)
+    assert len(heard) == 1 + 3  # once to give the head's signals their size
+    assert np.isfinite(several).all()
+    monkeypatch.setattr(heads.XVector, "batches", always_the_same)
+    assert losses("recalled", hearings=1) == pytest.approx(losses("heard"), rel=5e-3)  # halves
+    with pytest.raises(ValueError, match=r"hearings=4 must be at least 0, and 0 where the backbone learns"):
+        made(speech, hearings=4, backbone_learning_rate=1e-3)
+    with pytest.raises(ValueError, match="only the training of an x-vector keeps hidden states"):
+        heads.train("diarization", made(speech, hearings=1), progress=False)
+
+
 def test_the_transformer_may_learn_too(speech):
     more = dict(steps=150, learning_rate=5e-3)
     recipe = made(speech, backbone_learning_rate=1e-3, speeds=[1.0, 0.8], precision="bf16", margin=0.2, **more)

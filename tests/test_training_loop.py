@@ -437,9 +437,9 @@ def test_torchrun_trains(speech, tmp_path):
 
 def readme_command(name, folder):
     """The README's command of a launcher, with the recipe ``folder/recipe.toml``, as words."""
-    (line,) = re.findall(rf"^{name} .*?tiny-1.toml", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    (line,) = re.findall(rf"^{name} .*?sat-1.toml", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     module = {"torchrun": "torch.distributed.run", "accelerate": "accelerate.commands.accelerate_cli"}[name]
-    words = line.replace("recipes/tiny-1.toml", str(folder / "recipe.toml")).split()
+    words = line.replace("recipes/sat-1.toml", str(folder / "recipe.toml")).split()
     return [sys.executable, "-m", module, *words[1:]]
 
 
@@ -673,6 +673,9 @@ def test_an_iteration_begins_with_an_earlier_model(speech, whole, tmp_path):
     for name, weight in trainer.model.state_dict().items():
         anew = name.startswith(("label_embeddings_concat", "project_hid."))
         assert torch.equal(weight, drawn[name] if anew else earlier[name]), name
+    # of the same labels it knows what to say
+    same = loop.Trainer(made(speech, tmp_path / "same", init=changes["init"]), progress=False)
+    assert all(torch.equal(weight, earlier[name]) for name, weight in same.model.state_dict().items())
     trainer.run()
     # a run that goes on does not begin again
     assert loop.Trainer(made(speech, tmp_path, **changes), progress=False).step == 1

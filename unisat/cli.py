@@ -1,9 +1,9 @@
 """The command ``unisat``: it trains models as recipes describe them.
 
-unisat pretrain --config recipes/tiny-1.toml --set optimizer.steps=100
-unisat xvector --config recipes/tiny-xvector.toml
-unisat ctc --config recipes/tiny-ctc.toml
-unisat diarization --config recipes/tiny-diarization.toml
+unisat pretrain --config recipes/sat-1.toml --set optimizer.steps=100
+unisat xvector --config recipes/sat-xvector.toml
+unisat ctc --config recipes/sat-ctc.toml
+unisat diarization --config recipes/sat-diarization.toml
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The checkpoint that comes with unisat: `load` gives it as a backbone, a pretraining model or an x-vector model."""
+"""The checkpoints that come with unisat: `load` gives one as a backbone, a pretraining model or an x-vector model."""
 
 from __future__ import annotations
 
@@ -39,13 +39,21 @@ def load(name: str = "tiny", head: str | None = None) -> UniSpeechSatPreTrainedM
 
     Parameters
     ----------
-    name : {"tiny"}
-        Six pre-LN layers of width 192, pretrained on a few hours of recorded speech. The model card describes the
-        data, the training and the limits.
+    name : {"tiny", "tiny-hubert"}
+        Eight pre-LN layers of width 192, pretrained on twelve hours of recorded speech. "tiny" learned with the
+        contrastive loss and utterance mixing. Its twin, "tiny-hubert", had the same speech, targets, steps and start,
+        and the content loss alone. The model cards describe the data, the training and the limits.
     head : {None, "pretraining", "xvector"}
-        None gives the backbone alone, "pretraining" adds the parts of its objective, "xvector" its speaker embedding.
+        None gives the backbone alone, "pretraining" adds the parts of its objective, "xvector" its speaker embedding,
+        which "tiny" alone has.
+
+    Raises
+    ------
+    ValueError
+        If there is no such checkpoint, or it has no such head.
     """
-    if head not in HEADS:
-        raise ValueError(f"head={head!r} must be one of {', '.join(map(repr, HEADS))}.")
+    there = [None, "pretraining"] if name == "tiny-hubert" else [*HEADS]
+    if head not in there:
+        raise ValueError(f"head={head!r} of {name!r} must be one of {', '.join(map(repr, there))}.")
     model: UniSpeechSatPreTrainedModel = HEADS[head].from_pretrained(str(folder(name)))
     return model.float()

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from unisat.files import alone, remove_partial, save_json, whole_folder, writing
 from unisat.frames import SAMPLE_RATE, hop, receptive_field, valid_positions
 from unisat.heads import HeadModel, UniSpeechSatForAudioFrameClassification, UniSpeechSatForCTC, frame_loss
 from unisat.model import UniSpeechSatModel
+from unisat.outputs import XVectorOutput
 from unisat.processing import Wav2Vec2Processor
 from unisat.tokenization import Wav2Vec2CTCTokenizer
 from unisat.training import resident
@@ -68,6 +70,10 @@ class HeadRecipe:
         Of AdamW. The learning rate takes one cycle: it rises to its value and falls to 0.
     backbone_learning_rate : float
         The learning rate of the transformer and the feature projection. With 0 they stay as they are.
+    hearings : int
+        If the backbone stays as it is: so many batches are heard, once, before the training of an x-vector, and their
+        hidden states are kept in half precision. The steps then take these batches again and again, each time in a new
+        order, and cost next to nothing. With 0 each step hears a new batch.
     margin : float
         The margin of the AM-softmax.
     precision : {"no", "bf16"}
@@ -92,6 +98,7 @@ class HeadRecipe:
     steps: int = 1000
     learning_rate: float = 1e-3
     backbone_learning_rate: float = 0.0
+    hearings: int = 0
     margin: float = 0.4
     weight_decay: float = 0.01
     precision: str = "no"
@@ -115,6 +122,11 @@ class HeadRecipe:
             raise ValueError(
                 f"learning_rate={self.learning_rate} must be positive and backbone_learning_rate="
                 f"{self.backbone_learning_rate} at least 0."
+            )
+        if self.hearings < 0 or (self.hearings and self.backbone_learning_rate):
+            raise ValueError(
+                f"hearings={self.hearings} must be at least 0, and 0 where the backbone learns (backbone_learning_rate="
+                f"{self.backbone_learning_rate}): states that are kept are those of a backbone that stays as it is."
             )
         if not self.speeds or self.speeds[0] != 1 or min(self.speeds) <= 0 or len({*self.speeds}) < len(self.speeds):
             raise ValueError(f"speeds={self.speeds} must be positive, each another one, and begin with 1.")
@@ -202,6 +214,10 @@ class Head:
         """Give batches without end."""
         raise NotImplementedError
 
+    def recalled(self, model: Any, states: list[Tensor], lengths: Tensor) -> Any:
+        """Give the model's output for hidden states that were kept, and how many frames of each are real."""
+        raise ValueError("hearings: only the training of an x-vector keeps hidden states; leave it out.")
+
     def loss(self, model: Any, output: Any, batch: HeadBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Give the loss, and other numbers for the log."""
         raise NotImplementedError
@@ -216,6 +232,10 @@ class Head:
     def save(self, model: Any, folder: Path) -> None:
         """Write the model and what else it needs."""
         model.save_pretrained(folder)
+
+    def autocast(self) -> torch.autocast:
+        """Compute in the recipe's precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
 
     def normalized(self, waves: Tensor, lengths: Tensor) -> Tensor:
         """Bring each to mean 0 and variance 1, if the recipe says so."""
@@ -302,6 +322,11 @@ class XVector(Head):
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def recalled(self, model: UniSpeechSatForXVector, states: list[Tensor], lengths: Tensor) -> XVectorOutput:
+        """Give the output without the backbone's work."""
+        embeddings = model.embed(model.weigh(states), lengths)
+        return XVectorOutput(None, model.classifier(embeddings), embeddings)
 
     def loss(self, model: UniSpeechSatForXVector, output: Any, batch: HeadBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """AM-softmax, and the share of the batch whose nearest class is the right one."""
@@ -556,9 +581,8 @@ def _config(head: Head) -> UniSpeechSatConfig:
 
 def _fit(model: HeadModel, head: Head, progress: bool, clock: Clock | None) -> int:
     """Take the steps, and write the log; give their number."""
-    recipe, device, out = head.recipe, head.device, Path(head.recipe.out)
+    recipe, out = head.recipe, Path(head.recipe.out)
     batches = head.batches(head.speech, np.random.default_rng(recipe.seed))
-    channel = torch.Generator(device).manual_seed(recipe.seed)
     model.eval()
     head.begin(model, next(batches))
     model.train()
@@ -568,15 +592,13 @@ def _fit(model: HeadModel, head: Head, progress: bool, clock: Clock | None) -> i
     peaks = [recipe.learning_rate, recipe.backbone_learning_rate]
     groups = [{"params": own}, {"params": [*model.base_model.parameters()]}]
     optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+    answers = (_recall if recipe.hearings else _hear)(model, head, batches)
     step, skipped, bar = 0, 0, tqdm(total=recipe.steps, disable=not progress, desc=type(head).__name__)
     while (share := clock() if clock else step / recipe.steps) < 1:
         step += 1
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * one_cycle(share)
-        batch = next(batches)
-        heard = augment(batch.waves, recipe.augment, generator=channel, lengths=batch.lengths)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            output = model(heard, batch.mask)
+        batch, output = next(answers)
         loss, numbers = head.loss(model, output, batch)
         optimizer.zero_grad()
         loss.backward()
@@ -591,6 +613,38 @@ def _fit(model: HeadModel, head: Head, progress: bool, clock: Clock | None) -> i
             _log(out / "train.csv", [step, *told, skipped])
         bar.update()
     return step
+
+
+def _heard(head: Head, batches: Iterator[HeadBatch]) -> Iterator[tuple[HeadBatch, Tensor]]:
+    """Give batches and what is heard of them, through other channels."""
+    channel = torch.Generator(head.device).manual_seed(head.recipe.seed)
+    for batch in batches:
+        yield batch, augment(batch.waves, head.recipe.augment, generator=channel, lengths=batch.lengths)
+
+
+def _hear(model: HeadModel, head: Head, batches: Iterator[HeadBatch]) -> Iterator[tuple[HeadBatch, Any]]:
+    """Give batches and the model's output for them."""
+    for batch, waves in _heard(head, batches):
+        with head.autocast():
+            output = model(waves, batch.mask)
+        yield batch, output
+
+
+def _recall(model: HeadModel, head: Head, batches: Iterator[HeadBatch]) -> Iterator[tuple[HeadBatch, Any]]:
+    """Run the backbone on a number of batches; then give these again and again, and what the head makes of them."""
+    kept = []
+    for batch, waves in islice(_heard(head, batches), head.recipe.hearings):
+        with torch.no_grad(), head.autocast():
+            output = model.base_model(waves, batch.mask, output_hidden_states=True)
+        states = [state.half() for state in output.hidden_states]
+        kept.append((replace(batch, waves=waves[:, :0]), states, output.lengths))
+    draw = np.random.default_rng(head.recipe.seed)
+    while True:
+        for place in draw.permutation(len(kept)):
+            batch, states, lengths = kept[place]
+            with head.autocast():
+                output = head.recalled(model, [state.float() for state in states], lengths)
+            yield batch, output
 
 
 def one_cycle(share: float, rising: float = 0.15) -> float:

@@ -7,6 +7,7 @@ So a run that stopped goes on with the numbers it would have had, and no state o
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 import shutil
@@ -202,6 +203,8 @@ class Trainer:
             del resumed  # its weights take memory
         with self._last_stands():
             self.targets = targets_of(recipe, self.accelerator.device, self.rank, self.processes)
+        if recipe.init and not state:
+            begin_with(self.model, recipe.init, self.targets.label_hash)
         self.train = self._data("train", recipe.data.train, crop_seed=recipe.seed)
         self.valid = self._data("valid", recipe.data.valid, crop_seed=0) if recipe.data.valid else None
         if self.rank == 0:
@@ -544,8 +547,10 @@ def report(output: UniSpeechSatForPreTrainingOutput) -> dict[str, float]:
     return dict(zip(row, torch.stack([value.detach().float() for value in row.values()]).tolist(), strict=True))
 
 
-def begin_with(model: UniSpeechSatForPreTraining, folder: str | Path) -> None:
-    """Give a fresh model the weights of an earlier iteration, except those that predict its clusters.
+def begin_with(model: UniSpeechSatForPreTraining, folder: str | Path, label_hash: str | None = None) -> None:
+    """Give a fresh model the weights of an earlier iteration; those that predict its clusters only if these are ours.
+
+    The ``label_hash`` of our targets says so, where it is known.
 
     Raises
     ------
@@ -554,8 +559,11 @@ def begin_with(model: UniSpeechSatForPreTraining, folder: str | Path) -> None:
     """
     from safetensors.torch import load_file
 
+    told = Path(folder) / "targets.json"
+    same = label_hash and told.exists() and json.loads(told.read_text()).get("label_hash") == label_hash
+    fresh = () if same else ("label_embeddings_concat", "project_hid.")
+
     def kept(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        fresh = ("label_embeddings_concat", "project_hid.")
         return {name: part for name, part in weights.items() if not name.startswith(fresh)}
 
     earlier, ours = kept(load_file(Path(folder) / "model.safetensors")), kept(model.state_dict())

@@ -170,7 +170,7 @@ class Recipe:
     """Everything that a pretraining run depends on; each part has a class of its own.
 
     ``model`` holds fields of `UniSpeechSatConfig`. ``init`` is the folder of a model of an earlier iteration. The run
-    begins with its weights, except those that predict clusters, which are drawn anew.
+    begins with its weights, except those that predict clusters, which are drawn anew if the labels are others.
     """
 
     out: str
