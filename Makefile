@@ -54,8 +54,8 @@ speech: .venv/.notebook  ## make the built-in speech anew (needs espeak-ng)
 	$(BIN)/python data/make_speech.py
 
 tiny: .venv/.test  ## train the built-in models anew, from the first iteration on, where the recorded speech is present (three hours on two cores)
-	$(BIN)/unisat pretrain --config recipes/sat-2.toml
-	$(BIN)/unisat pretrain --config recipes/hubert-2.toml
+	$(BIN)/unisat pretrain --config recipes/sat-2.toml --set out='"build/sat/2-0"'
+	$(BIN)/unisat pretrain --config recipes/hubert-2.toml --set out='"build/hubert/2-0"'
 	$(BIN)/unisat xvector --config recipes/sat-xvector.toml
 	$(BIN)/python benchmarks/tiny.py
 

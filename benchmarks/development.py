@@ -11,6 +11,7 @@ are 95 %, over development speakers.
 
 import argparse
 import json
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 
@@ -70,9 +71,13 @@ class Development:
         train = train.groupby("speaker").head(20)
         self.train = train[train.groupby("speaker")["file"].transform("size") > 1].reset_index(drop=True)
         self.test = judged[judged["seconds"] >= SECONDS].reset_index(drop=True)
-        self.clips = [waves(table, SECONDS) for table in (self.train, self.test)]
         rows = [part.index for _, part in self.test.groupby("source")]
         self.pairs = np.array([pair for part in rows for pair in combinations(part, 2)])
+
+    @cached_property
+    def clips(self) -> list[list[torch.Tensor]]:
+        """The beginnings of what the speakers' back ends are fitted on, and judged on."""
+        return [waves(table, SECONDS) for table in (self.train, self.test)]
 
     def phone_rows(self, parts: list[list[torch.Tensor]]) -> dict:
         """Accuracy, from features of all fitted and all judged recordings."""

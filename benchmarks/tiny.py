@@ -20,7 +20,6 @@ import torch
 from development import Development
 from layers import words, words_table
 from speakers import evaluate, layer_means, log_mel_statistics, mfcc_statistics, trial_list, xvectors
-from training import curve
 
 import unisat as us
 from unisat.checkpoint import read_weights, write_weights
@@ -28,11 +27,10 @@ from unisat.interpret.statistics.error_rates import eer_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD, CHECKPOINTS = ROOT / "build", ROOT / "unisat" / "checkpoints"
-MADE_OF = {"tiny": (BUILD / "sat" / "2", BUILD / "sat" / "xvector"), "tiny-hubert": (BUILD / "hubert" / "2", None)}
+MADE_OF = {"tiny": (BUILD / "sat" / "2-0", BUILD / "sat" / "xvector"), "tiny-hubert": (BUILD / "hubert" / "2-0", None)}
 """Each model: its pretraining, and its x-vector head."""
-BEFORE = {"tiny": ["large/sat/1", "large/sat/2", "sat/1", "sat/2-0"]}
-BEFORE["tiny-hubert"] = [*BEFORE["tiny"][:3], "hubert/2-0"]
-"""The stages that a model has been through before its last one, as docs/training.md names them."""
+BEFORE = ("large/sat/1", "large/sat/2", "sat/1")
+"""The stages that both have been through before their last one, as docs/training.md names them."""
 PROBED = 250
 """Recordings of training speakers that phone probes are fitted on."""
 SIDES = ("cosine", "LDA")
@@ -66,8 +64,7 @@ def stages(name: str) -> list[dict]:
     """What a model has been through: steps, hours, and what it knew in the end."""
     runs = json.loads((ROOT / "benchmarks" / "training.json").read_text())["runs"]
     last = pd.read_csv(CHECKPOINTS / name / "valid.csv").iloc[-1].to_dict()
-    last["hours"] = curve(pd.read_csv(CHECKPOINTS / name / "train.csv"))["hours"][-1]
-    rows = [{"run": run, **{key: part for key, part in runs[run].items() if key != "curve"}} for run in BEFORE[name]]
+    rows = [{"run": run, **{key: part for key, part in runs[run].items() if key != "curve"}} for run in BEFORE]
     return [*rows, {"run": "what ships", **last}]
 
 
@@ -134,7 +131,7 @@ def history(name: str) -> list[str]:
     for row in stages(name):
         cells = [row["run"], f"{row['step']:.0f}", f"{row['hours']:.1f}", f"{row['accuracy_masked']:.3f}"]
         cells.append(f"{row['accuracy_masked_copied']:.3f}")
-        if name == "tiny" and row["run"] in ("sat/2-0", "what ships"):
+        if name == "tiny" and row["run"] == "what ships":
             cells.append(f"{row['contrastive']:.3f} ({row['contrastive_chance']:.3f})")
             cells.append(f"{row['code_perplexity_0']:.1f} and {row['code_perplexity_1']:.1f} of 32")
         else:
@@ -216,8 +213,8 @@ def card(name: str, results: dict) -> str:
         f"Self-supervised, on twelve hours of speech that it heard again and again, {hours:.0f} h in all, each time in other "
         "crops and mostly through other channels (equaliser, noise, small rooms, band limits), with targets of the clean "
         "signal from which the utterance's mean was taken. [`docs/training.md`](../../../docs/training.md) has every run; "
-        "these are the stages of this one. The first two had batches of 128 s, the third and the last one 32 s, the "
-        "fourth 64 s; the first and third learned clusters of MFCC, the second, fourth and fifth clusters of a layer.",
+        "these are the stages of this one. The first two had batches of 128 s, the third 32 s, the last one 64 s; the "
+        "first and third learned clusters of MFCC, the second and the last one clusters of a layer.",
         "",
         *history(name),
         "",

@@ -637,7 +637,7 @@ def _recall(model: HeadModel, head: Head, batches: Iterator[HeadBatch]) -> Itera
         with torch.no_grad(), head.autocast():
             output = model.base_model(waves, batch.mask, output_hidden_states=True)
         states = [state.half() for state in output.hidden_states]
-        kept.append((replace(batch, waves=waves[:, :0]), states, output.lengths))
+        kept.append((replace(batch, waves=waves[:, :0].clone()), states, output.lengths))
     draw = np.random.default_rng(head.recipe.seed)
     while True:
         for place in draw.permutation(len(kept)):
