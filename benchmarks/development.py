@@ -146,10 +146,11 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=500, help="that phone probes are fitted on")
     parser.add_argument("--untrained", type=int, default=0, help="twins with fresh weights of the first model")
     parser.add_argument("--no-controls", action="store_true")
+    parser.add_argument("--only-phones", action="store_true", help="leave out speakers, which take most of the time")
     parser.add_argument("--out", type=Path, default=Path("build/development"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    speech = Development(options.files)
+    speech, speakers = Development(options.files), not options.only_phones
     about = {"fitted": len(speech.fitted), "fitted_speakers": speech.fitted["speaker"].nunique()}
     about |= {
         "judged": len(speech.judged),
@@ -157,13 +158,13 @@ def main() -> None:
         "train_speakers": speech.train["speaker"].nunique(),
     }
     print(json.dumps(about))
-    found = {} if options.no_controls else {"controls": speech.controls()}
+    found = {} if options.no_controls else {"controls": speech.controls(speakers)}
     for path in options.models:
-        found["-".join(path.parts[-3:])] = speech.layers(us.UniSpeechSatModel.from_pretrained(path))
+        found["-".join(path.parts[-3:])] = speech.layers(us.UniSpeechSatModel.from_pretrained(path), speakers)
     for seed in range(options.untrained):
         torch.manual_seed(seed)
         config = us.UniSpeechSatModel.from_pretrained(options.models[0]).config
-        found[f"untrained-{seed}"] = speech.layers(us.UniSpeechSatModel(config).eval())
+        found[f"untrained-{seed}"] = speech.layers(us.UniSpeechSatModel(config).eval(), speakers)
     for name, table in found.items():
         table.to_csv(options.out / f"{name}.csv", index=False)
         shown = [column for column in table if not column.endswith(("_low", "_high"))]

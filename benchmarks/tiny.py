@@ -159,6 +159,20 @@ def voices_table(results: dict) -> list[str]:
     return lines
 
 
+def simpler(results: dict) -> str:
+    """What has a lower rate than all that was learned, if anything has."""
+    best = {name: min((row["eer"], row["backend"]) for row in rows) for name, rows in results["speakers"].items()}
+    ours = min(best[name][0] for name in ("x-vector", *MADE_OF))
+    plain, (least, backend) = min(((name, best[name]) for name in SIMPLE), key=lambda pair: pair[1])
+    if least >= ours:
+        return ""
+    voices = us.UniSpeechSatConfig.from_pretrained(CHECKPOINTS / "tiny").num_labels
+    return (
+        f" **Mean and deviation of {plain} have a lower rate ({least:.3f}, by {backend}) than any layer and the x-vector "
+        f"head:** these models have heard no more than {voices} voices, a few minutes of each."
+    )
+
+
 def phones_table(results: dict) -> list[str]:
     """Shares of frames whose phone is found."""
     spectra = {row["features"]: row for row in results["phones"]["spectra"]}
@@ -239,7 +253,7 @@ def card(name: str, results: dict) -> str:
     told = []
     for pair, rows in results["margins"].items():
         told.append(f"{pair}: " + " and ".join(f"{rate(row, sign='+')} by {side}" for side, row in rows.items()))
-    lines += [f"Over the same draws of speakers, {'; '.join(told)}.", ""]
+    lines += [f"Over the same draws of speakers, {'; '.join(told)}.{simpler(results)}", ""]
     pairs: dict[int, list[str]] = {}
     for row in results["tiny less tiny-hubert"]:
         side = next(side for side in SIDES if side in row)
