@@ -305,7 +305,8 @@ def probed(target: str) -> list[str]:
     if target == "phone":
         spoken = {*us.corpus.people().table["speaker"]}
         heard = len(spoken & {*us.load("tiny").config.id2label.values()})  # of its x-vector head
-        note += f" The checkpoint, which was told no labels, has heard other speech of {heard} of the {len(spoken)}."
+        some = f"has heard other speech of {heard} of the {len(spoken)}" if heard else "has heard none of them"
+        note += f" The checkpoint, which was told no labels, {some}."
     picture = f"![Balanced accuracy over layers, with controls](images/layers-{target}.png)"
     return [note, "", picture, "", *probe_table(found)]
 
