@@ -53,9 +53,9 @@ notebooks: .venv/.test  ## run every notebook and store its outputs
 speech: .venv/.notebook  ## make the built-in speech anew (needs espeak-ng)
 	$(BIN)/python data/make_speech.py
 
-tiny: .venv/.test  ## train the built-in models anew, from the first iteration on, where the recorded speech is present (three hours on two cores)
-	$(BIN)/unisat pretrain --config recipes/sat-2.toml --set out='"build/sat/2-0"'
-	$(BIN)/unisat pretrain --config recipes/hubert-2.toml --set out='"build/hubert/2-0"'
+tiny: .venv/.test  ## train the built-in models anew from what the first iteration left, where the recorded speech is present (hours on two cores)
+	$(BIN)/unisat pretrain --config recipes/sat-2.toml
+	$(BIN)/unisat pretrain --config recipes/hubert-2.toml
 	$(BIN)/unisat xvector --config recipes/sat-xvector.toml
 	$(BIN)/python benchmarks/tiny.py
 

@@ -347,7 +347,8 @@ class Stages:
         first = {}
         for name in ("sat/1", "lda/1"):  # they learn on from where such models stand
             file = name.replace("/", "-")
-            first[name] = (file, {"init": f"recipes/interim/{file}"}, Path("build") / name / "targets")
+            begun = {"init": self.changes.get("init", f"recipes/interim/{file}")}
+            first[name] = (file, begun, Path("build") / name / "targets")
         self.stage(first, 0.4 * left)
         pack(self.out, [*first])
         layers, phones = self.targets({"sat-2": "build/sat/1/model", "lda-2": "build/lda/1/model"})

@@ -70,11 +70,8 @@ def test_states_that_are_kept_teach_what_hearing_teaches(speech, monkeypatch):
     heard = []
 
     def losses(name, **changes):
-        heads.train(
-            "xvector",
-            made(speech, out=str(speech / name), steps=12, **{"learning_rate": 1e-3, **changes}),
-            progress=False,
-        )
+        recipe = made(speech, out=str(speech / name), steps=12, learning_rate=1e-3, **changes)
+        heads.train("xvector", recipe, progress=False)
         return pd.read_csv(speech / name / "train.csv")["loss"].to_numpy()
 
     original, forward = heads.XVector.batches, us.UniSpeechSatModel.forward

@@ -76,7 +76,7 @@ def test_it_is_small_and_says_where_it_comes_from(name):
 
 
 def test_the_twins_differ_in_the_objective_alone():
-    """And begin, each, where the arms of one earlier stage ended, which began from the same weights."""
+    """The same start, speech, targets, steps and seed."""
     ours, twin = (recipe.from_dict(json.loads((zoo.folder(name) / "recipe.json").read_text())) for name in NAMES)
     objective = {f"model.{name}" for name in ("mixing_prob", "contrastive_loss_weight", "diversity_loss_weight")}
     assert set(recipe.differences(ours, twin)) == {"out"} | objective

@@ -73,7 +73,8 @@ class HeadRecipe:
     hearings : int
         If the backbone stays as it is: so many batches are heard, once, before the training of an x-vector, and their
         hidden states are kept in half precision. The steps then take these batches again and again, each time in a new
-        order, and cost next to nothing. With 0 each step hears a new batch.
+        order, and cost next to nothing. They take 2 bytes for each channel of each frame of each layer. With 0 each
+        step hears a new batch.
     margin : float
         The margin of the AM-softmax.
     precision : {"no", "bf16"}
@@ -178,6 +179,8 @@ class Head:
     model_class: type[HeadModel]
     judged = True
     needs_speakers = True
+    recalls = False
+    """Whether it can learn from hidden states that were kept."""
 
     def __init__(self, recipe: HeadRecipe, config: UniSpeechSatConfig, device: torch.device) -> None:
         self.recipe, self.config, self.device = recipe, config, device
@@ -216,7 +219,7 @@ class Head:
 
     def recalled(self, model: Any, states: list[Tensor], lengths: Tensor) -> Any:
         """Give the model's output for hidden states that were kept, and how many frames of each are real."""
-        raise ValueError("hearings: only the training of an x-vector keeps hidden states; leave it out.")
+        raise NotImplementedError
 
     def loss(self, model: Any, output: Any, batch: HeadBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Give the loss, and other numbers for the log."""
@@ -251,6 +254,7 @@ class XVector(Head):
 
     model_class = UniSpeechSatForXVector
     judged = False
+    recalls = True
 
     def __init__(self, recipe: HeadRecipe, config: UniSpeechSatConfig, device: torch.device) -> None:
         super().__init__(recipe, config, device)
@@ -542,10 +546,16 @@ def train(kind: str, recipe: HeadRecipe, *, progress: bool = True, clock: Clock 
     Raises
     ------
     ValueError
-        If there are fewer than two speakers, or utterances without one, or nothing to learn from.
+        If there are fewer than two speakers, or utterances without one, or nothing to learn from, or if ``hearings``
+        are asked for with another head than an x-vector's.
     OSError
         If another run is at work in ``<out>``, or its disk is full.
     """
+    if recipe.hearings and not KINDS[kind].recalls:
+        raise ValueError(
+            f"hearings={recipe.hearings}: only the training of an x-vector keeps hidden states, not that of {kind}; "
+            "leave it out."
+        )
     out = Path(recipe.out)
     with alone(out):
         remove_partial(out)

@@ -191,7 +191,7 @@ class Trainer:
         torch.manual_seed(recipe.seed)  # fresh weights, the same in every process
         self.config = recipe.model_config()
         self.model = UniSpeechSatForPreTraining(self.config)
-        if recipe.init and not resumed:
+        if recipe.init and not resumed:  # a wrong shape is said before targets are made, which may take long
             begin_with(self.model, recipe.init)
         self.model.to(self.accelerator.device)
         self.optimizer = self._optimizer()
@@ -203,7 +203,7 @@ class Trainer:
             del resumed  # its weights take memory
         with self._last_stands():
             self.targets = targets_of(recipe, self.accelerator.device, self.rank, self.processes)
-        if recipe.init and not state:
+        if recipe.init and not state:  # again, now that the labels are known: what predicts them may stay, too
             begin_with(self.model, recipe.init, self.targets.label_hash)
         self.train = self._data("train", recipe.data.train, crop_seed=recipe.seed)
         self.valid = self._data("valid", recipe.data.valid, crop_seed=0) if recipe.data.valid else None
