@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import deque
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unisat.corpus import Batch
+from unisat.interpret.features import batching
 from unisat.interpret.features.batching import ReadAhead, Speech, batches
 
 CPU = torch.device("cpu")
@@ -69,10 +71,19 @@ def test_reading_goes_on_while_the_model_works_but_not_far_ahead(monkeypatch):
 
 
 def test_where_the_time_goes(monkeypatch):
+    asked = threading.Event()
+
+    class Queue(deque):
+        def popleft(self):  # the clock of who waits has started
+            asked.set()
+            return super().popleft()
+
     def slow(self, rows):
+        asked.wait()  # on a busy machine the reader could be ahead
         time.sleep(0.05)
         return {row: self.source.waveforms[row] for row in rows}
 
+    monkeypatch.setattr(batching, "deque", Queue)
     monkeypatch.setattr(Speech, "read", slow)
     ahead = ReadAhead(speech(1000, 1000), [(0, np.array([0])), (1, np.array([1]))], CPU)
     for _ in ahead:
