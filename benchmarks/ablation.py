@@ -148,6 +148,13 @@ def mixed(sound: list[torch.Tensor], speakers: np.ndarray, seed: int) -> tuple[l
     return found, both
 
 
+def nearest_tokens(vectors: np.ndarray, who: np.ndarray) -> np.ndarray:
+    """(tokens,): the row of the nearest token of another speaker, by cosine, the mean of all tokens taken off."""
+    vectors = vectors - vectors.mean(0)
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.where(who[:, None] != who, vectors @ vectors.T, -np.inf).argmax(1)
+
+
 class Speech:
     """What all models hear, read once."""
 
@@ -201,10 +208,8 @@ class Speech:
     def nearest(self, vectors: np.ndarray) -> Counts:
         """Whether the nearest token of another speaker is the same word; of words that another speaker says as well."""
         word, who = (self.tokens[name].to_numpy() for name in ("word", "speaker"))
-        vectors = vectors - vectors.mean(0)
-        vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         alike, other = word[:, None] == word, who[:, None] != who
-        nearest = np.where(other, vectors @ vectors.T, -np.inf).argmax(1)
+        nearest = nearest_tokens(vectors, who)
         asked = (alike & other).any(1)
         return Counts.of((word[nearest] == word)[asked], who[asked], self.names)
 
