@@ -1,10 +1,11 @@
-"""What each layer of the built-in checkpoint knows about recorded voices, with every control: docs/layers.md.
+"""What each layer of the built-in checkpoints knows about recorded voices, with every control: docs/layers.md.
 
     python benchmarks/layers.py [--only phone words ...]
 
-On the recorded speech beside this clone, the first two seconds of each file, and for phones on the people that ship.
-Features are collected once into build/layers and taken from there the next time. With --only the other sections stay as
-they are in the page, if it is of the same checkpoint.
+On the recorded speech beside this clone, the first two seconds of each file (for words all of it), and for phones on
+the people that ship. Features are collected once into build/layers and taken from there the next time. With --only the
+other sections stay as they are in the page, if it is of the same checkpoints. The section `crossing` measures nothing:
+it reads benchmarks/tiny.json.
 """
 
 from __future__ import annotations
@@ -12,19 +13,24 @@ from __future__ import annotations
 import argparse
 import datetime
 import hashlib
+import json
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import phones as phones_of
 import torch
+from ablation import nearest_tokens
 from speakers import SPEECH
 
 import unisat as us
 from unisat.clusters import interval_labels
 from unisat.interpret.features.bank import LENGTHS, Part
 from unisat.interpret.features.collect import BASELINES
+from unisat.interpret.statistics.intervals import interval, resampled
+from unisat.interpret.statistics.shuffles import among_rows
 from unisat.interpret.units.clusters import units
 from unisat.masking import span_mask
 from unisat.training.targets import MfccFeatures
@@ -33,6 +39,9 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 SECONDS = 2.0
 ACOUSTIC = ("logmel", "mfcc", "loudness")
+MODELS = ("tiny", "tiny-hubert")
+CROSSED = {"phones": ("Phones", "share of frames", 1), "eer": ("Voices", "equal error rate", -1)}
+"""What is laid beside each other: name, axis, and whether more (1) or less (-1) is better."""
 
 TARGETS = {
     "speaker": (
@@ -74,15 +83,18 @@ def bank() -> us.FeatureBank:
     return us.collect(model, recordings(), "hidden.*", baselines=BASELINES, max_seconds=SECONDS, folder=folder)
 
 
+def mean_off(bank: us.FeatureBank, site: str) -> np.ndarray:
+    """A site of segments, less the mean of the segments of their utterance."""
+    rows = pd.DataFrame(bank[site])
+    return (rows - rows.groupby(bank.table["utterance"]).transform("mean")).to_numpy()
+
+
 def phones() -> us.FeatureBank:
     """The same of the frame at each phone's centre, the utterance's mean taken off the spectra."""
     said = us.Segments.people().tier("phone")
     asked = {"segments": said, "pool": "centre", "baselines": BASELINES, "folder": ROOT / "build" / "layers-phones"}
     found = us.collect(us.load("tiny"), us.corpus.people(), "hidden.*", **asked)
-    values = {site: found[site] for site in found.sites}
-    for name in ("logmel", "mfcc"):
-        frames = pd.DataFrame(values[name])
-        values[name] = (frames - frames.groupby(found.table["utterance"]).transform("mean")).to_numpy()
+    values = {site: found[site] for site in found.sites} | {name: mean_off(found, name) for name in ("logmel", "mfcc")}
     often = found.table["label"].value_counts()
     named = us.FeatureBank.from_arrays(found.table, values, found.settings)
     return named.where(label=often[often >= 50].index.tolist())
@@ -117,12 +129,12 @@ def words() -> pd.DataFrame:
 
 
 def made_from() -> str:
-    """What the numbers hang on beside the recordings: the checkpoint, and how frames are hidden."""
+    """What the numbers hang on beside the recordings: the checkpoints, and how frames are hidden."""
     masks = span_mask(
         torch.tensor([99, 499]), 499, mask_prob=0.65, mask_length=10, generator=torch.Generator().manual_seed(0)
     )
     found = hashlib.sha256(masks.numpy().tobytes())
-    for path in sorted((ROOT / "unisat" / "checkpoints" / "tiny").glob("*.[js]*")):
+    for path in sorted((ROOT / "unisat" / "checkpoints").glob("*/*.[js]*")):
         found.update(path.read_bytes())
     return found.hexdigest()[:16]
 
@@ -294,13 +306,18 @@ def words_table(table: pd.DataFrame) -> list[str]:
     return [*lines, "", f"{table['frames'].iloc[0]:,} frames; words are shuffled as {table['shuffled'].iloc[0]}."]
 
 
+def keep(target: str, numbers: pd.DataFrame) -> None:
+    """Write the numbers of a section into docs/layers.csv."""
+    before = pd.read_csv(DOCS / "layers.csv", dtype={"layer": "Int64"})
+    parts = [before[before["target"] != target], numbers.assign(target=target).round(6)]
+    pd.concat(parts).to_csv(DOCS / "layers.csv", index=False)
+
+
 def probed(target: str) -> list[str]:
     """The section of a target; its picture and its numbers are written too."""
     found = report(target)
     found.plot("bal_acc").figure.savefig(DOCS / "images" / f"layers-{target}.png", dpi=90)
-    before = pd.read_csv(DOCS / "layers.csv", dtype={"layer": "Int64"})
-    numbers = [before[before["target"] != target], found.table().assign(target=target).round(6)]
-    pd.concat(numbers).to_csv(DOCS / "layers.csv", index=False)
+    keep(target, found.table())
     note = TARGETS[target][1]
     if target == "phone":
         spoken = {*us.corpus.people().table["speaker"]}
@@ -332,11 +349,152 @@ def clusters() -> list[str]:
     return [*lines, "", *words_table(words())]
 
 
+def crossed(results: dict) -> pd.DataFrame:
+    """Phones and voices of each layer, and of spectra (whose layer is their name), out of benchmarks/tiny.json."""
+    parts = []
+    for kind, part in (("phones", "phones"), ("eer", "speakers")):
+        names = {kind: "value", f"{kind}_low": "low", f"{kind}_high": "high"}
+        parts += [pd.DataFrame(r).rename(columns=names).assign(model=m, kind=kind) for m, r in results[part].items()]
+    table = pd.concat(parts, ignore_index=True)
+    table = table[(table["backend"] != "cosine") & (table["model"] != "x-vector")]
+    model = table["features"].fillna(table["model"]).str.replace(", mean off", "").str.replace(",", "")
+    flat = model.groupby([table["kind"], model]).transform("size") == 1
+    table = table.assign(model=model, layer=model.where(flat, table["layer"].map("{:.0f}".format)))
+    return table[["kind", "model", "layer", "value", "low", "high"]]
+
+
+def crossing_picture(table: pd.DataFrame, file: Path) -> None:
+    """Phones beside voices: a model a colour, controls in grey, bands are intervals."""
+    figure = us.plots.CellFigure(figsize=(10.5, 4.2), layout="constrained")
+    looks = {"untrained": ":", "MFCC": "-.", "MFCC ± 4 frames": (0, (6, 1)), "log-mel": "--"}
+    layers = table[table["model"] == MODELS[0]]["layer"].unique()
+    for ax, (kind, (what, measure, sign)) in zip(figure.subplots(1, 2), CROSSED.items(), strict=True):
+        for name, rows in table[table["kind"] == kind].groupby("model", sort=False):
+            look = {"color": "0.45", "linestyle": looks.get(name), "linewidth": 1.2}
+            if name in MODELS:
+                look = {"color": us.plots.CLASSES[MODELS.index(name)], "marker": "os"[MODELS.index(name)]}
+            value, low, high = (np.broadcast_to(rows[end], len(layers)) for end in ("value", "low", "high"))
+            ax.plot(layers, value, label=name, markersize=4, **look)
+            ax.fill_between(layers, low, high, color=look["color"], alpha=0.15 if name in MODELS else 0.06, linewidth=0)
+        ax.set(xlabel="layer", ylabel=f"{what.lower()}, {measure}")
+        ax.set_title("less is better" if sign < 0 else "more is better", fontsize=8, color="0.4", loc="right")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
+    figure.savefig(file, dpi=90)
+
+
+def grid(table: pd.DataFrame, kinds: dict[str, str]) -> list[str]:
+    """Kinds of numbers beside each other as Markdown, of both models and controls; a row for each layer or spectrum."""
+    heads = list(product(kinds, (*MODELS, "controls")))
+    lines = ["| layer | " + " | ".join(kinds[kind] + name for kind, name in heads) + " |"]
+    lines.append("|---|" + "---|" * len(heads))
+    cells = {
+        (row.layer, row.kind, row.model if row.model in MODELS else "controls"): number(row.value, row.low, row.high)
+        for row in table.itertuples()
+    }
+    rows = {layer: [cells.get((layer, *head), "") for head in heads] for layer in table["layer"].unique()}
+    return [*lines, *(f"| {layer} | {' | '.join(row)} |" for layer, row in rows.items())]
+
+
+def crossing(table: pd.DataFrame) -> list[str]:
+    """The section of phones beside voices, in numbers."""
+
+    def apart(some: pd.DataFrame | pd.Series, one: pd.Series) -> pd.Series:
+        return (some["low"] > one["high"]) | (some["high"] < one["low"])
+
+    lines = ["Numbers of [the card](../unisat/checkpoints/tiny/README.md): speakers whom no model heard, linear "]
+    lines[-1] += "discriminants everywhere. Phones: the share of single frames whose phone is found; of spectra, of "
+    lines[-1] += "frames without their utterance's mean. Voices: equal error rate; of spectra, by mean and deviation. "
+    lines[-1] += "Controls: the network untrained in the rows of layers, else the spectrum that is named."
+    lines += ["", "![Phones beside voices over layers](images/layers-crossing.png)", ""]
+    lines += [*grid(table, {kind: what.lower() + ", " for kind, (what, _, _) in CROSSED.items()}), ""]
+    beyond = 0
+    for kind, (what, _, sign) in CROSSED.items():
+        by = dict(list(table[table["kind"] == kind].groupby("model", sort=False)))
+        top = {name: rows.loc[(sign * rows["value"]).idxmax()] for name, rows in by.items()}
+        said = []
+        for name in MODELS:
+            rows, value = by[name], round(top[name]["value"], 3)
+            best, far = rows["layer"][rows["value"].round(3) == value], rows["layer"][apart(rows, top[name])]
+            beyond += len(far)
+            where = f"layer{'s' * (len(best) > 1)} {' and '.join(best)} of {name}"
+            said.append(f"{where} ({value:.3f}; apart from it: {', '.join(far) or 'none'})")
+        lines.append(f"- {what} are known best in {' and in '.join(said)}. Beside {MODELS[0]}'s best stand ")
+        others = {name: " (apart)" if apart(one, top[MODELS[0]]) else "" for name, one in top.items()}
+        lines[-1] += ", ".join(f"{n} {top[n]['value']:.3f}{others[n]}" for n in by if n not in MODELS) + "."
+    lines += ["", "*Apart*: two intervals do not meet. "]
+    lines[-1] += "" if beyond else "That of no layer is apart from the best one's, so none is shown to be the best. "
+    lines[-1] += "Not shown: differences over the same draws of speakers, which can be clear where intervals meet, and "
+    lines[-1] += "voices by cosine, which the card has."
+    return lines
+
+
+def beside() -> list[str]:
+    """The section of phones beside voices; its picture is drawn too."""
+    table = crossed(json.loads((ROOT / "benchmarks" / "tiny.json").read_text()))
+    crossing_picture(table, DOCS / "images" / "layers-crossing.png")
+    return crossing(table)
+
+
+def tokens() -> list[str]:
+    """The section of nearest tokens; its numbers are written too."""
+    spoken = pd.read_csv(SPEECH / "words.csv").assign(tier="word")
+    spoken["id"] = spoken["path"].str.removesuffix(".opus")
+    spoken = spoken.merge(recordings().where(split="unseen").table[["id", "speaker"]], on="id")
+    spoken = us.Segments(spoken[spoken.groupby("label")["speaker"].transform("nunique") > 1])
+    heard, controls = recordings().where(id=spoken.ids), {MODELS[0]: ("untrained", "logmel", "mfcc")}
+    found, floors = {}, []
+    for name in MODELS:
+        asked = {"segments": spoken, "baselines": controls.get(name, ()), "progress": False}
+        bank = us.collect(us.load(name), heard, "hidden.*", **asked)
+        who, said = bank.labels("speaker"), pd.factorize(bank.labels("label"))[0]
+        weights = np.vstack([np.ones(len(who)), resampled(who, 2000)])
+        for kind, site in product(("all", "utterance"), bank.sites):
+            near = nearest_tokens(mean_off(bank, site) if kind == "utterance" else bank[site], who)
+            twin, _, layer = site.rpartition("hidden.")
+            key = (kind, "untrained" if twin else name, layer) if site not in ACOUSTIC else (kind, site, site)
+            found.setdefault(key, []).append(weights @ (said[near] == said) / weights.sum(1))
+            shuffled = among_rows(said, 200, np.random.default_rng(0), who)
+            floors.append([np.mean(words[near] == words) for words in shuffled])
+    draws, speakers = {key: np.mean(seeds, 0) for key, seeds in found.items()}, len({*who})
+    rows = [(*key, one[0], *interval(one[1:], groups=speakers)) for key, one in draws.items()]
+    table = pd.DataFrame(rows, columns=["kind", "model", "layer", "value", "low", "high"])
+    chance, high = np.mean(floors), np.quantile(floors, 0.95, axis=1).max()
+    kept = table.rename(columns={"model": "control", "layer": "site"}).assign(n=len(said), n_groups=speakers)
+    kept["layer"] = pd.to_numeric(kept["site"], errors="coerce").astype("Int64")
+    kept["site"] = kept["site"].where(kept["layer"].isna(), "hidden." + kept["site"])
+    keep("word", kept.assign(metric="same_word, less mean of " + kept.pop("kind"), chance=chance))
+    lines = ["The share of words whose nearest token of another speaker, by cosine of means over the words' frames, "]
+    lines[-1] += f"is the same word: {len(said)} tokens of {said.max() + 1} Arabic words in recordings of {speakers} "
+    lines[-1] += (
+        "speakers. The models never heard these speakers, but others who say these words. From all vectors the "
+    )
+    lines[-1] += "mean of all tokens is taken off, and on the right that of their recording's. Controls: the mean of "
+    lines[-1] += (
+        "three untrained networks in the rows of layers, else the spectrum that is named. The commonest word is "
+    )
+    lines[-1] += f"{np.bincount(said).max() / len(said):.3f} of all. With words shuffled within speakers the share is "
+    lines[-1] += f"{chance:.3f}, and at most {high:.3f} in 95 % of shuffles, in every row. Intervals draw the speakers "
+    lines[-1] += "who are asked about, and are wide. [What each part adds](ablation.md) asks the same of English words."
+    lines += ["", *grid(table, {"all": "", "utterance": "recording's mean off, "}), ""]
+    lines += ["| the last layer of | less | mean of all off | recording's mean off |", "|---|---|---|---|"]
+    last = {key[:2]: one for key, one in draws.items()}
+    for name, other in [*product(MODELS, ("layer 0", "mfcc")), MODELS]:
+        cells = []
+        for kind in ("all", "utterance"):
+            less = last[kind, name] - (draws[kind, name, "0"] if other == "layer 0" else last[kind, other])
+            low, high = interval(less[1:], groups=speakers)
+            cells.append(f"{less[0]:+.3f} ({low:+.3f} to {high:+.3f})")
+        lines.append(f"| {name} | {other} | {' | '.join(cells)} |")
+    return [*lines, "", "Differences are over the same draws of speakers."]
+
+
 SECTIONS = {
     **{name: (title, partial(probed, name)) for name, (title, _) in TARGETS.items()},
     "trials": ("Is it the same speaker? Equal error rate on 36 unseen speakers", trials),
+    "crossing": ("Phones beside voices", beside),
     "codebook": ("What the codebook does", codes),
     "words": ("What clusters of frames know of words", clusters),
+    "tokens": ("Is the nearest token of another speaker the same word?", tokens),
     "attention": ("Where heads look", heads),
 }
 

@@ -206,6 +206,63 @@ def test_the_page_of_layers_is_not_older_than_the_checkpoint_and_the_masks():
     assert f"from checkpoint and masks `{layers.made_from()}`" in page, "run python benchmarks/layers.py"
 
 
+def test_phones_beside_voices_are_what_the_results_say():
+    import layers
+
+    results = json.loads((ROOT / "benchmarks" / "tiny.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "layers.md").read_text(encoding="utf-8")
+    found = layers.crossing(layers.crossed(results))
+    assert "\n".join(found) in page, "run python benchmarks/layers.py --only crossing"
+    row = results["speakers"]["tiny-hubert"][7]
+    assert (row["layer"], row["backend"]) == (3, "LDA")
+    (cells,) = [line.split(" | ") for line in found if line.startswith("| 3 ")]
+    assert cells[5] == f"{row['eer']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+
+
+def test_a_layer_is_apart_from_the_best_one_where_intervals_do_not_meet():
+    import layers
+
+    def rows(kind, *values):
+        """Layers with intervals of 0.1 to both sides."""
+        return [
+            {"layer": n, "backend": "LDA", kind: value, f"{kind}_low": value - 0.1, f"{kind}_high": value + 0.1}
+            for n, value in enumerate(values)
+        ]
+
+    def said(*values):
+        parts = {
+            "phones": {"tiny": rows("phones", *values), "tiny-hubert": rows("phones", 0.5, 0.6, 0.6)},
+            "speakers": {"tiny": rows("eer", *values), "tiny-hubert": rows("eer", 0.5, 0.6, 0.6)},
+        }
+        parts["phones"]["spectra"] = [{"features": "MFCC, mean off", **rows("phones", 0.3)[0]}]
+        return "\n".join(layers.crossing(layers.crossed(parts)))
+
+    text = said(0.2, 0.45, 0.5)
+    assert "Phones are known best in layer 2 of tiny (0.500; apart from it: 0) and in layers 1 and 2 of tiny-h" in text
+    assert "Voices are known best in layer 0 of tiny (0.200; apart from it: 1, 2) and in layer 0 of tiny-hub" in text
+    assert "Beside tiny's best stand MFCC 0.300." in text
+    assert "none is shown to be the best" not in text
+    assert "none is shown to be the best" in said(0.4, 0.45, 0.5)
+
+
+def test_the_nearest_token_is_that_of_a_loop_over_other_speakers():
+    import ablation
+
+    draw = np.random.default_rng(2)
+    who = np.repeat(["a", "b", "c"], [5, 4, 3])
+    vectors = draw.normal(3, 1, (12, 6))
+    vectors[1] = vectors[0] + 0.01  # of the same speaker: nearer than all others, and not asked
+    found = ablation.nearest_tokens(vectors, who)
+    mean = [sum(column) / 12 for column in vectors.T]
+    for row, name in enumerate(who):
+        cosines = {}
+        for other in [place for place in range(12) if who[place] != name]:
+            one, two = ([x - m for x, m in zip(vectors[place], mean, strict=True)] for place in (row, other))
+            size = sum(x * x for x in one) * sum(x * x for x in two)
+            cosines[other] = sum(x * y for x, y in zip(one, two, strict=True)) / size**0.5
+        assert found[row] == max(cosines, key=cosines.get)
+
+
 @pytest.mark.parametrize("name", ["ablation", "training"])
 def test_the_pages_of_the_training_are_what_the_results_say(name):
     results = json.loads((ROOT / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
