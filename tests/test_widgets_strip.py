@@ -208,6 +208,29 @@ def test_a_model_runs_once_for_each_utterance_until_it_learns(monkeypatch):
     np.testing.assert_array_equal(view.rows.units["cluster"].lines[0].get_ydata(), view.strip.units["cluster"])
 
 
+def test_a_slider_goes_from_one_model_to_the_next(monkeypatch):
+    import unisat.widgets._strip as module
+
+    ran = []
+    monkeypatch.setattr(module, "computed", lambda *given: ran.append(given[0]) or strip(*given))
+    models = {"before": pretraining(), "after": copy.deepcopy(pretraining(num_clusters=20))}
+    view = strip_widget(models, noise(), 1)
+    for name in ("before", "after", "before"):
+        view.set(model=name)
+        assert view.model is models[name]
+        expected = clean_targets(models[name], ALONE)[0]
+        np.testing.assert_array_equal(view.rows.units["cluster"].lines[0].get_ydata(), expected)
+        top = view.rows.units["cluster"].get_ylim()[1]
+        assert top == pytest.approx(1.05 * models[name].config.num_clusters - 0.5)
+        assert view.caption.startswith(f"{name}: bob, frame 30 at ")
+    assert ran == [*models.values()]
+    with torch.no_grad():
+        models["after"].project_hid.weight.neg_()
+    view.set(model="after")
+    view.set(model="before")
+    assert ran == [*models.values(), models["after"]]
+
+
 def test_what_is_kept_is_together_as_long_as_one_utterance_may_be(monkeypatch):
     import unisat.widgets._strip as module
 
@@ -239,6 +262,11 @@ def test_mistakes_are_answered(view):
     for refused, words in {
         strip_widget(copy.deepcopy(model()).train(), noise()): "model.eval()",
         strip_widget(model(), noise(), segments=us.Segments.people()): "utterances of the segments is in the batch",
+        strip_widget({}, noise()): "the mapping of models is empty",
+        strip_widget({"one": model(), "other": pretraining()}, noise()): "model 'other' has class, num_hidden_layers",
+        strip_widget(
+            {"one": model(), "deep": us.UniSpeechSatModel(small_config(num_hidden_layers=4)).eval()}, noise()
+        ): "give models of one shape",
         strip_widget(model(), noise(), 3): "utterance=3 is not one of the batch's 3",
         strip_widget(model(), us.Batch.from_arrays([torch.rand(9)], sampling_rate=16_000)): "needs 148 samples",
     }.items():

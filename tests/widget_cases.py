@@ -250,8 +250,8 @@ CASES = {
         refused=(lambda: us.widgets.speakers(collected().take(range(3))), "needs 8 utterances or more, got 3"),
     ),
     "strip": Case(
-        lambda: us.widgets.strip(pretraining(), TOO_LONG, 0, SAID),
-        {"utterance": 1, "layer": 2, "head": 1, "frame": 0.05},
+        lambda: us.widgets.strip({"before": pretraining(), "after": pretraining(num_clusters=20)}, TOO_LONG, 0, SAID),
+        {"model": "after", "utterance": 1, "layer": 2, "head": 1, "frame": 0.05},
         mistakes=(({"utterance": 2}, "long is 61 s long, attention is looked at up to 60 s"),),
         refused=(lambda: us.widgets.strip(model(), noise(), segments=us.Segments.people()), "is in the batch, whose"),
     ),

@@ -95,8 +95,8 @@ def code_track(
     ax = axes(ax, 8.0, 1.8)
     ax.plot([], [], color=CLASSES[0], marker="o", markersize=3, linestyle="none")
     ax.plot([], [], color=CLASSES[1], marker="x", markersize=5, linestyle="none")
-    ax.set(xlim=(0, 1.02 * float(np.max(seconds, initial=0.02))), ylim=(-0.05 * entries - 0.5, 1.05 * entries - 0.5))
-    ax.set(xlabel="time (s)", ylabel="entry")
+    ax.set(xlim=(0, 1.02 * float(np.max(seconds, initial=0.02))), xlabel="time (s)", ylabel="entry")
+    place_entries(entries, ax)
     set_code_track(seconds, codes, codes if drawn is None else drawn, ax)
     return ax
 
@@ -106,6 +106,11 @@ def set_code_track(seconds: np.ndarray, codes: np.ndarray, drawn: np.ndarray, ax
     other = codes != drawn
     ax.lines[0].set_data(seconds, codes)
     ax.lines[1].set_data(seconds[other], drawn[other])
+
+
+def place_entries(entries: int, ax: Axes) -> None:
+    """Stretch the axis of what `code_track` drew to a number of entries."""
+    ax.set_ylim(-0.05 * entries - 0.5, 1.05 * entries - 0.5)
 
 
 def code_counts(

@@ -24,7 +24,7 @@ from unisat.interpret.layers.strip import Strip
 from unisat.plots._attention import row as looks
 from unisat.plots._attention import set_row as set_looks
 from unisat.plots._layers import norms, outline, place_rows, set_norms, set_outline
-from unisat.plots._quantizer import code_track, set_code_track
+from unisat.plots._quantizer import code_track, place_entries, set_code_track
 from unisat.plots._sound import set_spectrogram, set_waveform, spectrogram, waveform
 from unisat.plots._style import CLASSES, axes, literal
 
@@ -162,7 +162,7 @@ def strip(one: Strip, *, figure: Figure) -> Rows:
 
 
 def set_strip(one: Strip, rows: Rows) -> None:
-    """Update what `strip` drew with another utterance."""
+    """Update what `strip` drew with another utterance, or what another model makes of it."""
     set_waveform(one.samples, rows.wave)
     set_spectrogram(one.samples, rows.sound)
     if rows.said is not None:
@@ -170,6 +170,7 @@ def set_strip(one: Strip, rows: Rows) -> None:
     for name, ax in rows.units.items():
         codes = one.units[name].to_numpy()
         set_code_track(one.seconds.numpy(), codes, codes, ax)
+        place_entries(one.sizes[name], ax)
     set_norms(one.norms, rows.sizes)
     place_rows(one.seconds, rows.sizes)
     rows.wave.title.set_text(literal(one.id))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -19,6 +20,8 @@ from unisat.segments import Segments
 from unisat.widgets._choices import check_utterance, utterance_menu
 from unisat.widgets._picture import Look, Picture, Sound, answers, control, new_figure
 
+Models = UniSpeechSatPreTrainedModel | Mapping[str, UniSpeechSatPreTrainedModel]
+
 MEAN = -1  # instead of the number of a head: the mean of all heads
 AROUND = 0.25  # seconds before and behind a frame, to listen to
 
@@ -28,8 +31,10 @@ class StripView(Picture):
 
     Attributes
     ----------
+    model
+        The one that is chosen.
     strip : Strip
-        What the model computes of the utterance.
+        What it computes of the utterance.
     frame : int
         The chosen one.
     table : DataFrame
@@ -39,21 +44,22 @@ class StripView(Picture):
     strip: Strip
     frame: int
     table: pd.DataFrame
-    waits = ("utterance",)
+    waits = ("model", "utterance")
 
-    def __init__(
-        self, model: UniSpeechSatPreTrainedModel, batch: Batch, utterance: int, segments: Segments | None
-    ) -> None:
+    def __init__(self, models: Models, batch: Batch, utterance: int, segments: Segments | None) -> None:
         check_utterance(utterance, batch.ids, "batch")
         if segments is not None and not set(segments.ids) & set(batch.ids):
             raise ValueError(
                 f"none of the {len(segments.ids)} utterances of the segments is in the batch, whose first is "
                 f"{batch.ids[0]!r}; give segments with the batch's ids."
             )
-        self.model, self.batch, self.segments = model, batch, segments
+        self.models = models if isinstance(models, Mapping) else {"": models}
+        _check_alike(self.models)
+        self.batch, self.segments = batch, segments
+        self.model = next(iter(self.models.values()))
         self._strips: dict[Any, Strip] = {}
         self._drawn: Strip | None = None
-        config = model.config
+        config = self.model.config
         front = config.conv_kernel, config.conv_stride
         frames = [max(1, stack_length(len(one), *front)) for one in batch.waveforms]
         times = frame_seconds(max(frames), *front).tolist()
@@ -61,7 +67,11 @@ class StripView(Picture):
         heads = range(config.num_attention_heads)
         names = [(f"mean of {len(heads)}", MEAN), *((str(head), head) for head in heads)]
         layers = range(config.num_hidden_layers)
+        which = control(SelectionSlider, "model", "whose answers to look at", options=[*self.models])
+        if len(self.models) == 1:
+            which.layout.display = "none"
         super().__init__(
+            which,
             utterance_menu(batch.ids, "whom to look at", utterance),
             control(SelectionSlider, "layer", "block of the encoder, from 0", options=layers),
             control(SelectionSlider, "head", "attention head, from 0, or the mean of all", options=names),
@@ -75,9 +85,10 @@ class StripView(Picture):
         )
         self.first()
 
-    def look(self, utterance: int, layer: int, head: int, frame: float) -> Look:
+    def look(self, model: str, utterance: int, layer: int, head: int, frame: float) -> Look:
         """Show an utterance, and what is at one of its frames."""
-        self.strip = one = self._compute(utterance)
+        self.model = self.models[model]
+        self.strip = one = self._compute(model, utterance)
         self.frame, which = one.nearest(frame), None if head == MEAN else head
         if self.figure is None:
             self.figure = new_figure(8.4, 0.9 + 1.13 * sum(plots.heights(one)))
@@ -92,15 +103,16 @@ class StripView(Picture):
         start = max(0, round(SAMPLE_RATE * (at - AROUND)))
         near = Sound(one.samples[start : round(SAMPLE_RATE * (at + AROUND))], start / SAMPLE_RATE)
         return Look(
-            caption=self._caption(layer, which), sounds={"the utterance": one.samples, "around the frame": near}
+            caption=f"{model}: " * bool(model) + self._caption(layer, which),
+            sounds={"the utterance": one.samples, "around the frame": near},
         )
 
-    def _compute(self, utterance: int) -> Strip:
-        key = utterance, versions(self.model)
+    def _compute(self, model: str, utterance: int) -> Strip:
+        key = model, utterance, versions(self.model)
         if key not in self._strips:
             made = computed(self.model, self.batch, utterance, self.segments)
-            # what a cell's training has changed is computed anew, and the rest is of another model
-            kept = [(old, one) for old, one in self._strips.items() if old[1] == key[1]]
+            # what a cell's training has changed is computed anew, and what there was of this model is of another one
+            kept = [(old, one) for old, one in self._strips.items() if old[0] != model or old[2] == key[2]]
             # together as long as the longest may be: memory grows with the square of the length
             while sum(len(one.samples) for _, one in kept) + len(made.samples) > LONGEST * SAMPLE_RATE:
                 del kept[0]
@@ -131,10 +143,25 @@ class StripView(Picture):
             self.set(frame=min(max(x, slider.min), slider.max))
 
 
+def _check_alike(models: Mapping[str, UniSpeechSatPreTrainedModel]) -> None:
+    """Refuse models whose pictures would have other rows, or frames at other times."""
+    if not models:
+        raise ValueError("the mapping of models is empty; give a model, or names with models.")
+    fields = "num_hidden_layers", "num_attention_heads", "conv_kernel", "conv_stride"
+    kinds = {
+        name: (type(one).__name__, *(getattr(one.config, field) for field in fields)) for name, one in models.items()
+    }
+    (first, kind), *others = kinds.items()
+    for name, other in others:
+        if other != kind:
+            raise ValueError(
+                f"model {name!r} has class, {', '.join(fields)} {other}, model {first!r} has {kind}; give models of "
+                "one shape, or a widget for each."
+            )
+
+
 @answers
-def strip(
-    model: UniSpeechSatPreTrainedModel, batch: Batch, utterance: int = 0, segments: Segments | None = None
-) -> StripView:
+def strip(model: Models, batch: Batch, utterance: int = 0, segments: Segments | None = None) -> StripView:
     """One utterance in rows that share the axis of time: what is heard, what is said, and what the model makes of it.
 
     From the top: waveform; spectrogram; segments, if they are given; the cluster that the pretraining head predicts for
@@ -146,7 +173,8 @@ def strip(
     ----------
     model
         In evaluation mode; ``us.load("tiny", "pretraining")`` fills every row. It runs once for each utterance, and
-        again once its weights have changed (`unisat.modules.versions`).
+        again once its weights have changed (`unisat.modules.versions`). With several of one shape by their names, such
+        as the checkpoints of a training, a slider goes from one to the next.
     batch
         Each utterance is run alone, and has 60 s at most.
     utterance : int
