@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unisat import losses
+from unisat import losses, precision
 from unisat.precision import full_precision, xlogx
 from unisat.quantizer import perplexity
 
@@ -402,6 +402,16 @@ def test_islands_of_full_precision(name, half):
 def test_perplexity_is_no_lower_for_halves():
     probabilities = numbers(2000, 2, 320).softmax(-1).bfloat16()
     assert torch.equal(perplexity(probabilities), perplexity(probabilities.float()))
+
+
+def test_a_processor_without_halves_is_named(monkeypatch):
+    assert 0 < precision._product_seconds(torch.bfloat16) < 10
+    monkeypatch.setattr(precision, "_product_seconds", {torch.bfloat16: 0.0015, torch.float32: 0.001}.get)
+    precision.check_bfloat16(torch.device("cpu"))
+    monkeypatch.setattr(precision, "_product_seconds", {torch.bfloat16: 0.0025, torch.float32: 0.001}.get)
+    precision.check_bfloat16(torch.device("cuda"))
+    with pytest.warns(UserWarning, match="takes 2 times as long"):
+        precision.check_bfloat16(torch.device("cpu"))
 
 
 def test_what_an_island_widens():

@@ -97,6 +97,7 @@ def test_states_that_are_kept_teach_what_hearing_teaches(speech, monkeypatch):
         heads.train("diarization", made(speech, hearings=1), progress=False)
 
 
+@pytest.mark.filterwarnings("ignore:on this processor")
 def test_the_transformer_may_learn_too(speech):
     more = dict(steps=150, learning_rate=5e-3)
     recipe = made(speech, backbone_learning_rate=1e-3, speeds=[1.0, 0.8], precision="bf16", margin=0.2, **more)
@@ -118,6 +119,7 @@ def test_the_transformer_may_learn_too(speech):
     assert np.mean(right) >= 0.5, right  # a sixth by chance; the last digits of 150 steps in bf16 move some of them
 
 
+@pytest.mark.filterwarnings("ignore:on this processor")
 def test_margin_and_precision_reach_the_loss(speech):
     def first_loss(name, **changes):
         heads.train("xvector", made(speech, out=str(speech / name), steps=1, **changes), progress=False)

@@ -30,6 +30,7 @@ from unisat.frames import SAMPLE_RATE, hop, receptive_field, valid_positions
 from unisat.heads import HeadModel, UniSpeechSatForAudioFrameClassification, UniSpeechSatForCTC, frame_loss
 from unisat.model import UniSpeechSatModel
 from unisat.outputs import XVectorOutput
+from unisat.precision import check_bfloat16
 from unisat.processing import Wav2Vec2Processor
 from unisat.tokenization import Wav2Vec2CTCTokenizer
 from unisat.training import resident
@@ -561,6 +562,8 @@ def train(kind: str, recipe: HeadRecipe, *, progress: bool = True, clock: Clock 
         remove_partial(out)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         backbone = UniSpeechSatModel.from_pretrained(recipe.model)
+        if recipe.precision == "bf16":
+            check_bfloat16(device)
         head = KINDS[kind](recipe, backbone.config, device)
         torch.manual_seed(recipe.seed)
         model = head.model_class(_config(head))

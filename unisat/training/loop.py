@@ -32,6 +32,7 @@ from unisat.losses import ContentFloors, content_floors
 from unisat.masking import time_mask
 from unisat.model import UniSpeechSatModel
 from unisat.outputs import UniSpeechSatForPreTrainingOutput
+from unisat.precision import check_bfloat16
 from unisat.pretraining import UniSpeechSatForPreTraining
 from unisat.training import checkpoints
 from unisat.training.augment import augment
@@ -215,6 +216,8 @@ class Trainer:
             for layer in self.model.unispeech_sat.encoder.layers:
                 layer.compile(dynamic=True)
         self.objective = Objective(self.model, recipe.run.precision)
+        if self.objective.bf16 and self.rank == 0:
+            check_bfloat16(self.accelerator.device)
         self.synced, self.optimizer = self.accelerator.prepare(self.objective, self.optimizer)
         self.log = Log(self.out, self.step, tensorboard=recipe.run.tensorboard) if self.rank == 0 else None
         if self.log is not None:
