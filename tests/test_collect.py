@@ -335,6 +335,7 @@ def test_many_parts_become_few(one_model, corpus, tmp_path, monkeypatch, reduce)
             np.testing.assert_allclose(bank.statistics("hidden.2")["mean"], expected.statistics("hidden.2")["mean"])
 
 
+@pytest.mark.runs_once
 def test_two_processes_give_the_bank_of_one(one_model, corpus, tmp_path):
     one_model.save_pretrained(tmp_path / "model")
     program = tmp_path / "program.py"

@@ -17,7 +17,7 @@ SLACK = float(os.environ.get("UNISAT_SLACK", "4"))
 LIMIT_MS = 150
 """From a key on a control to the first change of the picture, for the slowest: a map that is measured anew."""
 
-MOVES = 5
+MOVES = 3
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
