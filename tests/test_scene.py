@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.patches import Ellipse
 from matplotlib.patheffects import withStroke
 from PIL import Image
@@ -200,6 +201,41 @@ def test_a_legend_lies_where_matplotlib_draws_it():
     assert (first["x"], first["y"]) == (pytest.approx(box.x0), pytest.approx(200 - (box.y0 + box.y1) / 2))
     assert first["handle"]["colour"] == "#ff0000ff"
     assert scene.parts["legends"][1]["handle"]["fill"] == ["#0000ffff"]
+
+
+def test_a_legend_is_laid_out_again_when_it_has_changed(monkeypatch):
+    made, ax = figure()
+    (line,) = ax.plot([0, 1], [0, 1], label="line")
+    named = ax.legend(loc="lower left")
+    drawn, draw = [], Legend.draw
+    monkeypatch.setattr(Legend, "draw", lambda legend, renderer: drawn.append(legend) or draw(legend, renderer))
+
+    def told():
+        (entry,) = Scene(made).parts["axes"][0]["legend"]
+        many = len(drawn)
+        made.canvas.draw()
+        del drawn[many:]
+        box = named.get_texts()[0].get_window_extent()
+        assert (entry["x"], entry["y"]) == (pytest.approx(box.x0), pytest.approx(200 - (box.y0 + box.y1) / 2))
+        return entry, many
+
+    first, _ = told()
+    line.set(color="red", ydata=[1, 0])
+    named.legend_handles[0].set_color("red")
+    again, many = told()
+    assert many == 1
+    assert again["handle"]["colour"] == "#ff0000ff" != first["handle"]["colour"]
+    changes = (
+        lambda: named.get_texts()[0].set_text("another line"),
+        lambda: named.get_texts()[0].set_fontsize(5),
+        lambda: ax.set_position((0.4, 0.3, 0.5, 0.6)),
+        lambda: named.set_loc("upper right"),
+        lambda: named.set_loc("best"),
+        lambda: line.set_ydata([1, 1]),
+    )
+    for number, change in enumerate(changes, 2):
+        change()
+        assert told()[1] == number
 
 
 def test_equal_content_has_one_name_whatever_the_figure():

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -25,6 +26,9 @@ from matplotlib.patheffects import withStroke
 from matplotlib.spines import Spine
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+
+PLACES: WeakKeyDictionary[Any, tuple[Any, list[tuple[float, float]]]] = WeakKeyDictionary()
+"""Where the words of each legend stand, behind what that depends on: finding it took longer than all the rest."""
 
 RAISED = str.maketrans("0123456789-−+", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁻⁺")
 
@@ -233,17 +237,12 @@ class Scene:
 
     def _legend(self, legend: Any) -> Iterator[dict[str, Any]]:
         """The entries, each at its place in pixels from the top left."""
-        renderer = self.figure.canvas.get_renderer()
-        with renderer._draw_disabled():  # a legend finds its place when it is drawn
-            legend.draw(renderer)
-        title = legend.get_title()
-        words = [(None, title)] if title.get_text() else []
-        for handle, text in [*words, *zip(legend.legend_handles, legend.get_texts(), strict=True)]:
-            if not text.get_text():
-                continue
-            box = text.get_window_extent(renderer)
-            made = {"text": plain(text.get_text()), "x": float(box.x0), "y": float(self.height - (box.y0 + box.y1) / 2)}
-            made |= {"size": self._pixels(text.get_fontsize()), "handle": None}
+        entries = [(None, legend.get_title()), *zip(legend.legend_handles, legend.get_texts(), strict=True)]
+        entries = [(handle, text) for handle, text in entries if text.get_text()]
+        places = self._places(legend, [text for _, text in entries])
+        for (handle, text), (x, y) in zip(entries, places, strict=True):
+            made = {"text": plain(text.get_text()), "x": x, "y": y, "size": self._pixels(text.get_fontsize())}
+            made["handle"] = None
             if isinstance(handle, Line2D):
                 made["handle"] = {"kind": "line", **self._stroke(handle)}
             elif isinstance(handle, Patch):
@@ -251,6 +250,20 @@ class Scene:
             elif isinstance(handle, Collection):
                 made["handle"] = {"kind": "points", "fill": [paint(one) for one in handle.get_facecolor()]}
             yield made
+
+    def _places(self, legend: Any, words: list[Text]) -> list[tuple[float, float]]:
+        """Left end and middle of the words of a legend, which is laid out again only if one of these has changed."""
+        around = legend.get_bbox_to_anchor().bounds, legend._loc, self.height
+        known = around, [(text.get_text(), text.get_fontsize()) for text in words]
+        before, places = PLACES.get(legend, (None, []))
+        if known != before or legend._loc == 0:  # 0 is the best place, which depends on the data
+            renderer = self.figure.canvas.get_renderer()
+            with renderer._draw_disabled():  # a legend finds its place when it is drawn
+                legend.draw(renderer)
+            boxes = [text.get_window_extent(renderer) for text in words]
+            places = [(float(box.x0), float(self.height - (box.y0 + box.y1) / 2)) for box in boxes]
+            PLACES[legend] = known, places
+        return places
 
 
 def content_name(content: bytes, kind: str) -> str:
