@@ -10,11 +10,11 @@ from unisat.pretraining import UniSpeechSatForPreTraining
 from unisat.xvector import UniSpeechSatForXVector
 
 FOLDER = Path(__file__).parent / "checkpoints"
-HEADS: dict[str | None, type[UniSpeechSatPreTrainedModel]] = {
-    None: UniSpeechSatModel,
-    "pretraining": UniSpeechSatForPreTraining,
-    "xvector": UniSpeechSatForXVector,
+HEADS: dict[str, dict[str | None, type[UniSpeechSatPreTrainedModel]]] = {
+    "tiny": {None: UniSpeechSatModel, "pretraining": UniSpeechSatForPreTraining, "xvector": UniSpeechSatForXVector},
+    "tiny-hubert": {None: UniSpeechSatModel, "pretraining": UniSpeechSatForPreTraining},
 }
+"""Which heads each checkpoint has."""
 
 
 def folder(name: str = "tiny") -> Path:
@@ -52,8 +52,8 @@ def load(name: str = "tiny", head: str | None = None) -> UniSpeechSatPreTrainedM
     ValueError
         If there is no such checkpoint, or it has no such head.
     """
-    there = [None, "pretraining"] if name == "tiny-hubert" else [*HEADS]
-    if head not in there:
-        raise ValueError(f"head={head!r} of {name!r} must be one of {', '.join(map(repr, there))}.")
-    model: UniSpeechSatPreTrainedModel = HEADS[head].from_pretrained(str(folder(name)))
+    path, heads = folder(name), HEADS[name]
+    if head not in heads:
+        raise ValueError(f"head={head!r} of {name!r} must be one of {', '.join(map(repr, heads))}.")
+    model = heads[head].from_pretrained(str(path))
     return model.float()
