@@ -223,6 +223,7 @@ def test_a_slider_goes_from_one_model_to_the_next(monkeypatch):
         top = view.rows.units["cluster"].get_ylim()[1]
         assert top == pytest.approx(1.05 * models[name].config.num_clusters - 0.5)
         assert view.caption.startswith(f"{name}: bob, frame 30 at ")
+        assert f", cluster {expected[30]}, entry " in view.caption
     assert ran == [*models.values()]
     with torch.no_grad():
         models["after"].project_hid.weight.neg_()

@@ -123,8 +123,9 @@ class StripView(Picture):
     def _caption(self, layer: int, head: int | None) -> str:
         one, row = self.strip, self.table.iloc[self.frame]
         said = [f"{tier} {row[tier] or '–'}" for tier in one.labels]
-        units = [f"cluster {row['cluster']}"] if "cluster" in one.sizes else []
-        codes = [f"{row[name]} in {name}" for name in one.sizes if name != "cluster"]
+        unit = one.units.iloc[self.frame]  # numbers stay whole: beside seconds they would not
+        units = [f"cluster {unit['cluster']}"] if "cluster" in one.sizes else []
+        codes = [f"{unit[name]} in {name}" for name in one.sizes if name != "cluster"]
         units += [f"entry {' and '.join(codes)}"] if codes else []
         found = one.look(self.frame, layer, head)
         which = "the mean of all heads" if head is None else f"head {head}"
