@@ -327,6 +327,24 @@ def test_hours_of_a_log_are_those_that_were_heard():
     assert training.taught([{"layer": 5, "pnmi": 0.2}, {"layer": 6, "pnmi": 0.3}, {"layer": 7, "pnmi": 0.1}]) == 6
 
 
+def test_two_processes_are_timed_beside_one(monkeypatch):
+    import processes
+    import report
+
+    from unisat.training import loop
+
+    begun, (one, two) = [], processes.KINDS
+    monkeypatch.setattr(loop, "pretrain", lambda recipe, **_: begun.append(recipe.model_config().num_hidden_layers))
+    runs = iter([50.0, 40.0, 60.0, 57.0, 10.0, 9.1])  # one, two, one, two, …
+    monkeypatch.setattr(processes, "heard", lambda kind, *_: next(runs))
+    found = processes.measure()
+    assert begun == [8]
+    assert found == pytest.approx({one: 50, two: 40, "ratio": 0.91, "least": 0.8, "most": 0.95})
+    (said,) = report.processes({"machine": {"maker": "X"}, "when": "today", "found": found})
+    assert f"{one}: 50 s of sound in a second" in said
+    assert said.endswith("0.91 times as much as one (0.80 to 0.95 over rounds; asked: 0.9, reached).")
+
+
 def test_the_parts_of_a_step_are_the_step(monkeypatch):
     import shares
 
