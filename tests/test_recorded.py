@@ -17,7 +17,7 @@ from unisat.training import recipe
 sys.path.insert(0, str(ROOT / "recipes"))
 import recorded
 
-pytestmark = pytest.mark.runs_once
+pytestmark = [pytest.mark.runs_once, pytest.mark.filterwarnings("ignore:on this processor")]
 
 
 def config(**changes):

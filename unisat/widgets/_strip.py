@@ -123,7 +123,8 @@ class StripView(Picture):
     def _caption(self, layer: int, head: int | None) -> str:
         one, row = self.strip, self.table.iloc[self.frame]
         said = [f"{tier} {row[tier] or '–'}" for tier in one.labels]
-        unit = one.units.iloc[self.frame]  # numbers stay whole: beside seconds they would not
+        # by column, for numbers stay whole; in a row with seconds they would not
+        unit = {name: column.iloc[self.frame] for name, column in one.units.items()}
         units = [f"cluster {unit['cluster']}"] if "cluster" in one.sizes else []
         codes = [f"{unit[name]} in {name}" for name in one.sizes if name != "cluster"]
         units += [f"entry {' and '.join(codes)}"] if codes else []
