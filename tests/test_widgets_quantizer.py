@@ -99,6 +99,13 @@ def test_what_is_drawn(view, trace):
     assert "went from 1.5 at step 10 to 1.2 at step 40" in view.caption
 
 
+def test_a_log_without_temperatures_names_no_step_of_one():
+    for history in (HISTORY, HISTORY.drop(columns="temperature")):
+        legend = quantizer(pretraining(), noise(), history).figure.legends[0]
+        named = "step of this temperature" in [text.get_text() for text in legend.get_texts()]
+        assert named == ("temperature" in history)
+
+
 def test_the_map_shows_where_entries_lie_how_often_they_are_chosen_and_the_frame_s(view):
     view.set(seed=2, group=1, frame=0.2)
     places = view.book.places[1]

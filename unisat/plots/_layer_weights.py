@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from unisat.plots._style import CLASSES, axes, beside, label_layers, literal
 
@@ -129,6 +129,7 @@ def sum_result(
     ax.plot([], [], linestyle="none", label="own sum, at its mean layer; line: 95 % over speakers", **star)
     label_layers(ax, sites)
     ax.set_ylabel("share")
+    ax.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))  # steps of 2.5 % would be rounded
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     _fit(ax)
     return ax

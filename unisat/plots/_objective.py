@@ -87,6 +87,8 @@ def _part_utterances(rows: Int[np.ndarray, " frames"], names: Sequence[str] | No
     labels = [literal(row if names is None else names[row]) for row in rows[starts]]
     ax.set_xticks(middles, labels)
     ax.set_yticks(middles, labels)
+    if len(labels) > 12:  # names of neighbours would run into one another
+        ax.tick_params(labelsize=7)
 
 
 def contributions(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:

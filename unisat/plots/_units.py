@@ -254,9 +254,12 @@ def unit_durations(table: pd.DataFrame, *, name: int = 5, ax: Axes | None = None
     ax = axes(ax, 6.0, 3.6)
     share, milliseconds = 100 * shown["share"], 1000 * shown["mean_seconds"]
     ax.plot(share, milliseconds, color=CLASSES[0], marker="o", markersize=4, linestyle="none", alpha=0.7)
-    for row in sorted({*share.nlargest(name).index, *milliseconds.nlargest(name).index}):
+    named = share[sorted({*share.nlargest(name).index, *milliseconds.nlargest(name).index})]
+    for place, row in enumerate(named.sort_values(ascending=False).index):
+        # on either side by turns: the most frequent ones lie close together, and the first of them at the edge
+        side: dict[str, Any] = {"xytext": (4, 3)} if place % 2 else {"xytext": (-4, 3), "ha": "right"}
         where = (share[row], milliseconds[row])
-        ax.annotate(literal(shown["unit"][row]), where, xytext=(4, 3), textcoords="offset points", fontsize="small")
+        ax.annotate(literal(shown["unit"][row]), where, textcoords="offset points", fontsize="small", **side)
     ax.axvline(100 / len(table), color="black", linestyle=":", linewidth=1, label="all equally frequent")
     ax.set_xlabel(f"share of {shown['frames'].sum():,} frames (%)")
     ax.set_ylabel("mean duration (ms)")

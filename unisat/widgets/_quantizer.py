@@ -188,7 +188,8 @@ class QuantizerView(Picture):
             ax.xaxis.label.set_fontsize(9)
             ax.yaxis.label.set_fontsize(9)
             ax.tick_params(labelsize=8)
-        handles = list(self.over.lines) + self.trained.lines[len(self.over.lines) :]
+        told = self.history is not None and "temperature" in self.history
+        handles = list(self.over.lines) + self.trained.lines[len(self.over.lines) :] * told
         figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
         self.timed(self.track)
 
