@@ -15,6 +15,7 @@ from unisat import UniSpeechSatConfig
 ROOT = Path(__file__).resolve().parent.parent
 WIDGETS = ROOT / "benchmarks" / "instruments.json"
 SHARES = ROOT / "benchmarks" / "shares.json"
+PROCESSES = ROOT / "benchmarks" / "processes.json"
 
 
 @dataclass(frozen=True)
@@ -296,6 +297,18 @@ def shares(measured: dict) -> list[str]:
     return [about, "", *grid(("part", "forward", "backward"), [(part, *cells) for part, cells in rows.items()])]
 
 
+def processes(measured: dict) -> list[str]:
+    """What `processes.py` measured."""
+    found = dict(measured["found"])
+    ratio, least, most = (found.pop(name) for name in ("ratio", "least", "most"))
+    verdict = "reached" if ratio >= 0.9 else "**missed**"
+    heard = ", ".join(f"{kind} {value:.0f} s of sound in a second" for kind, value in found.items())
+    return [
+        f"On {', '.join(measured['machine'].values())}, {measured['when']}, {heard}. The two hear {ratio:.2f} times as much "
+        f"as the one ({least:.2f} to {most:.2f} over rounds; asked: 0.9, {verdict})."
+    ]
+
+
 def render(history: list[dict]) -> str:
     """The page: benchmarks/performance.template with its tables."""
     text = (ROOT / "benchmarks" / "performance.template").read_text(encoding="utf-8")
@@ -306,6 +319,7 @@ def render(history: list[dict]) -> str:
         parts[part] = columns(("what", "taken", "instead of"), cells)
     parts["widgets"] = instruments(json.loads(WIDGETS.read_text(encoding="utf-8")))
     parts["shares"] = shares(json.loads(SHARES.read_text(encoding="utf-8")))
+    parts["processes"] = processes(json.loads(PROCESSES.read_text(encoding="utf-8")))
     for part, lines in parts.items():
         text = text.replace(f"<!-- {part} -->", "\n".join(lines))
     return text

@@ -341,8 +341,8 @@ def test_two_processes_are_timed_beside_one(monkeypatch):
     assert begun == [8]
     assert found == pytest.approx({one: 50, two: 40, "ratio": 0.91, "least": 0.8, "most": 0.95})
     (said,) = report.processes({"machine": {"maker": "X"}, "when": "today", "found": found})
-    assert f"{one}: 50 s of sound in a second" in said
-    assert said.endswith("0.91 times as much as one (0.80 to 0.95 over rounds; asked: 0.9, reached).")
+    assert f"today, {one} 50 s of sound in a second, {two} 40 s" in said
+    assert said.endswith("0.91 times as much as the one (0.80 to 0.95 over rounds; asked: 0.9, reached).")
 
 
 def test_the_parts_of_a_step_are_the_step(monkeypatch):
