@@ -304,8 +304,8 @@ def processes(measured: dict) -> list[str]:
     verdict = "reached" if ratio >= 0.9 else "**missed**"
     heard = ", ".join(f"{kind} {value:.0f} s of sound in a second" for kind, value in found.items())
     return [
-        f"On {', '.join(measured['machine'].values())}, {measured['when']}, {heard}. The two hear {ratio:.2f} times as much "
-        f"as the one ({least:.2f} to {most:.2f} over rounds; asked: 0.9, {verdict})."
+        f"On {', '.join(measured['machine'].values())}, {measured['when']}, {heard}. The two hear {ratio:.2f} times as "
+        f"much as the one ({least:.2f} to {most:.2f} over rounds; asked: 0.9, {verdict})."
     ]
 
 
