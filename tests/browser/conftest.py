@@ -1,12 +1,13 @@
-"""A JupyterLab for the session: unisat as a wheel brings it, copies of the notebooks, and nothing of the clone.
+"""A JupyterLab for the session: unisat as a wheel brings it, copies of the notebooks, and nothing else of the clone.
 
-Every test is skipped where there is no browser.
+But for a model that a notebook reads. Every test is skipped where there is no browser.
 """
 
 import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 from lab import CHROMIUM, ROOT, Lab
@@ -31,6 +32,8 @@ def notebooks(tmp_path_factory):
     """Where the notebooks lie that the browser opens: copies, not to be harmed, and not in the clone."""
     folder = tmp_path_factory.mktemp("lab") / "notebooks"
     shutil.copytree(ROOT / "notebooks", folder, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    between = Path("recipes") / "interim" / "sat-1"  # notebook 6 has it between fresh weights and the built-in model
+    shutil.copytree(ROOT / between, folder.parent / between)
     return folder
 
 
