@@ -149,7 +149,7 @@ def _check_alike(models: Mapping[str, UniSpeechSatPreTrainedModel]) -> None:
     """Refuse models whose pictures would have other rows, or frames at other times."""
     if not models:
         raise ValueError("the mapping of models is empty; give a model, or names with models.")
-    fields = "num_hidden_layers", "num_attention_heads", "conv_kernel", "conv_stride"
+    fields = "num_hidden_layers", "num_attention_heads", "num_codevector_groups", "conv_kernel", "conv_stride"
     kinds = {
         name: (type(one).__name__, *(getattr(one.config, field) for field in fields)) for name, one in models.items()
     }
